@@ -1,0 +1,48 @@
+//! Encoding and decoding: the only file that knows bincode.
+//!
+//! The format is bincode's fixed-width one, which encodes and decodes fastest. User code runs in
+//! here (`Serialize`, `Deserialize`), so panics are caught and become errors like any other.
+
+use std::{any::type_name, fmt::Display};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    error::{CodecError, Part},
+    unwind,
+};
+
+/// Appends the encoding of `value` to `out`; `out` is as before when that fails.
+pub(crate) fn encode<T: Serialize>(
+    value: &T,
+    out: &mut Vec<u8>,
+    part: Part,
+) -> Result<(), CodecError> {
+    let start = out.len();
+    let encoded = contain::<T, _>(part, || {
+        out.reserve(usize::try_from(bincode::serialized_size(value)?).unwrap_or(0));
+        bincode::serialize_into(&mut *out, value)
+    });
+    if encoded.is_err() {
+        out.truncate(start);
+    }
+    encoded
+}
+
+/// The value that `bytes` encode.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], part: Part) -> Result<T, CodecError> {
+    contain::<T, _>(part, || bincode::deserialize(bytes))
+}
+
+/// The value at the start of `bytes`, which then begin behind it.
+pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, String> {
+    bincode::deserialize_from(bytes).map_err(|error| error.to_string())
+}
+
+fn contain<T, U>(part: Part, code: impl FnOnce() -> bincode::Result<U>) -> Result<U, CodecError> {
+    let error = |message: &dyn Display| CodecError::new(part, type_name::<T>(), message);
+    match unwind::catch(code) {
+        Ok(result) => result.map_err(|cause| error(&cause)),
+        Err(panic) => Err(error(&panic)),
+    }
+}

@@ -1,0 +1,134 @@
+//! What runs tasks. A [`Scheduler`] holds the queue and the workers of one executor (or of one
+//! `Worker`); an [`Engine`] makes the workers; a [`Runner`] is one of them, a thread or a process.
+
+pub(crate) mod processes;
+pub(crate) mod scheduler;
+mod slot;
+pub(crate) mod threads;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    backend::Backend,
+    error::{Error, TaskError},
+    task::entry::{Entry, Failure},
+};
+use processes::{Processes, launcher::Launcher};
+use threads::Threads;
+
+pub(crate) use scheduler::Scheduler;
+
+/// A task on its way to a worker, and the place of its result.
+///
+/// A job is settled exactly once; then it is published exactly once, by whoever settled it. Between
+/// the two its worker can make itself available, so that who sees the result finds a free worker.
+pub(crate) trait Job: Send + Sync {
+    /// The path of the task's function, for messages.
+    fn name(&self) -> &'static str;
+
+    /// Runs the task on this thread, unless it was cancelled: `None` then, else what [`settle`]
+    /// says.
+    ///
+    /// [`settle`]: Job::settle
+    fn call(&self) -> Option<Callbacks>;
+
+    /// Takes the task's encoded request for a worker process, unless it was cancelled.
+    fn take_request(&self) -> Option<Request>;
+
+    /// The worker did not get to see the request: the task is pending again.
+    fn put_back(&self, request: Request);
+
+    /// Why there is no result, if that is decided.
+    fn error(&self) -> Option<TaskError>;
+
+    /// Decides the outcome; the first one stays.
+    fn settle(&self, outcome: Result<Bytes, TaskError>) -> Callbacks;
+
+    /// Makes the outcome visible, wakes those who wait for it and calls the callbacks.
+    fn publish(self: Arc<Self>);
+}
+
+/// Whether publishing a job will call callbacks, which take as long as they like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Callbacks {
+    None,
+    Waiting,
+}
+
+/// A frame that asks a worker process to run a task.
+pub(crate) struct Request {
+    pub(crate) id: u64,
+    pub(crate) frame: Bytes,
+}
+
+/// Ends a job that no worker has.
+pub(crate) fn fail(job: Arc<dyn Job>, error: TaskError) {
+    let _ = job.settle(Err(error));
+    job.publish();
+}
+
+/// The engine of a backend.
+pub(crate) fn engine(
+    backend: Backend,
+    launcher: Option<Launcher>,
+    max_frame_len: usize,
+) -> Result<Box<dyn Engine>, Error> {
+    Ok(match backend {
+        Backend::Threading => Box::new(Threads::new()),
+        Backend::Multiprocessing => Box::new(Processes::new(launcher, max_frame_len)?),
+    })
+}
+
+/// Makes workers of one kind.
+pub(crate) trait Engine: Send + Sync {
+    /// Starts a worker, which will ask the scheduler for jobs.
+    fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError>;
+
+    /// For worker processes, the largest frame in bytes; `None` where jobs need no encoding.
+    fn max_frame_len(&self) -> Option<usize>;
+
+    /// After the last worker has ended: blocks until the system has seen the last of it too.
+    fn reap(&self) {}
+}
+
+/// One worker of a scheduler, a thread or a process.
+pub(crate) trait Runner: Send + Sync {
+    /// Distinguishes the worker from the others of its scheduler.
+    fn id(&self) -> u64;
+
+    /// Gives a job to the worker, which is idle.
+    fn give(self: Arc<Self>, job: Arc<dyn Job>);
+
+    /// Tells the worker, which is idle, that there will be no more jobs.
+    fn stop(&self);
+
+    /// Ends the worker at once, whatever it does; `false` if this kind of worker cannot be.
+    fn kill(&self) -> bool;
+}
+
+/// A task that every worker runs before its first job; encoded once, decoded by each.
+#[derive(Clone)]
+pub(crate) struct Initializer {
+    pub(crate) entry: &'static Entry,
+    pub(crate) payload: Arc<[u8]>,
+}
+
+impl Initializer {
+    /// Runs it on this thread.
+    pub(crate) fn run(&self) -> Result<(), TaskError> {
+        self.entry.run(&self.payload, None).map_err(TaskError::from)
+    }
+}
+
+impl From<Failure> for TaskError {
+    fn from(failure: Failure) -> TaskError {
+        match failure {
+            Failure::Panicked(panic) => TaskError::Panicked(panic),
+            Failure::Encode(error) => TaskError::Encode(error),
+            Failure::Decode(error) => TaskError::Decode(error),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The worker process's side: it takes its pipes, says hello, and runs task after task on its main
+//! thread until there are no more.
+#![allow(unsafe_code)]
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs::File,
+    io::{self, IoSliceMut, Write},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    process::exit,
+    thread,
+};
+
+use bytes::{Buf, BytesMut};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::{Errno, fcntl_dupfd_cloexec},
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
+    stdio,
+};
+use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+
+use super::{
+    launcher::{self, HANDED_OVER},
+    wire::{self, FromWorker, PROTOCOL, Reply, RunFailure, Setup, ToWorker},
+};
+use crate::{
+    backend, codec,
+    error::Part,
+    task::entry::Entry,
+    worker::record::{self, Record},
+};
+
+/// What is read at once where no frame asks for more.
+const READ_SIZE: usize = 64 * 1024;
+
+/// A buffer larger than this is given back when what follows is small.
+const KEEP: usize = 1 << 20;
+
+/// Works for the process that started this one; returns only by ending the process.
+pub(crate) fn work(marker: &OsStr) -> ! {
+    // SAFETY: both are signals, and ignoring one runs no code. Ctrl-C is the parent's to handle, and
+    // where `init` runs before `main`, nobody has taken care of SIGPIPE yet.
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+    let code = match take_pipes(marker).and_then(|(input, output)| serve(input, output)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!(
+                "freethreading: worker process {}: {error}",
+                std::process::id()
+            );
+            1
+        }
+    };
+    exit(code)
+}
+
+/// Moves the protocol to descriptors of its own; standard input is empty from now on, and standard
+/// output is the parent's.
+fn take_pipes(marker: &OsStr) -> io::Result<(File, File)> {
+    let stdin = io::stdin();
+    let (input, printed) = if marker == HANDED_OVER {
+        receive_pipes(stdin.as_fd())?
+    } else {
+        // The parent's standard output is out of reach: it may be on another host.
+        (
+            fcntl_dupfd_cloexec(&stdin, 3)?,
+            fcntl_dupfd_cloexec(io::stderr(), 3)?,
+        )
+    };
+    // Above the standard descriptors, so that a task that closes those does not close this.
+    let output = fcntl_dupfd_cloexec(io::stdout(), 3)?;
+    stdio::dup2_stdin(File::open("/dev/null")?)?;
+    stdio::dup2_stdout(printed)?;
+    Ok((File::from(input), File::from(output)))
+}
+
+/// The descriptors that the parent has put into the socket: the pipe, and its standard output.
+fn receive_pipes(socket: impl AsFd) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut fds = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten();
+    match (fds.next(), fds.next()) {
+        (Some(input), Some(stdout)) => {
+            // Where a standard descriptor was closed, the new one may have its number.
+            Ok((fcntl_dupfd_cloexec(input, 3)?, stdout))
+        }
+        _ => Err(io::Error::other(format!(
+            "{} is set, but there are no pipes on standard input",
+            wire::MARKER
+        ))),
+    }
+}
+
+/// Runs tasks until the parent closes the pipe; gives the code to exit with.
+fn serve(input: File, mut output: File) -> io::Result<i32> {
+    watch_parent(&output)?;
+    let mut frames = Frames::new(input);
+    let Some(setup) = frames.next()? else {
+        return Ok(0);
+    };
+    let setup = match codec::decode_first(&mut &setup[..]) {
+        Ok(ToWorker::Setup(setup)) if setup.protocol == PROTOCOL => setup,
+        _ => return Err(io::Error::other("the parent speaks another protocol")),
+    };
+    let limit = usize::try_from(setup.max_frame_len).unwrap_or(usize::MAX);
+    frames.codec.set_max_frame_length(limit);
+    let solo = setup.solo;
+    output.write_all(&wire::message(&FromWorker::Hello {
+        protocol: PROTOCOL,
+        fingerprint: match setup.fingerprint {
+            true => Some(launcher::fingerprint()?),
+            false => None,
+        },
+    }))?;
+    become_worker(setup);
+
+    let mut frame = Vec::new();
+    let mut failed = false;
+    while let Some(request) = frames.next()? {
+        failed = !answer(request, &mut frame, limit)?;
+        // What the task printed is complete before its result is known.
+        let _ = io::stdout().flush();
+        output.write_all(&frame)?;
+        if frame.capacity() > KEEP && frame.len() < frame.capacity() / 4 {
+            frame = Vec::new();
+        }
+    }
+    Ok(i32::from(solo && failed))
+}
+
+fn become_worker(setup: Setup) {
+    backend::inherit(setup.backend);
+    record::set_process_worker(Record::of_process(setup.name, setup.daemon));
+}
+
+/// Runs one task and leaves its reply in `frame`; says whether the task went well.
+fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
+    let mut payload = &request[..];
+    let (id, function, reply) = match codec::decode_first(&mut payload) {
+        Ok(ToWorker::Run {
+            id,
+            function,
+            reply,
+        }) => (id, function, reply),
+        other => return Err(io::Error::other(format!("unexpected request: {other:?}"))),
+    };
+    wire::begin(frame, &FromWorker::Done { id });
+    let done = match Entry::find(function) {
+        Ok(entry) => entry
+            .run(payload, (reply == Reply::Value).then_some(frame))
+            .map_err(RunFailure::Task),
+        Err(why) => Err(RunFailure::Mismatch(why)),
+    };
+    // The arguments' buffer is free for the next request.
+    drop(request);
+    let done =
+        done.and_then(|()| wire::finish(frame, Part::Result, limit).map_err(RunFailure::TooLarge));
+    let Err(failure) = done else { return Ok(true) };
+    *frame = wire::message(&FromWorker::Failed { id, failure });
+    Ok(false)
+}
+
+/// Ends this process as soon as nobody can read its replies any more, whatever it is doing then.
+fn watch_parent(output: &File) -> io::Result<()> {
+    let output = output.try_clone()?;
+    thread::Builder::new()
+        .name("freethreading-watch".into())
+        .stack_size(64 * 1024)
+        .spawn(move || {
+            loop {
+                // No events are asked for, so only an error or a hang-up ends the wait.
+                let mut fds = [PollFd::new(&output, PollFlags::empty())];
+                match poll(&mut fds, None) {
+                    Err(Errno::INTR) => {}
+                    // SAFETY: `_exit` takes no pointers, and nothing of this process is wanted now.
+                    _ => unsafe { libc::_exit(1) },
+                }
+            }
+        })?;
+    Ok(())
+}
+
+/// Reads frames with plain blocking reads.
+struct Frames {
+    input: File,
+    codec: LengthDelimitedCodec,
+    buffer: BytesMut,
+}
+
+impl Frames {
+    fn new(input: File) -> Self {
+        Frames {
+            input,
+            codec: wire::codec(wire::GREETING_LIMIT),
+            buffer: BytesMut::with_capacity(READ_SIZE),
+        }
+    }
+
+    /// The next frame, or `None` if there are no more.
+    fn next(&mut self) -> io::Result<Option<BytesMut>> {
+        loop {
+            // Reserves room for the whole frame once its length is known.
+            if let Some(frame) = self.codec.decode(&mut self.buffer)? {
+                return Ok(Some(frame));
+            }
+            if self.buffer.capacity() == self.buffer.len() {
+                self.buffer.reserve(READ_SIZE);
+            }
+            if self.read()? == 0 {
+                return match self.buffer.has_remaining() {
+                    true => Err(io::ErrorKind::UnexpectedEof.into()),
+                    false => Ok(None),
+                };
+            }
+        }
+    }
+
+    fn read(&mut self) -> io::Result<usize> {
+        loop {
+            let read = match rustix::io::read(&self.input, self.buffer.spare_capacity_mut()) {
+                Ok((filled, _)) => filled.len(),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // SAFETY: the system call has just initialised `read` bytes of the spare capacity.
+            unsafe { self.buffer.set_len(self.buffer.len() + read) };
+            return Ok(read);
+        }
+    }
+}
+
+/// Whether the environment says that this process is a worker; the marker is taken out, so that
+/// programs that a task starts do not take themselves for workers.
+pub(crate) fn take_marker() -> Option<std::ffi::OsString> {
+    let marker = env::var_os(wire::MARKER)?;
+    // SAFETY: `init` is the first thing that a program does, and only in a worker process does it come
+    // here: no other thread reads the environment behind std's back.
+    unsafe { env::remove_var(wire::MARKER) };
+    Some(marker)
+}

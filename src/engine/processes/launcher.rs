@@ -1,0 +1,189 @@
+//! How a worker process is started, and what it is given on the way.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    hash::{DefaultHasher, Hasher},
+    io::{self, IoSlice, Read},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::Stdio,
+    sync::OnceLock,
+};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::{
+    net::unix::pipe,
+    process::{Child, Command},
+};
+
+use super::wire::MARKER;
+
+/// What [`MARKER`] says to a process that finds its pipe and its standard output in a message on
+/// its standard input.
+pub(super) const HANDED_OVER: &str = "handed-over";
+
+/// What [`MARKER`] says to a process whose standard input and output are the pipes.
+pub(super) const ON_STDIO: &str = "on-stdio";
+
+/// Room in each pipe, so that large payloads need few switches between the processes.
+const PIPE_SIZE: usize = 1 << 20;
+
+/// A command that starts worker processes in a way of its own: on another host, in a job of a
+/// cluster, under a debugger or a tracer.
+///
+/// By default a worker process is this very executable, run again. A launcher is a command that in
+/// the end runs a copy of it, with its standard input and output connected to the command's. Whether
+/// it is the same build is checked before it gets any task. What its tasks print goes to its
+/// standard error.
+///
+/// The environment variable `FREETHREADING_WORKER`, which tells the program that it is a worker, is
+/// set for the command; where the command does not pass it on, its arguments must, as in the example.
+///
+/// # Examples
+///
+/// ```no_run
+/// use freethreading::{Backend, Launcher, WorkerPoolExecutor};
+///
+/// # fn main() -> Result<(), freethreading::Error> {
+/// freethreading::init();
+/// let ssh = Launcher::new("ssh").args(["host", "env", "FREETHREADING_WORKER=on-stdio", "/opt/app"]);
+/// let executor = WorkerPoolExecutor::builder()
+///     .backend(Backend::Multiprocessing)
+///     .launcher(ssh)
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    program: OsString,
+    args: Vec<OsString>,
+}
+
+impl Launcher {
+    /// A launcher that runs the program, which is looked up in `PATH` if it is a bare name.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Launcher {
+            program: program.as_ref().into(),
+            args: Vec::new(),
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        args.into_iter().fold(self, Launcher::arg)
+    }
+}
+
+/// A worker process that was just started.
+pub(super) struct Launched {
+    pub(super) child: Child,
+    pub(super) pid: u32,
+    /// Where its requests go.
+    pub(super) input: pipe::Sender,
+    /// Where its replies come from.
+    pub(super) output: pipe::Receiver,
+}
+
+/// Starts a worker process; the caller must be in the context of a tokio runtime.
+///
+/// The system call is `posix_spawn`, since nothing here needs code to run between fork and exec.
+pub(super) fn launch(launcher: Option<&Launcher>) -> io::Result<Launched> {
+    let (input_end, input) = io::pipe()?;
+    let (output, output_end) = io::pipe()?;
+    for pipe in [input.as_fd(), output.as_fd()] {
+        // The kernel may have run out of room for large pipes: a small one is slower, nothing else.
+        let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
+    }
+    let mut command = match launcher {
+        None => {
+            let mut command = Command::new("/proc/self/exe");
+            if let Some(name) = std::env::args_os().next() {
+                command.arg0(name);
+            }
+            command
+                .env(MARKER, HANDED_OVER)
+                .stdin(hand_over(input_end.as_fd())?);
+            command
+        }
+        Some(launcher) => {
+            let mut command = Command::new(&launcher.program);
+            command
+                .args(&launcher.args)
+                .env(MARKER, ON_STDIO)
+                .stdin(Stdio::from(OwnedFd::from(input_end)));
+            command
+        }
+    };
+    let child = command
+        .stdout(Stdio::from(OwnedFd::from(output_end)))
+        .spawn()?;
+    Ok(Launched {
+        pid: child.id().expect("the child was not waited for yet"),
+        child,
+        input: pipe::Sender::from_owned_fd(input.into())?,
+        output: pipe::Receiver::from_owned_fd(output.into())?,
+    })
+}
+
+/// A socket from which the child receives its end of a pipe, and this process's standard output.
+///
+/// Only this way can it be given more than three descriptors without one of them being open, for a
+/// moment, to every other child that the program starts meanwhile.
+fn hand_over(input: BorrowedFd<'_>) -> io::Result<Stdio> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let stdout = std::io::stdout();
+    let null;
+    // A program may have closed its standard output.
+    let stdout = match rustix::io::fcntl_getfd(stdout.as_fd()) {
+        Ok(_) => stdout.as_fd(),
+        Err(_) => {
+            null = File::create("/dev/null")?;
+            null.as_fd()
+        }
+    };
+    let fds = [input, stdout];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(
+        control.push(SendAncillaryMessage::ScmRights(&fds)),
+        "the space was made for two descriptors"
+    );
+    sendmsg(
+        &ours,
+        &[IoSlice::new(&[0])],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(Stdio::from(OwnedFd::from(theirs)))
+}
+
+/// A hash of the contents of this executable, to tell another build of it.
+pub(super) fn fingerprint() -> io::Result<u64> {
+    static FINGERPRINT: OnceLock<u64> = OnceLock::new();
+    if let Some(&fingerprint) = FINGERPRINT.get() {
+        return Ok(fingerprint);
+    }
+    let mut file = File::open("/proc/self/exe")?;
+    let mut hasher = DefaultHasher::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            len => hasher.write(&buffer[..len]),
+        }
+    }
+    Ok(*FINGERPRINT.get_or_init(|| hasher.finish()))
+}

@@ -1,0 +1,607 @@
+//! The parent's end of one worker process.
+//!
+//! Whoever gives a job to an idle link writes the request itself, as far as the pipe takes it; the
+//! link's task on the reactor writes the rest, reads the replies, and sees the process to its end.
+//! At most one request is with the process at any time, so when it dies it is known whose it was,
+//! and a request of which the process has not read a byte goes to another worker.
+
+use std::{os::fd::AsFd, sync::Arc, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::StreamExt;
+use parking_lot::Mutex;
+use rustix::io::{Errno, ioctl_fionread};
+use tokio::{net::unix::pipe, process::Child, sync::Notify, time::timeout};
+use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+
+use super::{
+    super::{
+        Callbacks, Job, Request, Runner, Scheduler,
+        scheduler::{Next, Setback},
+    },
+    launcher::{self, Launched},
+    wire::{self, FromWorker, PROTOCOL, Setup, ToWorker},
+};
+use crate::{
+    backend::Backend,
+    codec,
+    error::{Death, Effect, TaskError, WorkerDied},
+    worker::record::Record,
+};
+
+/// A process that has not said hello by then never will.
+const GREETING_TIME: Duration = Duration::from_secs(60);
+
+/// How long a process may take to end after it has closed its pipe.
+const ENDING_TIME: Duration = Duration::from_secs(5);
+
+/// The number of the request that runs the initializer; jobs have others.
+const INITIALIZER: u64 = 0;
+
+type Replies = FramedRead<pipe::Receiver, LengthDelimitedCodec>;
+
+pub(super) struct Link {
+    id: u64,
+    record: Arc<Record>,
+    scheduler: Arc<Scheduler>,
+    pid: u32,
+    state: Mutex<State>,
+    /// Tells the link's task that there is something to write, or that the process is to be killed.
+    changed: Notify,
+}
+
+struct State {
+    /// The way to the process; gone once there is nothing more to say, or nobody to hear it.
+    input: Option<Arc<pipe::Sender>>,
+    current: Option<Current>,
+    /// Whether the process has completed a job.
+    completed: bool,
+    /// Whether it was told that there are no more.
+    closed: bool,
+    kill: bool,
+    /// How the one job of a `Worker` went, as far as is known.
+    verdict: Result<(), TaskError>,
+    /// The process is gone, and this is how it went.
+    death: Option<Death>,
+}
+
+/// The job that the process has, or is being given.
+struct Current {
+    job: Arc<dyn Job>,
+    request: Request,
+    /// How much of the request is in the pipe.
+    written: usize,
+    /// Somebody is writing right now, and will look at the state afterwards.
+    sending: bool,
+}
+
+/// What holds between this process and all workers of one executor.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    /// The default backend of the tasks.
+    pub(super) backend: Backend,
+    pub(super) max_frame_len: usize,
+    /// The executable on the other side may be another one.
+    pub(super) remote: bool,
+}
+
+/// Why a link's task has stopped serving its process.
+enum Ending {
+    /// The process closed its pipe, or exited.
+    Closed,
+    /// The same, before it had answered to its initializer.
+    ClosedInInitializer,
+    /// It was told to be killed.
+    Killed,
+    /// It failed to greet.
+    Silent,
+    /// It did what it must not do.
+    Protocol(String),
+    /// It is of no use, for this reason.
+    Useless(Setback),
+}
+
+impl Link {
+    pub(super) fn new(id: u64, record: Arc<Record>, scheduler: Arc<Scheduler>, pid: u32) -> Self {
+        Link {
+            id,
+            record,
+            scheduler,
+            pid,
+            state: Mutex::new(State {
+                input: None,
+                current: None,
+                completed: false,
+                closed: false,
+                kill: false,
+                verdict: Ok(()),
+                death: None,
+            }),
+            changed: Notify::new(),
+        }
+    }
+
+    /// From now on the scheduler can kill the process.
+    pub(super) fn enlist(self: &Arc<Self>) {
+        self.scheduler.enlist(Arc::clone(self) as Arc<dyn Runner>);
+    }
+
+    /// Serves the process until it has ended.
+    pub(super) async fn drive(self: Arc<Self>, launched: Launched, terms: Terms) {
+        let Launched {
+            mut child,
+            input,
+            output,
+            ..
+        } = launched;
+        let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
+        let ending = self.serve(input, &mut replies, &mut child, terms).await;
+        let ends_itself = matches!(ending, Ending::Closed | Ending::ClosedInInitializer);
+        if !ends_itself || timeout(ENDING_TIME, child.wait()).await.is_err() {
+            // It may have exited by itself just now.
+            let _ = child.start_kill();
+        }
+        let status = child.wait().await;
+        let death = match (&ending, status) {
+            (Ending::Protocol(what), _) => Death::Protocol(what.clone()),
+            (Ending::Silent, _) => Death::Silent,
+            (_, Ok(status)) => death_of(status),
+            (_, Err(error)) => Death::Protocol(format!("its end could not be observed: {error}")),
+        };
+        let setback = match ending {
+            Ending::Useless(setback) => Some(setback),
+            Ending::ClosedInInitializer => {
+                let initializer = self.scheduler.initializer();
+                let task = initializer.map(|initializer| initializer.entry.function_name());
+                let died = self.died(death.clone(), task, Effect::MayHaveRun);
+                Some(Setback::Initializer(died))
+            }
+            _ => None,
+        };
+        self.bury(death, setback);
+    }
+
+    async fn serve(
+        self: &Arc<Self>,
+        input: pipe::Sender,
+        replies: &mut Replies,
+        child: &mut Child,
+        terms: Terms,
+    ) -> Ending {
+        let limit = terms.max_frame_len;
+        let greeting = self.greet(input, replies, terms);
+        let greeted = tokio::select! {
+            biased;
+            greeted = timeout(GREETING_TIME, greeting) => greeted.unwrap_or(Err(Ending::Silent)),
+            () = self.killed() => Err(Ending::Killed),
+        };
+        if let Err(ending) = greeted {
+            return ending;
+        }
+        replies.decoder_mut().set_max_frame_length(limit);
+        if let Err(ending) = self.initialize(replies, limit).await {
+            return ending;
+        }
+        self.advance(false);
+        while !self.state.lock().kill {
+            tokio::select! {
+                biased;
+                reply = replies.next() => {
+                    let received = checked(reply, replies).and_then(|reply| self.receive(reply));
+                    if let Err(ending) = received {
+                        return ending;
+                    }
+                }
+                () = self.write_rest() => {}
+                () = self.changed.notified() => {}
+                // What it sent before is still in the pipe; where the pipe stays open, since another
+                // process has it, the replies end here all the same.
+                _ = child.wait() => loop {
+                    match timeout(ENDING_TIME, replies.next()).await {
+                        Ok(Some(Ok(reply))) => if let Err(ending) = self.receive(reply) {
+                            return ending;
+                        },
+                        _ => return Ending::Closed,
+                    }
+                },
+            }
+        }
+        Ending::Killed
+    }
+
+    /// Tells the process what it is, and hears what it is.
+    async fn greet(
+        &self,
+        input: pipe::Sender,
+        replies: &mut Replies,
+        terms: Terms,
+    ) -> Result<(), Ending> {
+        let setup = wire::message(&ToWorker::Setup(Setup {
+            protocol: PROTOCOL,
+            name: self.record.name(),
+            daemon: self.record.daemon(),
+            solo: self.scheduler.is_solo(),
+            backend: terms.backend,
+            max_frame_len: terms.max_frame_len as u64,
+            fingerprint: terms.remote,
+        }));
+        write_all(&input, &setup).await?;
+        self.state.lock().input = Some(Arc::new(input));
+        let reply = replies.next().await;
+        let hello = checked(reply, replies)?;
+        let (protocol, fingerprint) = match codec::decode_first(&mut &hello[..]) {
+            Ok(FromWorker::Hello {
+                protocol,
+                fingerprint,
+            }) => (protocol, fingerprint),
+            _ => return Err(Ending::Protocol(format!("it said {}", excerpt(&hello)))),
+        };
+        let mismatch = |why: &str| {
+            Err(Ending::Useless(Setback::Death(TaskError::Mismatch(
+                why.into(),
+            ))))
+        };
+        if protocol != PROTOCOL {
+            return mismatch("it speaks another version of the protocol");
+        }
+        if terms.remote {
+            match launcher::fingerprint() {
+                Ok(ours) if fingerprint == Some(ours) => {}
+                Ok(_) => return mismatch("its executable is another build"),
+                Err(error) => return mismatch(&format!("this executable cannot be read: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the process run the initializer.
+    async fn initialize(&self, replies: &mut Replies, limit: usize) -> Result<(), Ending> {
+        let Some(initializer) = self.scheduler.initializer() else {
+            return Ok(());
+        };
+        let failed = |error| Err(Ending::Useless(Setback::Initializer(error)));
+        let frame = match wire::request_encoded(
+            INITIALIZER,
+            initializer.entry,
+            limit,
+            &initializer.payload,
+        ) {
+            Ok(frame) => frame,
+            Err(error) => return failed(error),
+        };
+        let Some(input) = self.state.lock().input.clone() else {
+            return Err(Ending::Closed);
+        };
+        let answer = async {
+            write_all(&input, &frame).await?;
+            let reply = replies.next().await;
+            checked(reply, replies)
+        };
+        let reply = tokio::select! {
+            biased;
+            reply = answer => reply,
+            () = self.killed() => return Err(Ending::Killed),
+        };
+        match reply.map(|reply| codec::decode_first(&mut &reply[..])) {
+            Ok(Ok(FromWorker::Done { id: INITIALIZER })) => Ok(()),
+            Ok(Ok(FromWorker::Failed {
+                id: INITIALIZER,
+                failure,
+            })) => failed(failure.into()),
+            Ok(other) => Err(Ending::Protocol(format!(
+                "it said {other:?} to its initializer"
+            ))),
+            Err(Ending::Closed) => Err(Ending::ClosedInInitializer),
+            Err(ending) => Err(ending),
+        }
+    }
+
+    /// Does what comes next, now that the process has nothing to do.
+    fn advance(self: &Arc<Self>, completed: bool) {
+        let mut completed = completed;
+        loop {
+            match self.scheduler.next(self, completed) {
+                Next::Job(job) => {
+                    if let Some(request) = job.take_request() {
+                        return self.send(job, request);
+                    }
+                    completed = false; // That job was cancelled.
+                }
+                Next::Idle => return,
+                Next::Stop => return self.close(),
+            }
+        }
+    }
+
+    /// Gives a job to the process, which is idle.
+    fn send(self: &Arc<Self>, job: Arc<dyn Job>, request: Request) {
+        let mut state = self.state.lock();
+        let Some(input) = state.input.clone().filter(|_| state.death.is_none()) else {
+            drop(state);
+            job.put_back(request);
+            return self.scheduler.give_back(job);
+        };
+        let (id, frame) = (request.id, request.frame.clone());
+        state.current = Some(Current {
+            job,
+            request,
+            written: 0,
+            sending: true,
+        });
+        drop(state);
+        // The reply may be here before the call returns, so nothing is locked now.
+        let result = loop {
+            match rustix::io::write(&*input, &frame) {
+                Err(Errno::INTR) => {}
+                result => break result,
+            }
+        };
+        let mut state = self.state.lock();
+        let State { current, death, .. } = &mut *state;
+        // If the job is another, the process has answered this one already.
+        let Some(current) = current.as_mut().filter(|current| current.request.id == id) else {
+            return;
+        };
+        current.sending = false;
+        current.written = result.unwrap_or(0);
+        if let Some(death) = death.clone() {
+            // The burial has left this job to us.
+            let current = state.current.take().expect("it is there");
+            drop(state);
+            self.abandon(current, 0, death);
+        } else if current.written < frame.len() {
+            // A process that cannot be written to is about to be found dead.
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Writes what is left of the current request; pends if there is nothing to write.
+    async fn write_rest(&self) {
+        loop {
+            let work = {
+                let state = self.state.lock();
+                match (&state.input, &state.current) {
+                    (Some(input), Some(current))
+                        if !current.sending && current.written < current.request.frame.len() =>
+                    {
+                        let rest = current.request.frame.slice(current.written..);
+                        Some((Arc::clone(input), current.request.id, rest))
+                    }
+                    _ => None,
+                }
+            };
+            let Some((input, id, rest)) = work else {
+                return std::future::pending().await;
+            };
+            match write_some(&input, &rest).await {
+                Ok(written) => {
+                    let mut state = self.state.lock();
+                    if let Some(current) = &mut state.current
+                        && current.request.id == id
+                    {
+                        current.written += written;
+                    }
+                }
+                // The process has closed its pipe: the replies will end too.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Takes a reply of the process.
+    fn receive(self: &Arc<Self>, reply: BytesMut) -> Result<(), Ending> {
+        let mut payload = &reply[..];
+        let header = codec::decode_first(&mut payload);
+        let (id, outcome) = match header {
+            Ok(FromWorker::Done { id }) => {
+                let header_len = reply.len() - payload.len();
+                let mut payload = reply.freeze();
+                payload.advance(header_len);
+                (id, Ok(payload))
+            }
+            Ok(FromWorker::Failed { id, failure }) => (id, Err(TaskError::from(failure))),
+            _ => return Err(Ending::Protocol(format!("it said {}", excerpt(&reply)))),
+        };
+        let current = {
+            let mut state = self.state.lock();
+            match state.current.take_if(|current| current.request.id == id) {
+                Some(current) => {
+                    state.completed = true;
+                    current
+                }
+                None => {
+                    return Err(Ending::Protocol(format!(
+                        "it answered task {id}, which it does not have"
+                    )));
+                }
+            }
+        };
+        if self.scheduler.is_solo() {
+            self.state.lock().verdict = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
+        }
+        let _: Callbacks = current.job.settle(outcome);
+        // The process is busy again, or known to be idle, before anybody sees the result.
+        self.advance(true);
+        current.job.publish();
+        Ok(())
+    }
+
+    /// There is nothing more to do for the process.
+    fn close(&self) {
+        let input = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.input.take()
+        };
+        drop(input);
+    }
+
+    async fn killed(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.state.lock().kill {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// The process is gone: settles what is left of it.
+    fn bury(self: &Arc<Self>, death: Death, setback: Option<Setback>) {
+        let (current, input) = {
+            let mut state = self.state.lock();
+            state.death = Some(death.clone());
+            (
+                state.current.take_if(|current| !current.sending),
+                state.input.take(),
+            )
+        };
+        self.scheduler.retire(self.id);
+        let unread = input.map_or(0, |input| ioctl_fionread(input.as_fd()).unwrap_or(0));
+        let charged = match current {
+            Some(current) => self.abandon(current, unread, death.clone()),
+            // Whoever is sending a job at this moment will find out.
+            None => self.state.lock().current.is_some(),
+        };
+        let (useful, verdict) = {
+            let state = self.state.lock();
+            (
+                charged || state.completed || state.closed,
+                state.verdict.clone(),
+            )
+        };
+        let setback = setback.or_else(|| {
+            (!useful).then(|| Setback::Death(self.died(death.clone(), None, Effect::DidNotRun)))
+        });
+        self.record.end(match (&setback, verdict, death) {
+            (Some(Setback::Initializer(error) | Setback::Death(error)), ..) => Err(error.clone()),
+            (None, Err(error), _) => Err(error),
+            (None, Ok(()), Death::Exited(0)) => Ok(()),
+            (None, Ok(()), death) => Err(self.died(death, None, Effect::Ran)),
+        });
+        self.scheduler.ended(self.id, setback);
+    }
+
+    /// Settles a job whose process is gone, or gives it to another worker if it has not begun; says
+    /// whether it was settled.
+    fn abandon(&self, current: Current, unread: u64, death: Death) -> bool {
+        let Current {
+            job,
+            request,
+            written,
+            ..
+        } = current;
+        let untouched = unread == written as u64;
+        let solo = self.scheduler.is_solo();
+        if untouched && !solo {
+            job.put_back(request);
+            self.scheduler.give_back(job);
+            return false;
+        }
+        let effect = match untouched {
+            true => Effect::DidNotRun,
+            false => Effect::MayHaveRun,
+        };
+        let error = self.died(death, Some(job.name()), effect);
+        if solo {
+            self.state.lock().verdict = Err(error.clone());
+        }
+        let _: Callbacks = job.settle(Err(error));
+        job.publish();
+        true
+    }
+
+    fn died(&self, death: Death, task: Option<&'static str>, effect: Effect) -> TaskError {
+        let name = self.record.name();
+        TaskError::WorkerDied(WorkerDied::new(name, self.pid, death, task, effect))
+    }
+}
+
+/// The link as its scheduler sees it.
+impl Runner for Link {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn give(self: Arc<Self>, job: Arc<dyn Job>) {
+        match job.take_request() {
+            Some(request) => self.send(job, request),
+            None => self.advance(false),
+        }
+    }
+
+    fn stop(&self) {
+        self.close();
+    }
+
+    fn kill(&self) -> bool {
+        self.state.lock().kill = true;
+        self.changed.notify_one();
+        true
+    }
+}
+
+/// A frame, or the reason why there is none.
+fn checked(
+    reply: Option<std::io::Result<BytesMut>>,
+    replies: &Replies,
+) -> Result<BytesMut, Ending> {
+    match reply {
+        Some(Ok(reply)) => Ok(reply),
+        // It ended in the middle of a frame, or the pipe broke: its exit status says more.
+        None => Err(Ending::Closed),
+        Some(Err(error)) if error.kind() != std::io::ErrorKind::InvalidData => Err(Ending::Closed),
+        Some(Err(_)) => {
+            let buffer = replies.read_buffer();
+            let len = buffer
+                .first_chunk()
+                .map_or(0, |len| u64::from_be_bytes(*len));
+            let limit = replies.decoder().max_frame_length();
+            let start = excerpt(buffer);
+            Err(Ending::Protocol(format!(
+                "a frame of {len} bytes, where the limit is {limit}; it begins with {start}"
+            )))
+        }
+    }
+}
+
+/// The start of what a process said, for a message.
+fn excerpt(bytes: &[u8]) -> String {
+    format!(
+        "{:?}",
+        String::from_utf8_lossy(&bytes[..bytes.len().min(64)])
+    )
+}
+
+fn death_of(status: std::process::ExitStatus) -> Death {
+    use std::os::unix::process::ExitStatusExt;
+
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Death::Exited(code),
+        (None, Some(signal)) => Death::Signaled(signal),
+        (None, None) => Death::Protocol(format!("an end that is none: {status}")),
+    }
+}
+
+/// Writes as much as the pipe takes, but something.
+async fn write_some(input: &pipe::Sender, bytes: &Bytes) -> std::io::Result<usize> {
+    loop {
+        input.writable().await?;
+        match input.try_write(bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+async fn write_all(input: &pipe::Sender, bytes: &[u8]) -> Result<(), Ending> {
+    let mut rest = Bytes::copy_from_slice(bytes);
+    while !rest.is_empty() {
+        match write_some(input, &rest).await {
+            Ok(written) => rest.advance(written),
+            Err(_) => return Err(Ending::Closed),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! The one background thread that serves all worker processes, and keeps the time.
+//!
+//! It runs a tokio runtime of its own, so that callers may be on any runtime or on none. It starts
+//! when it is first needed and stays. No user code runs on it.
+
+use std::{cell::Cell, future::pending, io, thread, time::Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle};
+
+static REACTOR: Mutex<Option<Handle>> = Mutex::new(None);
+
+thread_local! {
+    static IS_REACTOR: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The reactor's runtime, which is started if need be.
+pub(crate) fn handle() -> io::Result<Handle> {
+    let mut reactor = REACTOR.lock();
+    if let Some(handle) = &*reactor {
+        return Ok(handle.clone());
+    }
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .thread_name("freethreading-callbacks")
+        .thread_keep_alive(std::time::Duration::from_secs(1))
+        .build()?;
+    let handle = runtime.handle().clone();
+    thread::Builder::new()
+        .name("freethreading-io".into())
+        .spawn(move || {
+            IS_REACTOR.set(true);
+            runtime.block_on(pending::<()>());
+        })?;
+    *reactor = Some(handle.clone());
+    Ok(handle)
+}
+
+/// Calls `code` here, or on a thread made for such calls if this is the reactor's thread.
+pub(crate) fn off_the_reactor(code: impl FnOnce() + Send + 'static) {
+    if IS_REACTOR.try_with(Cell::get).unwrap_or(false) {
+        // The handle of the detached call is not needed: `code` reports to nobody.
+        drop(Handle::current().spawn_blocking(code));
+    } else {
+        code();
+    }
+}
+
+/// Waits until the given time, on any runtime.
+pub(crate) async fn sleep_until(deadline: Instant) {
+    let Ok(handle) = handle() else { return };
+    let timer = handle.spawn(async move { tokio::time::sleep_until(deadline.into()).await });
+    let abort = AbortOnDrop(timer.abort_handle());
+    let _ = timer.await;
+    drop(abort);
+}
+
+/// A timer that nobody waits for any more is no use to keep.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,177 @@
+//! What goes over the pipes between a process and its worker processes.
+//!
+//! A frame is a length (8 bytes, big-endian), a header in bincode, and for requests and results the
+//! payload, which is encoded straight behind its header. A frame is built in the buffer that it is
+//! written from, and a payload is decoded from the buffer that it was read into.
+
+use serde::{Deserialize, Serialize};
+use tokio_util::codec::LengthDelimitedCodec;
+
+use crate::{
+    backend::Backend,
+    codec,
+    error::{Part, TaskError, TooLarge},
+    task::entry::{Entry, Failure, FunctionId},
+};
+
+/// The environment variable that makes a process a worker of the process that started it.
+pub(crate) const MARKER: &str = "FREETHREADING_WORKER";
+
+/// Distinguishes this protocol from whatever else a program may write, and from its other versions.
+pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0001;
+
+/// The largest frame until both sides know each other.
+pub(super) const GREETING_LIMIT: usize = 64 * 1024;
+
+/// Bytes of the length in front of every frame.
+const PREFIX: usize = 8;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToWorker {
+    Setup(Setup),
+    /// The payload, the encoded arguments, follows.
+    Run {
+        id: u64,
+        function: FunctionId,
+        reply: Reply,
+    },
+}
+
+/// What a worker process has to know before its first task.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Setup {
+    pub(super) protocol: u64,
+    pub(super) name: String,
+    pub(super) daemon: bool,
+    /// Whether it ends after one task, with a code that says how that went.
+    pub(super) solo: bool,
+    /// The default backend of the program.
+    pub(super) backend: Backend,
+    pub(super) max_frame_len: u64,
+    /// Whether to say what executable this is, since it may be another one.
+    pub(super) fingerprint: bool,
+}
+
+/// Whether a task's result is sent back or dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Value,
+    Nothing,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FromWorker {
+    Hello {
+        protocol: u64,
+        fingerprint: Option<u64>,
+    },
+    /// The payload, the encoded result, follows.
+    Done {
+        id: u64,
+    },
+    Failed {
+        id: u64,
+        failure: RunFailure,
+    },
+}
+
+/// Why a worker process has no result.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum RunFailure {
+    Task(Failure),
+    TooLarge(TooLarge),
+    Mismatch(String),
+}
+
+impl From<RunFailure> for TaskError {
+    fn from(failure: RunFailure) -> TaskError {
+        match failure {
+            RunFailure::Task(failure) => failure.into(),
+            RunFailure::TooLarge(error) => TaskError::TooLarge(error),
+            RunFailure::Mismatch(why) => TaskError::Mismatch(why),
+        }
+    }
+}
+
+/// Reads frames of at most `limit` bytes.
+pub(super) fn codec(limit: usize) -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder()
+        .length_field_length(PREFIX)
+        .max_frame_length(limit)
+        .new_codec()
+}
+
+/// Empties `frame` and begins a new one: room for the length, then the header.
+pub(super) fn begin<H: Serialize>(frame: &mut Vec<u8>, header: &H) {
+    frame.clear();
+    frame.extend_from_slice(&[0; PREFIX]);
+    codec::encode(header, frame, Part::Argument).expect("headers are plain data");
+}
+
+/// Puts the length in front of a frame that is complete, unless it is too large.
+pub(super) fn finish(frame: &mut [u8], part: Part, limit: usize) -> Result<(), TooLarge> {
+    let len = frame.len() - PREFIX;
+    if len > limit {
+        return Err(TooLarge::new(part, len, limit));
+    }
+    frame[..PREFIX].copy_from_slice(&(len as u64).to_be_bytes());
+    Ok(())
+}
+
+/// A frame without a payload.
+pub(super) fn message<H: Serialize>(header: &H) -> Vec<u8> {
+    let mut frame = Vec::new();
+    begin(&mut frame, header);
+    finish(&mut frame, Part::Argument, usize::MAX).expect("there is no limit");
+    frame
+}
+
+/// The frame that asks a worker process to call a function.
+pub(crate) fn request<A: Serialize>(
+    id: u64,
+    entry: &'static Entry,
+    reply: Reply,
+    limit: usize,
+    args: &A,
+) -> Result<Vec<u8>, TaskError> {
+    build_request(id, entry, reply, limit, |frame| {
+        codec::encode(args, frame, Part::Argument).map_err(TaskError::Encode)
+    })
+}
+
+/// The same with arguments that are encoded already.
+pub(super) fn request_encoded(
+    id: u64,
+    entry: &'static Entry,
+    limit: usize,
+    payload: &[u8],
+) -> Result<Vec<u8>, TaskError> {
+    build_request(id, entry, Reply::Nothing, limit, |frame| {
+        frame.extend_from_slice(payload);
+        Ok(())
+    })
+}
+
+fn build_request(
+    id: u64,
+    entry: &'static Entry,
+    reply: Reply,
+    limit: usize,
+    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), TaskError>,
+) -> Result<Vec<u8>, TaskError> {
+    let function = entry
+        .id()
+        .ok_or_else(|| TaskError::SharedLibrary(entry.function_name().into()))?;
+    let mut frame = Vec::new();
+    begin(
+        &mut frame,
+        &ToWorker::Run {
+            id,
+            function,
+            reply,
+        },
+    );
+    payload(&mut frame)?;
+    finish(&mut frame, Part::Argument, limit).map_err(TaskError::TooLarge)?;
+    Ok(frame)
+}

@@ -1,0 +1,356 @@
+//! The queue and the workers of one executor, or of one `Worker`.
+//!
+//! A submitted job goes to an idle worker, else into the queue, and a further worker is started if
+//! there may be one. A worker that has finished a job asks for the [`Next`]. The lock covers moves in
+//! the queue and in the lists only: jobs, callbacks and system calls run outside of it.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use super::{Engine, Initializer, Job, Runner, fail};
+use crate::{
+    backend::Backend,
+    error::{Broken, TaskError},
+    exit,
+    latch::Latch,
+    worker::record::{self, Record, Role},
+};
+
+/// How many workers in a row may end before they were of any use, until the executor gives up.
+const SETBACKS: u32 = 3;
+
+pub(crate) struct Scheduler {
+    id: u64,
+    engine: Box<dyn Engine>,
+    plan: Plan,
+    state: Mutex<State>,
+    /// Closed, nothing queued, and no worker left.
+    pub(crate) finished: Latch<()>,
+}
+
+/// What the scheduler's workers are to be.
+pub(crate) struct Plan {
+    pub(crate) crew: Crew,
+    pub(crate) initializer: Option<Initializer>,
+}
+
+pub(crate) enum Crew {
+    /// As many as needed, up to `max`; named with a prefix and a number.
+    Many {
+        max: usize,
+        prefix: String,
+        backend: Backend,
+    },
+    /// One, which runs one job and is not replaced.
+    Solo(Arc<Record>),
+}
+
+struct State {
+    queue: VecDeque<Arc<dyn Job>>,
+    /// Workers that wait to be given a job; the one that worked last is at the end.
+    idle: Vec<Arc<dyn Runner>>,
+    /// All workers that were started and have not ended.
+    crew: Vec<Arc<dyn Runner>>,
+    /// Their number, and those that are being started.
+    live: usize,
+    /// How many were ever named.
+    named: usize,
+    closed: bool,
+    broken: Option<TaskError>,
+    setbacks: u32,
+}
+
+/// What a worker does next.
+pub(crate) enum Next {
+    Job(Arc<dyn Job>),
+    /// Wait: the scheduler will give a job, or tell it to stop.
+    Idle,
+    /// End.
+    Stop,
+}
+
+/// Why a worker ended before it was of any use.
+pub(crate) enum Setback {
+    Initializer(TaskError),
+    Death(TaskError),
+}
+
+impl Scheduler {
+    pub(crate) fn new(engine: Box<dyn Engine>, plan: Plan) -> Arc<Scheduler> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let scheduler = Arc::new(Scheduler {
+            // Relaxed: only distinctness counts.
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            engine,
+            plan,
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                idle: Vec::new(),
+                crew: Vec::new(),
+                live: 0,
+                named: 0,
+                closed: false,
+                broken: None,
+                setbacks: 0,
+            }),
+            finished: Latch::new(),
+        });
+        exit::watch(scheduler.id, &scheduler);
+        scheduler
+    }
+
+    pub(crate) fn initializer(&self) -> Option<&Initializer> {
+        self.plan.initializer.as_ref()
+    }
+
+    /// The largest frame that may carry a job to its worker, if jobs travel in frames.
+    pub(crate) fn max_frame_len(&self) -> Option<usize> {
+        self.engine.max_frame_len()
+    }
+
+    /// Whether its worker is a `Worker`, which runs one job and then ends.
+    pub(crate) fn is_solo(&self) -> bool {
+        matches!(self.plan.crew, Crew::Solo(_))
+    }
+
+    /// Whether the program's end waits for it.
+    pub(crate) fn outlasts_main(&self) -> bool {
+        match &self.plan.crew {
+            Crew::Many { .. } => true,
+            Crew::Solo(record) => !record.daemon(),
+        }
+    }
+
+    /// Whether the calling thread is one of its workers.
+    pub(crate) fn is_current(&self) -> bool {
+        match &self.plan.crew {
+            Crew::Many { .. } => record::current().role() == Role::Crew(self.id),
+            Crew::Solo(record) => record::current().id() == record.id(),
+        }
+    }
+
+    /// The identity of the worker that is started next.
+    pub(crate) fn recruit(&self) -> Arc<Record> {
+        match &self.plan.crew {
+            Crew::Solo(record) => Arc::clone(record),
+            Crew::Many {
+                prefix, backend, ..
+            } => {
+                let number = {
+                    let mut state = self.state.lock();
+                    state.named += 1;
+                    state.named - 1
+                };
+                let record = Record::new(Role::Crew(self.id), false);
+                record.set_backend(*backend);
+                record.set_name(format!("{prefix}_{number}"));
+                record
+            }
+        }
+    }
+
+    fn max(&self) -> usize {
+        match &self.plan.crew {
+            Crew::Many { max, .. } => *max,
+            Crew::Solo(_) => 1,
+        }
+    }
+
+    /// Takes a job; if it cannot be run, the job says so.
+    pub(crate) fn submit(self: &Arc<Self>, job: Arc<dyn Job>) {
+        let mut state = self.state.lock();
+        let refusal = if state.closed {
+            Some(TaskError::Shutdown)
+        } else {
+            state.broken.clone()
+        };
+        if let Some(error) = refusal {
+            drop(state);
+            return fail(job, error);
+        }
+        if let Some(runner) = state.idle.pop() {
+            drop(state);
+            return runner.give(job);
+        }
+        state.queue.push_back(job);
+        let grow = state.live < self.max();
+        if grow {
+            state.live += 1;
+            drop(state);
+            self.start();
+        }
+    }
+
+    /// A worker could not take the job that it was given: the job comes first again.
+    pub(crate) fn give_back(self: &Arc<Self>, job: Arc<dyn Job>) {
+        let mut state = self.state.lock();
+        if let Some(error) = state.broken.clone() {
+            drop(state);
+            return fail(job, error);
+        }
+        if let Some(runner) = state.idle.pop() {
+            drop(state);
+            return runner.give(job);
+        }
+        state.queue.push_front(job);
+        let grow = state.live == 0;
+        if grow {
+            state.live += 1;
+            drop(state);
+            self.start();
+        }
+    }
+
+    /// Starts the one worker of a `Worker` with its one job. If it cannot be started, nothing has
+    /// happened.
+    pub(crate) fn run_solo(self: &Arc<Self>, job: Arc<dyn Job>) -> Result<(), TaskError> {
+        {
+            let mut state = self.state.lock();
+            state.queue.push_back(job);
+            state.live = 1;
+            state.closed = true;
+        }
+        self.engine.start(self).inspect_err(|_| {
+            let mut state = self.state.lock();
+            state.queue.clear();
+            state.live = 0;
+            self.unlock_and_finish(state);
+        })
+    }
+
+    /// Starts one worker, which is counted already.
+    fn start(self: &Arc<Self>) {
+        let Err(error) = self.engine.start(self) else {
+            return;
+        };
+        let mut state = self.state.lock();
+        state.live -= 1;
+        // Other workers will get to what is queued.
+        let stranded = match state.live {
+            0 => std::mem::take(&mut state.queue),
+            _ => VecDeque::new(),
+        };
+        self.unlock_and_finish(state);
+        for job in stranded {
+            fail(job, error.clone());
+        }
+    }
+
+    /// A worker was started: from now on it can be killed.
+    pub(crate) fn enlist(&self, runner: Arc<dyn Runner>) {
+        self.state.lock().crew.push(runner);
+    }
+
+    /// A worker that was enlisted could not be started after all.
+    pub(crate) fn delist(&self, id: u64) {
+        self.state.lock().crew.retain(|other| other.id() != id);
+    }
+
+    /// What the worker, which has nothing to do, does next; `completed` if it has completed a job.
+    pub(crate) fn next<R: Runner + 'static>(&self, runner: &Arc<R>, completed: bool) -> Next {
+        let mut state = self.state.lock();
+        if completed {
+            state.setbacks = 0;
+        }
+        if let Some(job) = state.queue.pop_front() {
+            Next::Job(job)
+        } else if state.closed {
+            Next::Stop
+        } else {
+            state.idle.push(Arc::clone(runner) as Arc<dyn Runner>);
+            Next::Idle
+        }
+    }
+
+    /// A worker cannot be given jobs any more; whoever has just taken it from the idle list will
+    /// find that out.
+    pub(crate) fn retire(&self, id: u64) {
+        self.state.lock().idle.retain(|other| other.id() != id);
+    }
+
+    /// A worker has ended.
+    pub(crate) fn ended(self: &Arc<Self>, id: u64, setback: Option<Setback>) {
+        let mut state = self.state.lock();
+        state.crew.retain(|other| other.id() != id);
+        state.idle.retain(|other| other.id() != id);
+        state.live -= 1;
+        let mut failed = VecDeque::new();
+        if let Some(setback) = setback {
+            state.setbacks += 1;
+            let (initializer, cause) = match setback {
+                Setback::Initializer(cause) => (true, cause),
+                Setback::Death(cause) => (false, cause),
+            };
+            let verdict = if self.is_solo() {
+                Some(cause)
+            } else if state.setbacks >= SETBACKS {
+                let broken = Broken::new(initializer, state.setbacks, cause);
+                Some(TaskError::Broken(broken))
+            } else {
+                None
+            };
+            if let Some(error) = verdict {
+                failed = std::mem::take(&mut state.queue);
+                state.broken = Some(error);
+            }
+        }
+        if state.broken.is_none() && !state.queue.is_empty() && state.live < self.max() {
+            state.live += 1;
+            drop(state);
+            return self.start();
+        }
+        let broken = state.broken.clone();
+        self.unlock_and_finish(state);
+        if let Some(error) = broken {
+            for job in failed {
+                fail(job, error.clone());
+            }
+        }
+    }
+
+    /// Accepts no more jobs; what is queued is run, or cancelled. Workers end when they are through.
+    pub(crate) fn close(&self, cancel_queued: bool) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let idle = std::mem::take(&mut state.idle);
+        let cancelled = if cancel_queued {
+            std::mem::take(&mut state.queue)
+        } else {
+            VecDeque::new()
+        };
+        self.unlock_and_finish(state);
+        for runner in idle {
+            runner.stop();
+        }
+        for job in cancelled {
+            fail(job, TaskError::Cancelled);
+        }
+    }
+
+    /// Kills the workers that can be killed; `false` if there was one that cannot.
+    pub(crate) fn kill(&self) -> bool {
+        let crew: Vec<_> = self.state.lock().crew.to_vec();
+        crew.iter().all(|runner| runner.kill())
+    }
+
+    /// Blocks until nothing is left of the workers; call it after `finished`.
+    pub(crate) fn reap(&self) {
+        self.engine.reap();
+    }
+
+    fn unlock_and_finish(&self, state: parking_lot::MutexGuard<'_, State>) {
+        let finished = state.closed && state.live == 0 && state.queue.is_empty();
+        drop(state);
+        if finished {
+            exit::unwatch(self.id);
+            self.finished.set(());
+        }
+    }
+}

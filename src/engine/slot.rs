@@ -1,0 +1,115 @@
+//! Where an idle thread waits for the one thing that it is to do next.
+//!
+//! One thread waits; anybody gives, one at a time, and only after the waiting thread has said
+//! (through the scheduler's lock) that it is idle. The giver fills the slot, then unparks; the
+//! waiter looks for a short while, then parks. `unpark` before `park` is remembered, so nothing is
+//! lost in between. The flag lets the waiter look without taking the lock.
+
+use crate::shim::{AtomicBool, Mutex, Ordering, Thread, hint, thread};
+
+/// How often an idle worker looks, giving way to other threads in between, before it sleeps: some
+/// microseconds, about what waking it up would cost the giver.
+const LOOKS: u32 = if cfg!(freethreading_loom) { 1 } else { 16 };
+
+pub(crate) struct Slot<T> {
+    filled: AtomicBool,
+    content: Mutex<Content<T>>,
+}
+
+struct Content<T> {
+    item: Option<T>,
+    /// The thread that waits, once it is going to park.
+    parked: Option<Thread>,
+}
+
+impl<T> Slot<T> {
+    pub(crate) fn new() -> Self {
+        Slot {
+            filled: AtomicBool::new(false),
+            content: Mutex::new(Content {
+                item: None,
+                parked: None,
+            }),
+        }
+    }
+
+    /// Fills the slot, which must be empty.
+    pub(crate) fn give(&self, item: T) {
+        let parked = {
+            let mut content = self.content.lock();
+            debug_assert!(content.item.is_none(), "the slot was filled twice");
+            content.item = Some(item);
+            // Relaxed: the flag is only a hint to take the lock, which orders the item.
+            self.filled.store(true, Ordering::Relaxed);
+            content.parked.take()
+        };
+        if let Some(thread) = parked {
+            thread.unpark();
+        }
+    }
+
+    /// Waits until the slot is filled and empties it.
+    pub(crate) fn wait(&self) -> T {
+        for _ in 0..LOOKS {
+            if self.filled.load(Ordering::Relaxed) {
+                break;
+            }
+            hint::spin_loop();
+            thread::yield_now();
+        }
+        loop {
+            {
+                let mut content = self.content.lock();
+                if let Some(item) = content.item.take() {
+                    self.filled.store(false, Ordering::Relaxed);
+                    return item;
+                }
+                content.parked = Some(thread::current());
+            }
+            thread::park();
+        }
+    }
+}
+
+#[cfg(all(test, freethreading_loom))]
+mod loom_models {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn loom_what_is_given_arrives() {
+        loom::model(|| {
+            let slot = Arc::new(Slot::new());
+            let giver = {
+                let slot = Arc::clone(&slot);
+                loom::thread::spawn(move || slot.give(7))
+            };
+            assert_eq!(slot.wait(), 7);
+            giver.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_two_in_a_row_arrive_in_order() {
+        loom::model(|| {
+            let slot = Arc::new(Slot::new());
+            let idle = Arc::new(loom::sync::Mutex::new(true));
+            let giver = {
+                let (slot, idle) = (Arc::clone(&slot), Arc::clone(&idle));
+                loom::thread::spawn(move || {
+                    for item in 0..2 {
+                        while !std::mem::replace(&mut *idle.lock().unwrap(), false) {
+                            loom::thread::yield_now();
+                        }
+                        slot.give(item);
+                    }
+                })
+            };
+            assert_eq!(slot.wait(), 0);
+            *idle.lock().unwrap() = true;
+            assert_eq!(slot.wait(), 1);
+            giver.join().unwrap();
+        });
+    }
+}

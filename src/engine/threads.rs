@@ -1,0 +1,184 @@
+//! Workers that are threads of this process.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    Callbacks, Engine, Job, Runner, Scheduler,
+    scheduler::{Next, Setback},
+    slot::Slot,
+};
+use crate::{
+    backend::Backend,
+    error::{StartError, TaskError},
+    unwind,
+    worker::record::{self, Record},
+};
+
+/// Starts threads, and joins them in the end.
+pub(crate) struct Threads {
+    /// The default backend of the tasks, where it is not the program's.
+    scope: Option<Backend>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Threads {
+    pub(crate) fn new() -> Self {
+        Threads {
+            scope: Backend::scoped(),
+            handles: Mutex::new(Vec::new()),
+        }
+    }
+}
+
+impl Engine for Threads {
+    fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError> {
+        let record = scheduler.recruit();
+        let runner = Arc::new(ThreadRunner::new(Arc::clone(&record)));
+        let id = runner.id;
+        scheduler.enlist(Arc::clone(&runner) as Arc<dyn Runner>);
+        record.begin(None, Arc::clone(&runner) as Arc<dyn Runner>);
+        let body = {
+            let (scheduler, scope) = (Arc::clone(scheduler), self.scope);
+            move || match scope {
+                Some(backend) => backend.scope(|| runner.work(&scheduler)),
+                None => runner.work(&scheduler),
+            }
+        };
+        // The system's names end at the first zero byte, and std refuses such a name.
+        let name = record.name().replace('\0', "?");
+        match thread::Builder::new().name(name).spawn(body) {
+            Ok(handle) => {
+                self.handles.lock().push(handle);
+                Ok(())
+            }
+            Err(error) => Err(not_started(scheduler, &record, id, error)),
+        }
+    }
+
+    fn max_frame_len(&self) -> Option<usize> {
+        None
+    }
+
+    fn reap(&self) {
+        let handles = std::mem::take(&mut *self.handles.lock());
+        for handle in handles {
+            if handle.thread().id() != thread::current().id() {
+                // Tasks cannot unwind out of a worker; a thread-local's destructor may.
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+/// Takes back what was prepared for a worker that the system did not let start.
+pub(super) fn not_started(
+    scheduler: &Scheduler,
+    record: &Record,
+    id: u64,
+    error: io::Error,
+) -> TaskError {
+    let error = TaskError::Start(StartError::new(&record.name(), error));
+    scheduler.delist(id);
+    record.end(Err(error.clone()));
+    error
+}
+
+/// A number that no other runner of this process has.
+pub(super) fn runner_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Relaxed: only distinctness counts.
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// One worker thread.
+struct ThreadRunner {
+    id: u64,
+    record: Arc<Record>,
+    /// The next job, or `None` to end.
+    slot: Slot<Option<Arc<dyn Job>>>,
+}
+
+impl ThreadRunner {
+    fn new(record: Arc<Record>) -> Self {
+        ThreadRunner {
+            id: runner_id(),
+            record,
+            slot: Slot::new(),
+        }
+    }
+
+    fn work(self: &Arc<Self>, scheduler: &Arc<Scheduler>) {
+        record::set_current(Arc::clone(&self.record));
+        let initialized = match scheduler.initializer() {
+            Some(initializer) => initializer.run(),
+            None => Ok(()),
+        };
+        let (verdict, setback) = match initialized {
+            Ok(()) => (self.serve(scheduler), None),
+            Err(error) => (Err(error.clone()), Some(Setback::Initializer(error))),
+        };
+        self.record.end(verdict);
+        scheduler.ended(self.id, setback);
+    }
+
+    /// Runs jobs until there are no more; says how the one job of a `Worker` went.
+    fn serve(self: &Arc<Self>, scheduler: &Scheduler) -> Result<(), TaskError> {
+        let solo = scheduler.is_solo();
+        let mut verdict = Ok(());
+        let mut next = scheduler.next(self, false);
+        loop {
+            let job = match next {
+                Next::Job(job) => Some(job),
+                Next::Idle => self.slot.wait(),
+                Next::Stop => None,
+            };
+            let Some(job) = job else { return verdict };
+            next = match job.call() {
+                // Who sees the result is to find this worker free,
+                Some(Callbacks::None) => {
+                    let next = scheduler.next(self, true);
+                    Arc::clone(&job).publish();
+                    next
+                }
+                // but no job is to wait behind a callback.
+                Some(Callbacks::Waiting) => {
+                    Arc::clone(&job).publish();
+                    scheduler.next(self, true)
+                }
+                None => scheduler.next(self, false),
+            };
+            if solo {
+                verdict = job.error().map_or(Ok(()), Err);
+            }
+            // The last to let go of a result that nobody wants drops it: user code once more.
+            unwind::contain(|| drop(job));
+        }
+    }
+}
+
+impl Runner for ThreadRunner {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn give(self: Arc<Self>, job: Arc<dyn Job>) {
+        self.slot.give(Some(job));
+    }
+
+    fn stop(&self) {
+        self.slot.give(None);
+    }
+
+    fn kill(&self) -> bool {
+        false
+    }
+}

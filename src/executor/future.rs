@@ -1,0 +1,143 @@
+//! The result of a task, to come.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use crate::{error::TaskError, task::cell::Shared, unwind};
+
+/// The result of a task that was submitted.
+///
+/// It is a [`Future`] on any runtime, and [`result`](TaskFuture::result) waits for it without one.
+/// The result is handed out once: by the first `.await`, `result` or callback that takes it. Errors
+/// stay.
+///
+/// Dropping it leaves the task alone; [`cancel`](TaskFuture::cancel) is how to stop a task that has
+/// not begun.
+///
+/// Python's `concurrent.futures.Future`.
+///
+/// # Cancel safety
+///
+/// A future that is dropped or left before it is ready takes nothing: with
+/// `tokio::time::timeout(limit, &mut future)` the result can still be had afterwards.
+#[must_use = "the task runs all the same, but its errors go unseen"]
+pub struct TaskFuture<R> {
+    shared: Arc<dyn Shared<R>>,
+}
+
+impl<R> TaskFuture<R> {
+    pub(crate) fn new(shared: Arc<dyn Shared<R>>) -> Self {
+        TaskFuture { shared }
+    }
+
+    /// Waits for the result and takes it.
+    ///
+    /// # Blocking
+    ///
+    /// Until the task is done. It works on any thread, but stalls an async runtime: `.await` the
+    /// future there.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no result; [`TaskError::effect`] says whether the task ran.
+    pub fn result(&self) -> Result<R, TaskError> {
+        self.shared.take(None)
+    }
+
+    /// Waits for the result for so long at most, and takes it.
+    ///
+    /// # Blocking
+    ///
+    /// Until the task is done or the time is up; a time of zero only looks.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`result`](TaskFuture::result), and [`TaskError::Timeout`]: the task goes on.
+    pub fn result_timeout(&self, timeout: Duration) -> Result<R, TaskError> {
+        // A time that the clock cannot tell is as good as for ever.
+        self.shared.take(Instant::now().checked_add(timeout))
+    }
+
+    pub(crate) fn result_until(&self, deadline: Option<Instant>) -> Result<R, TaskError> {
+        self.shared.take(deadline)
+    }
+
+    /// Cancels the task if it has not begun; says whether it is cancelled.
+    ///
+    /// A task that a worker process was given has begun. Callbacks run before the call returns.
+    pub fn cancel(&self) -> bool {
+        Arc::clone(&self.shared).cancel()
+    }
+
+    /// Whether the task was cancelled.
+    pub fn cancelled(&self) -> bool {
+        self.shared.cancelled()
+    }
+
+    /// Whether a worker has the task.
+    pub fn running(&self) -> bool {
+        self.shared.running()
+    }
+
+    /// Whether the task is over: it has a result or an error, or was cancelled.
+    pub fn done(&self) -> bool {
+        self.shared.done()
+    }
+
+    /// Has the callback called with this future, once it is done.
+    ///
+    /// Callbacks are called in the order in which they were added, each once, on the thread that
+    /// ended the task or, for worker processes, on one made for such calls; on a future that is done,
+    /// right here. A panic in one of them is reported and ends there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+    /// let (sender, receiver) = std::sync::mpsc::channel();
+    /// executor.submit(|| 6 * 7).add_done_callback(move |future| {
+    ///     let _ = sender.send(future.result());
+    /// });
+    /// assert_eq!(receiver.recv().unwrap()?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add_done_callback(&self, callback: impl FnOnce(&TaskFuture<R>) + Send + 'static) {
+        if let Some(callback) = self.shared.add_callback(Box::new(callback)) {
+            unwind::contain(|| callback(self));
+        }
+    }
+}
+
+impl<R> Future for TaskFuture<R> {
+    type Output = Result<R, TaskError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.shared.poll_take(context)
+    }
+}
+
+impl<R> fmt::Debug for TaskFuture<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.cancelled() {
+            "cancelled"
+        } else if self.done() {
+            "finished"
+        } else if self.running() {
+            "running"
+        } else {
+            "pending"
+        };
+        f.debug_struct("TaskFuture")
+            .field("task", &self.shared.name())
+            .field("state", &format_args!("{state}"))
+            .finish()
+    }
+}

@@ -1,0 +1,427 @@
+//! One function over many items.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use futures::Stream;
+
+use super::{
+    TaskFuture, WorkerPoolExecutor,
+    piece::{self, Carver, Piece},
+};
+use crate::{
+    codec,
+    engine::processes::{reactor, wire},
+    error::{Panic, Part, TaskError},
+    task::{Function, Portable, cell::Work, entry},
+    unwind,
+};
+
+/// A [`map`](Mapping::map) with settings: how many items a worker gets at a time, and how long it may
+/// take.
+///
+/// Made by [`WorkerPoolExecutor::chunksize`] and [`WorkerPoolExecutor::timeout`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "settings do nothing until `map` is called"]
+pub struct Mapping<'a> {
+    executor: &'a WorkerPoolExecutor,
+    chunksize: usize,
+    timeout: Option<Duration>,
+}
+
+impl<'a> Mapping<'a> {
+    pub(super) fn new(executor: &'a WorkerPoolExecutor) -> Self {
+        Mapping {
+            executor,
+            chunksize: 1,
+            timeout: None,
+        }
+    }
+
+    /// Gives the workers so many items at a time, at least 1.
+    pub fn chunksize(mut self, chunksize: usize) -> Self {
+        self.chunksize = chunksize;
+        self
+    }
+
+    /// All results must be there within this time, counted from the call of `map`; the iterator gives
+    /// [`TaskError::Timeout`] when it is up.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Calls the function with each item on the workers: see [`WorkerPoolExecutor::map`].
+    ///
+    /// # Panics
+    ///
+    /// If the input does; the executor goes on.
+    pub fn map<F, I, R>(self, function: F, items: I) -> Map<R>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        let Mapping {
+            executor,
+            chunksize,
+            timeout,
+        } = self;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let Some(chunk) = Chunk::of(function, chunksize) else {
+            return Map::new(VecDeque::new(), deadline, Some(zero_chunksize()));
+        };
+        let mut items = items.into_iter();
+        let mut expected = items.size_hint().0;
+        // Worker processes send their results back, there is nothing to put in place.
+        let mut carver = match executor.scheduler.max_frame_len() {
+            None => Some(Carver::new(expected)),
+            Some(_) => None,
+        };
+        let mut chunks = VecDeque::with_capacity(expected.div_ceil(chunksize));
+        loop {
+            // An input may say anything about its length; memory is taken as it delivers.
+            let mut batch = Vec::with_capacity(chunksize.min(expected.max(1)));
+            batch.extend(items.by_ref().take(chunksize));
+            if batch.is_empty() {
+                break;
+            }
+            expected = expected.saturating_sub(batch.len());
+            let complete = batch.len() == chunksize;
+            let piece = carver.as_mut().map(|carver| carver.carve(batch.len()));
+            chunks.push_back(executor.submit_work(ChunkWork {
+                chunk,
+                items: batch,
+                piece,
+            }));
+            if !complete {
+                break;
+            }
+        }
+        Map::new(chunks, deadline, None)
+    }
+}
+
+fn zero_chunksize() -> TaskError {
+    TaskError::InvalidArgument("a chunk needs at least one item: chunksize is 0".into())
+}
+
+/// How to run a function over a chunk of items: here, and in another process.
+struct Chunk<I, R> {
+    name: &'static str,
+    here: fn(Vec<I>, Piece<R>) -> ChunkResult<R>,
+    elsewhere: Function<(Vec<I>,), Reply<R>>,
+}
+
+/// What a worker process makes of a chunk: the results up to a panic, if there was one.
+type Reply<R> = (Vec<R>, Option<Panic>);
+
+impl<I, R> Clone for Chunk<I, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<I, R> Copy for Chunk<I, R> {}
+
+impl<I: Portable, R: Portable> Chunk<I, R> {
+    /// `None` if there is nothing in a chunk.
+    fn of<F>(function: F, chunksize: usize) -> Option<Self>
+    where
+        F: Fn(I) -> R + Send + Sync + 'static,
+    {
+        let elsewhere = |items: Vec<I>| {
+            let mut results = Vec::with_capacity(items.len());
+            let run = || results.extend(items.into_iter().map(entry::summon::<F>()));
+            let panic = unwind::catch(run).err();
+            (results, panic)
+        };
+        let chunk = Chunk {
+            name: std::any::type_name::<F>(),
+            here: |items, mut piece| {
+                let run = || piece.fill(items.into_iter().map(entry::summon::<F>()));
+                let panic = unwind::catch(run).err();
+                ChunkResult {
+                    values: Values::Here(piece),
+                    panic,
+                }
+            },
+            elsewhere: Function::of(elsewhere),
+        };
+        // The value that makes it sound to summon it on the workers: it lives for ever.
+        std::mem::forget(function);
+        (chunksize > 0).then_some(chunk)
+    }
+}
+
+struct ChunkWork<I, R> {
+    chunk: Chunk<I, R>,
+    items: Vec<I>,
+    /// Where the results go, unless they come from another process.
+    piece: Option<Piece<R>>,
+}
+
+struct ChunkResult<R> {
+    values: Values<R>,
+    panic: Option<Panic>,
+}
+
+/// The results of one chunk.
+enum Values<R> {
+    Here(Piece<R>),
+    FromElsewhere(std::vec::IntoIter<R>),
+}
+
+impl<R> Iterator for Values<R> {
+    type Item = R;
+
+    #[inline]
+    fn next(&mut self) -> Option<R> {
+        match self {
+            Values::Here(piece) => piece.next(),
+            Values::FromElsewhere(values) => values.next(),
+        }
+    }
+}
+
+impl<I: Portable, R: Portable> Work for ChunkWork<I, R> {
+    type Output = ChunkResult<R>;
+
+    fn name(&self) -> &'static str {
+        self.chunk.name
+    }
+
+    fn call(self) -> ChunkResult<R> {
+        let piece = self
+            .piece
+            .expect("threads are given a place for their results");
+        (self.chunk.here)(self.items, piece)
+    }
+
+    fn request(self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
+        let entry = self.chunk.elsewhere.entry();
+        wire::request(id, entry, wire::Reply::Value, limit, &(self.items,))
+    }
+
+    fn decode(payload: &[u8]) -> Result<ChunkResult<R>, TaskError> {
+        let reply: Reply<R> = codec::decode(payload, Part::Result).map_err(TaskError::Decode)?;
+        let (results, panic) = reply;
+        Ok(ChunkResult {
+            values: Values::FromElsewhere(results.into_iter()),
+            panic,
+        })
+    }
+}
+
+/// The results of a [`map`](WorkerPoolExecutor::map), in the order of its items.
+///
+/// It ends after the first error. Dropping one that was used cancels what has not begun.
+#[must_use = "the tasks run all the same, but their errors go unseen"]
+pub struct Map<R> {
+    /// What comes after `values`.
+    chunks: VecDeque<TaskFuture<ChunkResult<R>>>,
+    values: Option<Values<R>>,
+    /// What comes after `values` and is the last to come.
+    error: Option<TaskError>,
+    deadline: Option<Instant>,
+    used: bool,
+}
+
+impl<R> Map<R> {
+    fn new(
+        chunks: VecDeque<TaskFuture<ChunkResult<R>>>,
+        deadline: Option<Instant>,
+        error: Option<TaskError>,
+    ) -> Self {
+        Map {
+            chunks,
+            values: None,
+            error,
+            deadline,
+            used: false,
+        }
+    }
+
+    /// All results in one vector; faster than collecting them one by one.
+    ///
+    /// # Blocking
+    ///
+    /// Until all results are there, or one error. In async code use [`Map::into_stream`].
+    ///
+    /// # Errors
+    ///
+    /// The first error; what has not begun then is cancelled.
+    pub fn into_vec(mut self) -> Result<Vec<R>, TaskError> {
+        self.used = true;
+        let mut results: Vec<R> = self.values.take().into_iter().flatten().collect();
+        let mut pieces = Vec::with_capacity(self.chunks.len());
+        while let Some(chunk) = self.chunks.front() {
+            let chunk = chunk.result_until(self.deadline)?;
+            self.chunks.pop_front();
+            match chunk.values {
+                Values::Here(piece) => pieces.push(piece),
+                Values::FromElsewhere(values) => results.extend(values),
+            }
+            if let Some(panic) = chunk.panic {
+                return Err(TaskError::Panicked(panic));
+            }
+        }
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        Ok(match (results.is_empty(), pieces.is_empty()) {
+            (true, false) => piece::join(pieces),
+            _ => {
+                results.extend(pieces.into_iter().flatten());
+                results
+            }
+        })
+    }
+
+    /// The results as a stream.
+    pub fn into_stream(self) -> MapStream<R> {
+        MapStream {
+            map: self,
+            timer: None,
+        }
+    }
+
+    /// Takes over the outcome of the first chunk.
+    fn receive(&mut self, outcome: Result<ChunkResult<R>, TaskError>) {
+        match outcome {
+            Ok(ChunkResult { values, panic }) => {
+                self.chunks.pop_front();
+                self.values = Some(values);
+                self.error = panic.map(TaskError::Panicked);
+            }
+            Err(error) => self.error = Some(error),
+        }
+        if self.error.is_some() {
+            self.cancel_rest();
+        }
+    }
+
+    fn cancel_rest(&mut self) {
+        for chunk in self.chunks.drain(..) {
+            chunk.cancel();
+        }
+    }
+
+    fn next_received(&mut self) -> Option<Result<R, TaskError>> {
+        self.used = true;
+        if let Some(value) = self.values.as_mut().and_then(Iterator::next) {
+            return Some(Ok(value));
+        }
+        self.values = None;
+        self.error.take().map(Err)
+    }
+}
+
+impl<R> Iterator for Map<R> {
+    type Item = Result<R, TaskError>;
+
+    /// The next result.
+    ///
+    /// # Blocking
+    ///
+    /// Until it is there.
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(Values::Here(piece)) = &mut self.values
+                && let Some(value) = piece.next()
+            {
+                return Some(Ok(value));
+            }
+            if let Some(item) = self.next_received() {
+                return Some(item);
+            }
+            let outcome = self.chunks.front()?.result_until(self.deadline);
+            self.receive(outcome);
+        }
+    }
+}
+
+impl<R> std::iter::FusedIterator for Map<R> {}
+
+impl<R> Drop for Map<R> {
+    fn drop(&mut self) {
+        if self.used {
+            self.cancel_rest();
+        }
+    }
+}
+
+impl<R> fmt::Debug for Map<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map")
+            .field("chunks_to_come", &self.chunks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The results of a [`map`](WorkerPoolExecutor::map) as a stream, on any runtime.
+///
+/// # Cancel safety
+///
+/// A result leaves the stream only when `poll_next` gives it: leaving a `next().await` half-way
+/// loses nothing.
+#[must_use = "streams do nothing unless polled"]
+pub struct MapStream<R> {
+    map: Map<R>,
+    /// Runs to the deadline, if there is one, once somebody waits.
+    timer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+// Nothing is pinned but the box.
+impl<R> Unpin for MapStream<R> {}
+
+impl<R> MapStream<R> {
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self.map.deadline {
+            None => Poll::Pending,
+            Some(deadline) => self
+                .timer
+                .get_or_insert_with(|| Box::pin(reactor::sleep_until(deadline)))
+                .as_mut()
+                .poll(context),
+        }
+    }
+}
+
+impl<R> Stream for MapStream<R> {
+    type Item = Result<R, TaskError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(item) = self.map.next_received() {
+                return Poll::Ready(Some(item));
+            }
+            let Some(chunk) = self.map.chunks.front_mut() else {
+                return Poll::Ready(None);
+            };
+            let outcome = match Pin::new(chunk).poll(context) {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => {
+                    ready!(self.poll_deadline(context));
+                    Err(TaskError::Timeout)
+                }
+            };
+            self.map.receive(outcome);
+        }
+    }
+}
+
+impl<R> fmt::Debug for MapStream<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapStream")
+            .field("chunks_to_come", &self.map.chunks.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,72 @@
+//! The end of the program: what is to be completed is waited for, the rest is stopped.
+#![allow(unsafe_code)]
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    sync::{Arc, Once, Weak},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    engine::Scheduler,
+    unwind,
+    worker::record::{self, Role},
+};
+
+/// All schedulers that have not finished.
+static WATCHED: Mutex<BTreeMap<u64, Weak<Scheduler>>> = Mutex::new(BTreeMap::new());
+
+/// The program's end looks after this scheduler.
+pub(crate) fn watch(id: u64, scheduler: &Arc<Scheduler>) {
+    static REGISTER: Once = Once::new();
+    REGISTER.call_once(|| {
+        // SAFETY: the function has the required signature and does not unwind. It is part of this
+        // image, which is not unloaded: threads that run its code are never all gone.
+        unsafe { libc::atexit(at_exit) };
+    });
+    WATCHED.lock().insert(id, Arc::downgrade(scheduler));
+}
+
+/// The scheduler has finished.
+pub(crate) fn unwatch(id: u64) {
+    WATCHED.lock().remove(&id);
+}
+
+extern "C" fn at_exit() {
+    unwind::contain(end_workers);
+}
+
+fn end_workers() {
+    // A thread that ends the program from within a task would wait for itself.
+    let role = record::current().role();
+    if matches!(role, Role::Main | Role::Foreign) {
+        loop {
+            let waited_for = watched(Scheduler::outlasts_main);
+            if waited_for.is_empty() {
+                break;
+            }
+            for scheduler in waited_for {
+                scheduler.close(false);
+                scheduler.finished.wait(None);
+            }
+        }
+    }
+    // Threads end with the program. Processes would, too, but nobody would wait for them.
+    for scheduler in watched(|_| true) {
+        if scheduler.kill() && scheduler.max_frame_len().is_some() {
+            scheduler.close(true);
+            scheduler.finished.wait(None);
+        }
+    }
+    // What the last tasks printed without ending the line.
+    let _ = io::stdout().flush();
+}
+
+fn watched(which: impl Fn(&Scheduler) -> bool) -> Vec<Arc<Scheduler>> {
+    let all: Vec<_> = WATCHED.lock().values().filter_map(Weak::upgrade).collect();
+    all.into_iter()
+        .filter(|scheduler| which(scheduler))
+        .collect()
+}

@@ -1,0 +1,97 @@
+//! Where a worker process leaves the program's own way.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::{engine::processes::child, error::Error};
+
+static INITIALIZED: AtomicBool = AtomicBool::new(false);
+
+/// Makes worker processes possible: call it first in `main`.
+///
+/// A worker process is this program, run again. In such a process `init` does not return: it runs
+/// tasks until there are no more, and ends the process. In the program that the user started it
+/// does next to nothing. Without it, whatever needs a worker process returns
+/// [`Error::NotInitialized`]; threads work without it.
+///
+/// What `main` does before `init` is done by every worker process too, so that nothing should come
+/// before it. A program with `#[tokio::main]` starts the runtime's threads first, which is
+/// harmless but costs every worker process its start; building the runtime after `init` avoids that:
+///
+/// ```no_run
+/// fn main() {
+///     freethreading::init();
+///     tokio::runtime::Runtime::new().unwrap().block_on(async {
+///         // …
+///     });
+/// }
+/// ```
+///
+/// A test crate has no `main` of its own: see [`init_tests!`](crate::init_tests!).
+///
+/// It stands for Python's `if __name__ == "__main__":`.
+///
+/// # Examples
+///
+/// ```
+/// use freethreading::{Backend, WorkerPoolExecutor};
+///
+/// fn main() -> Result<(), freethreading::Error> {
+///     freethreading::init();
+///     let executor = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).build()?;
+///     let pid = executor.submit(std::process::id).result()?;
+///     assert_ne!(pid, std::process::id());
+///     Ok(())
+/// }
+/// ```
+pub fn init() {
+    if let Some(marker) = child::take_marker() {
+        // Tasks may start worker processes of their own.
+        INITIALIZED.store(true, Ordering::Relaxed);
+        child::work(&marker);
+    }
+    // Relaxed: the flag guards nothing else, and `main` calls this before anybody can look.
+    INITIALIZED.store(true, Ordering::Relaxed);
+}
+
+/// An error if [`init`] was not called: a worker process would run `main` like the program itself.
+pub(crate) fn check() -> Result<(), Error> {
+    match INITIALIZED.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err(Error::NotInitialized),
+    }
+}
+
+/// Makes worker processes possible in a test crate: one line at the crate's root.
+///
+/// It has [`init`] called before the test harness starts, so that a worker process never runs a
+/// test. It works with `cargo test` and with nextest, for unit tests (in `lib.rs`, behind
+/// `#[cfg(test)]`), integration tests and benchmarks.
+///
+/// # Examples
+///
+/// ```
+/// // tests/workers.rs
+/// freethreading::init_tests!();
+///
+/// #[test]
+/// fn a_worker_process_works() {
+///     // …
+/// }
+/// ```
+#[macro_export]
+macro_rules! init_tests {
+    () => {
+        const _: () = {
+            extern "C" fn init() {
+                $crate::init();
+            }
+            #[used]
+            #[cfg_attr(
+                any(target_os = "linux", target_os = "android", target_os = "freebsd"),
+                unsafe(link_section = ".init_array")
+            )]
+            #[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
+            static INIT: extern "C" fn() = init;
+        };
+    };
+}

@@ -1,0 +1,297 @@
+//! What is given to a worker: a function and its arguments.
+//!
+//! A task's function is a type rather than a value: a `fn` item or a closure that captures nothing
+//! has size zero, so its type alone says what to call, in this process or in another one that runs
+//! the same executable. Its arguments are plain values that serde can carry.
+
+pub(crate) mod cell;
+pub(crate) mod entry;
+
+use std::fmt;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use entry::Entry;
+
+/// A value that may travel to a worker on either backend, and back.
+///
+/// It is implemented for every type that serde can encode and decode, that may be sent to another
+/// thread, and that borrows nothing. There is nothing to implement by hand.
+///
+/// Plain `Vec<u8>` goes through serde byte by byte; wrap large byte buffers in a type that uses
+/// `serde_bytes` to send them as one block.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot travel to a worker",
+    label = "not portable",
+    note = "what goes to a worker, and what comes back, must be `Serialize + DeserializeOwned + Send + 'static`",
+    note = "derive `serde::Serialize` and `serde::Deserialize` for `{Self}`, or pass an owned value that has them (`String` for `&str`, `Arc` and `Rc` not at all)"
+)]
+pub trait Portable: Serialize + DeserializeOwned + Send + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned + Send + 'static> Portable for T {}
+
+/// A function together with its arguments, made by [`task!`](crate::task!).
+///
+/// `A` is the tuple of the arguments, `R` what the function returns.
+#[must_use = "a task does nothing until it is given to a worker"]
+pub struct Task<A, R> {
+    pub(crate) args: A,
+    pub(crate) function: Function<A, R>,
+}
+
+impl<A, R> fmt::Debug for Task<A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task")
+            .field("function", &self.function.name())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A: Portable, R: Portable> Task<A, R> {
+    fn new<F: Callable<A, Output = R>>(function: F, args: A) -> Self {
+        Task {
+            args,
+            function: Function::of(function),
+        }
+    }
+}
+
+/// How to call the function `fn(A) -> R` whose type was forgotten: here, and in another process.
+pub(crate) struct Function<A, R> {
+    call: fn(A) -> R,
+    entry: &'static Entry,
+}
+
+impl<A, R> Clone for Function<A, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A, R> Copy for Function<A, R> {}
+
+impl<A: Portable, R: Portable> Function<A, R> {
+    pub(crate) fn of<F: Callable<A, Output = R>>(function: F) -> Self {
+        // What makes it sound to summon the function on a worker: this value lives for ever.
+        std::mem::forget(function);
+        Function {
+            call: |args| entry::summon::<F>().call(args),
+            entry: entry::entry::<F, A>(),
+        }
+    }
+
+    pub(crate) fn entry(&self) -> &'static Entry {
+        self.entry
+    }
+}
+
+impl<A, R> Function<A, R> {
+    pub(crate) fn call(&self, args: A) -> R {
+        (self.call)(args)
+    }
+
+    /// The function's path, for messages.
+    pub(crate) fn name(&self) -> &'static str {
+        self.entry.function_name()
+    }
+}
+
+/// What can be given to a worker: a function of no arguments, or what [`task!`](crate::task!) makes.
+///
+/// `Worker::new`, `submit` and every initializer take the same thing. The type parameter only keeps
+/// the two apart and is always inferred.
+///
+/// The function must have size zero: a `fn` item, generic ones included, or a closure that captures
+/// nothing. A capturing closure or a `fn` pointer does not compile, since only its type, not its
+/// value, can reach another process.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a task",
+    label = "not a task",
+    note = "a task is a function of no arguments (`submit(f)`), a call (`submit(task!(f(a, b)))`), or a closure that names what it captures (`submit(task!(|x, y| x + y))`)"
+)]
+pub trait IntoTask<Marker> {
+    /// The tuple of the arguments.
+    type Args: Portable;
+    /// What the function returns.
+    type Output: Portable;
+
+    /// Makes the task.
+    fn into_task(self) -> Task<Self::Args, Self::Output>;
+}
+
+/// Marks functions of no arguments among the implementations of [`IntoTask`].
+#[derive(Debug)]
+pub struct Bare;
+
+/// Marks tasks made by [`task!`](crate::task!) among the implementations of [`IntoTask`].
+#[derive(Debug)]
+pub struct Built;
+
+impl<F, R> IntoTask<Bare> for F
+where
+    F: Fn() -> R + Send + Sync + 'static,
+    R: Portable,
+{
+    type Args = ();
+    type Output = R;
+
+    fn into_task(self) -> Task<(), R> {
+        Task::new(self, ())
+    }
+}
+
+impl<A: Portable, R: Portable> IntoTask<Built> for Task<A, R> {
+    type Args = A;
+    type Output = R;
+
+    fn into_task(self) -> Task<A, R> {
+        self
+    }
+}
+
+/// A function that takes the elements of the tuple `Args` as its arguments.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be called with the arguments `{Args}`",
+    note = "`task!(f(a, b))` takes a function of at most 12 arguments, each an owned, portable value"
+)]
+pub trait Callable<Args>: Send + Sync + 'static {
+    /// What the function returns.
+    type Output;
+
+    /// Calls the function.
+    fn call(&self, args: Args) -> Self::Output;
+}
+
+macro_rules! callable {
+    ($($arg:ident)*) => {
+        impl<Func, Out, $($arg),*> Callable<($($arg,)*)> for Func
+        where
+            Func: Fn($($arg),*) -> Out + Send + Sync + 'static,
+        {
+            type Output = Out;
+
+            #[allow(non_snake_case)]
+            fn call(&self, ($($arg,)*): ($($arg,)*)) -> Out {
+                self($($arg),*)
+            }
+        }
+    };
+}
+
+callable!();
+callable!(A);
+callable!(A B);
+callable!(A B C);
+callable!(A B C D);
+callable!(A B C D E);
+callable!(A B C D E G);
+callable!(A B C D E G H);
+callable!(A B C D E G H I);
+callable!(A B C D E G H I J);
+callable!(A B C D E G H I J K);
+callable!(A B C D E G H I J K L);
+callable!(A B C D E G H I J K L M);
+
+/// Makes a [`Task`]: a call that a worker is to make, or a closure that names what it captures.
+///
+/// * `task!(f(a, b))` evaluates the arguments here and calls `f` on the worker. `f` is any path or
+///   expression of size zero: `task!(module::f::<u64>(1))`, `task!(String::len(s))`.
+/// * `task!(|x, y| body)` takes the variables `x` and `y` of the surrounding scope, by value, and runs
+///   the body on the worker with variables of the same names. `|mut x|` works too.
+/// * `task!(|| body)` captures nothing.
+///
+/// Arguments and results must be [`Portable`]. This stands for Python's `target=…, args=…`.
+///
+/// # Examples
+///
+/// ```
+/// use freethreading::{Backend, WorkerPoolExecutor, task};
+///
+/// fn area(width: u32, height: u32) -> u32 {
+///     width * height
+/// }
+///
+/// # fn main() -> Result<(), freethreading::Error> {
+/// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+/// let called = executor.submit(task!(area(6, 7)));
+///
+/// let (times, word) = (2usize, String::from("ab"));
+/// let captured = executor.submit(task!(|times, word| word.repeat(times)));
+///
+/// assert_eq!(called.result()?, 42);
+/// assert_eq!(captured.result()?, "abab");
+/// # Ok(())
+/// # }
+/// ```
+#[macro_export]
+macro_rules! task {
+    (|| $body:expr) => {
+        $crate::__private::call(|| $body, ())
+    };
+    (| $($rest:tt)+) => {
+        $crate::task!(@captures [] [] $($rest)+)
+    };
+    // Captured names, one at a time, up to the closing bar.
+    (@captures [$($name:ident)*] [$($pattern:tt)*] | $body:expr) => {
+        $crate::__private::captured(
+            ($($crate::__private::portable($name),)*),
+            |($($pattern)*)| $body,
+        )
+    };
+    (@captures [$($name:ident)*] [$($pattern:tt)*] , $($rest:tt)+) => {
+        $crate::task!(@captures [$($name)*] [$($pattern)*] $($rest)+)
+    };
+    (@captures [$($name:ident)*] [$($pattern:tt)*] mut $next:ident $($rest:tt)+) => {
+        $crate::task!(@captures [$($name)* $next] [$($pattern)* mut $next,] $($rest)+)
+    };
+    (@captures [$($name:ident)*] [$($pattern:tt)*] $next:ident $($rest:tt)+) => {
+        $crate::task!(@captures [$($name)* $next] [$($pattern)* $next,] $($rest)+)
+    };
+    // A call: everything before the last group of parentheses is the function.
+    (@call [$($function:tt)+] ($($arg:expr),* $(,)?)) => {
+        $crate::__private::call($($function)+, ($($crate::__private::portable($arg),)*))
+    };
+    (@call [$($function:tt)*] $next:tt $($rest:tt)+) => {
+        $crate::task!(@call [$($function)* $next] $($rest)+)
+    };
+    (@call $($other:tt)*) => {
+        ::core::compile_error!(
+            "task! takes a call, task!(f(a, b)), or a closure that names what it captures, task!(|x, y| x + y)"
+        )
+    };
+    ($($call:tt)+) => {
+        $crate::task!(@call [] $($call)+)
+    };
+}
+
+/// What `task!` expands to.
+pub mod expand {
+    use super::{Callable, Portable, Task};
+
+    /// A task from a function and the tuple of its arguments.
+    pub fn call<F, A>(function: F, args: A) -> Task<A, F::Output>
+    where
+        F: Callable<A>,
+        A: Portable,
+        F::Output: Portable,
+    {
+        Task::new(function, args)
+    }
+
+    /// A task from a closure that takes its captures as one tuple; `Fn(A) -> R` is what lets the
+    /// closure's parameter types be inferred from the captured values.
+    pub fn captured<A, R, F>(captures: A, function: F) -> Task<(A,), R>
+    where
+        F: Fn(A) -> R + Send + Sync + 'static,
+        A: Portable,
+        R: Portable,
+    {
+        Task::new(function, (captures,))
+    }
+
+    /// Lets the compiler name the argument that is not portable, rather than their tuple.
+    pub fn portable<T: Portable>(value: T) -> T {
+        value
+    }
+}

@@ -1,0 +1,389 @@
+//! A task on its way, and the place of its result: the one allocation that a task costs.
+//!
+//! ```text
+//! Pending ──► Running ──► settled ──► published
+//!    └───────(cancelled)──────▲
+//! ```
+//!
+//! *Settled* means that the outcome is decided, *published* that it can be seen. The lock is held for
+//! moves only: the task, encoders, destructors, wakers and callbacks run outside of it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering as StdOrdering},
+    },
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use super::{Portable, Task};
+use crate::{
+    codec,
+    engine::{
+        Callbacks, Job, Request,
+        processes::{reactor, wire},
+    },
+    error::{Part, TaskError},
+    executor::TaskFuture,
+    shim::{AtomicBool, Condvar, Mutex, Ordering, hint, thread},
+    unwind,
+};
+
+/// How often a blocking taker looks, giving way to other threads in between, before it sleeps.
+const LOOKS: u32 = if cfg!(freethreading_loom) { 1 } else { 16 };
+
+/// What a worker can do: a call that is made here, or encoded and made elsewhere.
+pub(crate) trait Work: Send + 'static {
+    type Output: Send + 'static;
+
+    /// The path of the function, for messages.
+    fn name(&self) -> &'static str;
+
+    /// Does it on this thread.
+    fn call(self) -> Self::Output;
+
+    /// Encodes it as a request with this number.
+    fn request(self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError>;
+
+    /// Decodes what came back.
+    fn decode(payload: &[u8]) -> Result<Self::Output, TaskError>;
+}
+
+impl<A: Portable, R: Portable> Work for Task<A, R> {
+    type Output = R;
+
+    fn name(&self) -> &'static str {
+        self.function.name()
+    }
+
+    fn call(self) -> R {
+        self.function.call(self.args)
+    }
+
+    fn request(self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
+        wire::request(
+            id,
+            self.function.entry(),
+            wire::Reply::Value,
+            limit,
+            &self.args,
+        )
+    }
+
+    fn decode(payload: &[u8]) -> Result<R, TaskError> {
+        codec::decode(payload, Part::Result).map_err(TaskError::Decode)
+    }
+}
+
+/// A task whose result nobody wants.
+pub(crate) struct Discarding<A, R>(pub(crate) Task<A, R>);
+
+impl<A: Portable, R: Portable> Work for Discarding<A, R> {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn call(self) {
+        drop(self.0.call());
+    }
+
+    fn request(self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
+        let Task { args, function } = self.0;
+        wire::request(id, function.entry(), wire::Reply::Nothing, limit, &args)
+    }
+
+    fn decode(_payload: &[u8]) -> Result<(), TaskError> {
+        Ok(())
+    }
+}
+
+pub(crate) type Callback<R> = Box<dyn FnOnce(&TaskFuture<R>) + Send>;
+
+pub(crate) struct TaskCell<W: Work> {
+    name: &'static str,
+    /// Set once the outcome can be seen; read without the lock by those who look before they sleep.
+    published: AtomicBool,
+    state: Mutex<State<W>>,
+    changed: Condvar,
+}
+
+struct State<W: Work> {
+    stage: Stage<W>,
+    waker: Option<Waker>,
+    callbacks: Vec<Callback<W::Output>>,
+}
+
+enum Stage<W: Work> {
+    Pending(Input<W>),
+    Running,
+    Settled(Outcome<W::Output>),
+}
+
+enum Input<W> {
+    Work(W),
+    Request(Request),
+}
+
+enum Outcome<R> {
+    Value(R),
+    /// Decoded by whoever takes it, not by the thread that reads it from a pipe.
+    Encoded(Bytes),
+    Error(TaskError),
+    Taken,
+}
+
+impl<W: Work> TaskCell<W> {
+    /// A task to be run by a thread of this process.
+    pub(crate) fn new(work: W) -> Arc<Self> {
+        Self::with_stage(work.name(), Stage::Pending(Input::Work(work)))
+    }
+
+    /// A task to be run by another process: encoded right here, once. If that fails it is settled.
+    pub(crate) fn encoded(work: W, limit: usize) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Relaxed: only distinctness counts.
+        let id = NEXT.fetch_add(1, StdOrdering::Relaxed);
+        let name = work.name();
+        let stage = match work.request(id, limit) {
+            Ok(frame) => Stage::Pending(Input::Request(Request {
+                id,
+                frame: frame.into(),
+            })),
+            Err(error) => Stage::Settled(Outcome::Error(error)),
+        };
+        Self::with_stage(name, stage)
+    }
+
+    fn with_stage(name: &'static str, stage: Stage<W>) -> Arc<Self> {
+        Arc::new(TaskCell {
+            name,
+            published: AtomicBool::new(matches!(stage, Stage::Settled(_))),
+            state: Mutex::new(State {
+                stage,
+                waker: None,
+                callbacks: Vec::new(),
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Moves a pending task to running.
+    fn begin(&self) -> Option<Input<W>> {
+        let mut state = self.state.lock();
+        if !matches!(state.stage, Stage::Pending(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut state.stage, Stage::Running) {
+            Stage::Pending(input) => Some(input),
+            _ => unreachable!("the stage was just looked at"),
+        }
+    }
+
+    fn settle_with(&self, outcome: Outcome<W::Output>) -> Callbacks {
+        let mut state = self.state.lock();
+        if matches!(state.stage, Stage::Settled(_)) {
+            drop(state);
+            unwind::contain(|| drop(outcome));
+            return Callbacks::None;
+        }
+        let before = std::mem::replace(&mut state.stage, Stage::Settled(outcome));
+        let callbacks = match state.callbacks.is_empty() {
+            true => Callbacks::None,
+            false => Callbacks::Waiting,
+        };
+        drop(state);
+        // Arguments of a task that will not run.
+        unwind::contain(|| drop(before));
+        callbacks
+    }
+}
+
+impl<W: Work> Job for TaskCell<W> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn call(&self) -> Option<Callbacks> {
+        let Input::Work(work) = self.begin()? else {
+            unreachable!("an encoded task was given to a thread");
+        };
+        let outcome = match unwind::catch(|| work.call()) {
+            Ok(value) => Outcome::Value(value),
+            Err(panic) => Outcome::Error(TaskError::Panicked(panic)),
+        };
+        Some(self.settle_with(outcome))
+    }
+
+    fn take_request(&self) -> Option<Request> {
+        match self.begin()? {
+            Input::Request(request) => Some(request),
+            Input::Work(_) => unreachable!("a task was given to a process without being encoded"),
+        }
+    }
+
+    fn put_back(&self, request: Request) {
+        let mut state = self.state.lock();
+        if matches!(state.stage, Stage::Running) {
+            state.stage = Stage::Pending(Input::Request(request));
+        }
+    }
+
+    fn error(&self) -> Option<TaskError> {
+        match &self.state.lock().stage {
+            Stage::Settled(Outcome::Error(error)) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    fn settle(&self, outcome: Result<Bytes, TaskError>) -> Callbacks {
+        self.settle_with(match outcome {
+            Ok(payload) => Outcome::Encoded(payload),
+            Err(error) => Outcome::Error(error),
+        })
+    }
+
+    fn publish(self: Arc<Self>) {
+        let (waker, callbacks) = {
+            let mut state = self.state.lock();
+            // Release pairs with the Acquire of those who look without the lock.
+            self.published.store(true, Ordering::Release);
+            (state.waker.take(), std::mem::take(&mut state.callbacks))
+        };
+        self.changed.notify_all();
+        if let Some(waker) = waker {
+            unwind::contain(|| waker.wake());
+        }
+        if !callbacks.is_empty() {
+            let future = TaskFuture::new(self);
+            // The thread that serves all worker processes must not wait for user code.
+            reactor::off_the_reactor(move || {
+                for callback in callbacks {
+                    unwind::contain(|| callback(&future));
+                }
+            });
+        }
+    }
+}
+
+/// What a [`TaskFuture`] does with its task, whatever the task's arguments are.
+pub(crate) trait Shared<R>: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn done(&self) -> bool;
+    fn running(&self) -> bool;
+    fn cancelled(&self) -> bool;
+    /// Cancels the task if it is pending; says whether it is cancelled now.
+    fn cancel(self: Arc<Self>) -> bool;
+    /// Blocks until the result is there, or until the deadline, and takes it.
+    fn take(&self, deadline: Option<Instant>) -> Result<R, TaskError>;
+    /// Takes the result if it is there, else remembers to wake the caller.
+    fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<R, TaskError>>;
+    /// Keeps the callback, or gives it back if the outcome is decided.
+    fn add_callback(&self, callback: Callback<R>) -> Option<Callback<R>>;
+}
+
+impl<W: Work> TaskCell<W> {
+    fn take_published(
+        &self,
+        mut state: impl std::ops::DerefMut<Target = State<W>>,
+    ) -> Result<W::Output, TaskError> {
+        let Stage::Settled(outcome) = &mut state.stage else {
+            unreachable!("a task is settled before it is published");
+        };
+        if let Outcome::Error(error) = outcome {
+            return Err(error.clone());
+        }
+        let outcome = std::mem::replace(outcome, Outcome::Taken);
+        drop(state);
+        match outcome {
+            Outcome::Value(value) => Ok(value),
+            Outcome::Encoded(payload) => W::decode(&payload),
+            Outcome::Taken => Err(TaskError::Taken),
+            Outcome::Error(_) => unreachable!("errors stay, for every taker"),
+        }
+    }
+
+    // Acquire: whoever sees the flag sees what was done before it was set.
+    fn is_published(&self) -> bool {
+        self.published.load(Ordering::Acquire)
+    }
+}
+
+impl<W: Work> Shared<W::Output> for TaskCell<W> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn done(&self) -> bool {
+        self.is_published()
+    }
+
+    fn running(&self) -> bool {
+        !self.is_published() && !matches!(self.state.lock().stage, Stage::Pending(_))
+    }
+
+    fn cancelled(&self) -> bool {
+        self.is_published()
+            && matches!(
+                self.state.lock().stage,
+                Stage::Settled(Outcome::Error(TaskError::Cancelled))
+            )
+    }
+
+    fn cancel(self: Arc<Self>) -> bool {
+        if let Some(input) = self.begin() {
+            let _ = self.settle_with(Outcome::Error(TaskError::Cancelled));
+            unwind::contain(|| drop(input));
+            Arc::clone(&self).publish();
+        }
+        self.cancelled()
+    }
+
+    fn take(&self, deadline: Option<Instant>) -> Result<W::Output, TaskError> {
+        let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
+        for _ in 0..LOOKS {
+            if self.is_published() || !in_time() {
+                break;
+            }
+            hint::spin_loop();
+            thread::yield_now();
+        }
+        let mut state = self.state.lock();
+        while !self.is_published() {
+            if !in_time() {
+                return Err(TaskError::Timeout);
+            }
+            (state, _) = self.changed.wait(state, deadline);
+        }
+        self.take_published(state)
+    }
+
+    fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<W::Output, TaskError>> {
+        if self.is_published() {
+            return Poll::Ready(self.take_published(self.state.lock()));
+        }
+        // Wakers are cloned and dropped outside of the lock: they may do anything.
+        let waker = context.waker().clone();
+        let mut state = self.state.lock();
+        if self.is_published() {
+            return Poll::Ready(self.take_published(state));
+        }
+        let old = state.waker.replace(waker);
+        drop(state);
+        drop(old);
+        Poll::Pending
+    }
+
+    fn add_callback(&self, callback: Callback<W::Output>) -> Option<Callback<W::Output>> {
+        let mut state = self.state.lock();
+        if matches!(state.stage, Stage::Settled(_)) {
+            return Some(callback);
+        }
+        state.callbacks.push(callback);
+        None
+    }
+}

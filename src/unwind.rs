@@ -1,0 +1,90 @@
+//! Panics of user code: caught, and described with message, location and backtrace.
+
+use std::{
+    any::Any,
+    backtrace::{Backtrace, BacktraceStatus},
+    cell::{Cell, RefCell},
+    panic::{self, AssertUnwindSafe, PanicHookInfo},
+    sync::Once,
+};
+
+use crate::{error::Panic, worker};
+
+thread_local! {
+    /// How many calls of [`catch`] are on this thread's stack.
+    static CATCHING: Cell<u32> = const { Cell::new(0) };
+    /// What the panic hook saw of the panic that is unwinding.
+    static SEEN: RefCell<Option<Panic>> = const { RefCell::new(None) };
+}
+
+/// Calls `code`; if it panics, says what the panic was.
+///
+/// The caller must not look at state that a panic in `code` left half-way.
+pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panic> {
+    install_hook();
+    CATCHING.set(CATCHING.get() + 1);
+    let result = panic::catch_unwind(AssertUnwindSafe(code));
+    CATCHING.set(CATCHING.get() - 1);
+    result.map_err(|payload| {
+        // The hook is called before the unwinding starts, unless somebody put another in its place.
+        let seen = SEEN.take();
+        let message = message(&*payload);
+        // A payload whose own destructor panics must not get out of here.
+        if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(again);
+        }
+        seen.filter(|seen| seen.message() == message)
+            .unwrap_or_else(|| Panic::new(message, None, None))
+    })
+}
+
+/// Calls `code` whose result nobody waits for; a panic has been reported by the hook, and ends here.
+pub(crate) fn contain(code: impl FnOnce()) {
+    let _ = catch(code);
+}
+
+/// Puts our hook before the one that is there: it notes what a panic was, and names the worker.
+fn install_hook() {
+    static INSTALL: Once = Once::new();
+    // A thread that is panicking may not change the hook; the next call will do it.
+    if INSTALL.is_completed() || std::thread::panicking() {
+        return;
+    }
+    INSTALL.call_once(|| {
+        let next = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            note(info);
+            next(info);
+        }));
+    });
+}
+
+/// The text of a panic, as `panic!` makes it; other payloads have none.
+fn message(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a payload that is not a string".into())
+}
+
+fn note(info: &PanicHookInfo<'_>) {
+    // Thread-locals may be gone on a thread that is ending.
+    if CATCHING.try_with(Cell::get).unwrap_or(0) == 0 {
+        return;
+    }
+    let message = message(info.payload());
+    let location = info.location().map(ToString::to_string);
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let _ = SEEN.try_with(|seen| {
+        if let Ok(mut seen) = seen.try_borrow_mut() {
+            *seen = Some(Panic::new(message, location, backtrace));
+        }
+    });
+    // The default hook names the thread, which in a worker process is just "main".
+    if let Some(name) = worker::process_worker_name() {
+        eprintln!("\nworker '{name}' ({}):", std::process::id());
+    }
+}

@@ -1,0 +1,387 @@
+//! A worker of one's own, and what there is to know about all workers.
+
+pub(crate) mod record;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    backend::{Backend, get_backend},
+    engine::{
+        self, Job, Scheduler,
+        processes::DEFAULT_MAX_FRAME_LEN,
+        scheduler::{Crew, Plan},
+    },
+    error::Error,
+    task::{
+        IntoTask,
+        cell::{Discarding, TaskCell},
+    },
+};
+use record::{Record, Role};
+
+pub(crate) use record::process_worker_name;
+
+/// A thread or a process that runs one task.
+///
+/// A `Worker` is a handle: clones of it, and what [`current_worker`], [`active_children`] and
+/// [`enumerate`] give, name the same worker. Dropping it neither waits for the worker nor ends it.
+///
+/// When the program ends it waits for the workers that are running, unless they are daemons.
+///
+/// Python's `threading.Thread` and `multiprocessing.Process`.
+///
+/// # Examples
+///
+/// ```
+/// use freethreading::{Backend, Worker, current_worker, task};
+///
+/// fn greet(whom: String) {
+///     println!("Hello {whom}, from {}!", current_worker().name());
+/// }
+///
+/// # fn main() -> Result<(), freethreading::Error> {
+/// let worker = Worker::new(task!(greet("you".to_string())))
+///     .with_name("MyWorker")
+///     .backend(Backend::Threading);
+/// worker.start()?;
+/// worker.join()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Worker {
+    record: Arc<Record>,
+    body: Arc<Mutex<Body>>,
+}
+
+/// What a worker is to do.
+enum Body {
+    /// Not started; makes the job, encoded for frames of at most so many bytes if there is a limit.
+    New(Box<dyn FnOnce(Option<usize>) -> Arc<dyn Job> + Send>),
+    /// The system refused to start it; it may be tried again.
+    Refused(Arc<Scheduler>, Arc<dyn Job>),
+    /// Started, and to be reaped at its end.
+    Started(Arc<Scheduler>),
+    /// Started by somebody else.
+    Foreign,
+}
+
+impl Worker {
+    /// A worker that is to run the task; nothing runs before [`start`](Worker::start).
+    ///
+    /// What the task returns is dropped; use an executor where the result counts.
+    pub fn new<M>(task: impl IntoTask<M>) -> Worker {
+        let task = Discarding(task.into_task());
+        let make = move |limit: Option<usize>| match limit {
+            None => TaskCell::new(task) as Arc<dyn Job>,
+            Some(limit) => TaskCell::encoded(task, limit),
+        };
+        Worker {
+            record: Record::new(Role::Solo, false),
+            body: Arc::new(Mutex::new(Body::New(Box::new(make)))),
+        }
+    }
+
+    fn of_record(record: Arc<Record>) -> Worker {
+        Worker {
+            record,
+            body: Arc::new(Mutex::new(Body::Foreign)),
+        }
+    }
+
+    /// Gives the worker a name; an empty one means the default, which is unique.
+    #[must_use]
+    pub fn with_name(self, name: impl Into<String>) -> Worker {
+        self.record.set_name(name.into());
+        self
+    }
+
+    /// Says whether the program may end while the worker runs.
+    #[must_use]
+    pub fn with_daemon(self, daemon: bool) -> Worker {
+        self.record.set_daemon(daemon);
+        self
+    }
+
+    /// Chooses the backend; by default it is [`get_backend`]'s. The first choice stays.
+    #[must_use]
+    pub fn backend(self, backend: Backend) -> Worker {
+        self.record.set_backend(backend);
+        self
+    }
+
+    /// The worker's name.
+    pub fn name(&self) -> String {
+        self.record.name()
+    }
+
+    /// Renames the worker; a process that runs already keeps the name it knows itself by.
+    pub fn set_name(&self, name: impl Into<String>) {
+        self.record.set_name(name.into());
+    }
+
+    /// Whether the program may end while the worker runs.
+    pub fn daemon(&self) -> bool {
+        self.record.daemon()
+    }
+
+    /// Says whether the program may end while the worker runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyStarted`] once the worker was started.
+    pub fn set_daemon(&self, daemon: bool) -> Result<(), Error> {
+        match &*self.body.lock() {
+            Body::New(_) | Body::Refused(..) => {
+                self.record.set_daemon(daemon);
+                Ok(())
+            }
+            Body::Started(_) | Body::Foreign => Err(Error::AlreadyStarted),
+        }
+    }
+
+    /// A positive number that no other worker has which this process knows: the process id of a
+    /// process worker, a number above all process ids for a thread. `None` before the start.
+    pub fn ident(&self) -> Option<u64> {
+        self.record.ident()
+    }
+
+    /// Starts the worker.
+    ///
+    /// # Blocking
+    ///
+    /// For as long as the system takes to create the thread or the process: some 20 µs or half a
+    /// millisecond.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyStarted`] if it was started before. [`Error::NotInitialized`] for a process
+    /// worker in a program that has not called [`init`](crate::init()). [`Error::Task`] if the arguments
+    /// cannot be encoded. [`Error::Start`] if the system refuses; the call may be repeated then.
+    pub fn start(&self) -> Result<(), Error> {
+        let mut body = self.body.lock();
+        if matches!(*body, Body::Started(_) | Body::Foreign) {
+            return Err(Error::AlreadyStarted);
+        }
+        let backend = match self.record.backend() {
+            Some(backend) => backend,
+            None => get_backend()?,
+        };
+        let engine = engine::engine(backend, None, DEFAULT_MAX_FRAME_LEN)?;
+        self.record.set_backend(backend);
+        let (scheduler, job) = match std::mem::replace(&mut *body, Body::Foreign) {
+            Body::New(make) => {
+                let plan = Plan {
+                    crew: Crew::Solo(Arc::clone(&self.record)),
+                    initializer: None,
+                };
+                let scheduler = Scheduler::new(engine, plan);
+                let job = make(scheduler.max_frame_len());
+                (scheduler, job)
+            }
+            Body::Refused(scheduler, job) => (scheduler, job),
+            Body::Started(_) | Body::Foreign => unreachable!("that was looked at before"),
+        };
+        if let Some(error) = job.error() {
+            scheduler.close(true);
+            self.record.end(Err(error.clone()));
+            return Err(error.into());
+        }
+        match scheduler.run_solo(Arc::clone(&job)) {
+            Ok(()) => {
+                *body = Body::Started(scheduler);
+                Ok(())
+            }
+            Err(error) => {
+                *body = Body::Refused(scheduler, job);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Whether the worker was started and has not ended.
+    pub fn is_alive(&self) -> bool {
+        self.record.is_alive()
+    }
+
+    /// Waits for the worker's end, and says how it came; it may be called again.
+    ///
+    /// # Blocking
+    ///
+    /// Until the worker has ended. It works on any thread, but stalls an async runtime; use
+    /// [`join_async`](Worker::join_async) there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotStarted`]; [`Error::JoinSelf`] from the worker itself and for the main worker;
+    /// [`Error::Task`] if the task panicked, or if its process was killed, crashed or exited.
+    pub fn join(&self) -> Result<(), Error> {
+        self.join_until(None)
+    }
+
+    /// Like [`join`](Worker::join), for so long at most.
+    ///
+    /// # Blocking
+    ///
+    /// Until the worker has ended, or the time is up.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`join`](Worker::join), and [`Error::Timeout`]: the worker goes on.
+    pub fn join_timeout(&self, timeout: Duration) -> Result<(), Error> {
+        // A time that the clock cannot tell is as good as for ever.
+        self.join_until(Instant::now().checked_add(timeout))
+    }
+
+    fn join_until(&self, deadline: Option<Instant>) -> Result<(), Error> {
+        self.check_joinable()?;
+        let ended = self.record.ended.wait(deadline).ok_or(Error::Timeout)?;
+        let scheduler = match &*self.body.lock() {
+            Body::Started(scheduler) => Some(Arc::clone(scheduler)),
+            _ => None,
+        };
+        if let Some(scheduler) = scheduler {
+            scheduler.reap();
+        }
+        ended.clone().map_err(Error::from)
+    }
+
+    /// Like [`join`](Worker::join), from async code.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect on the worker; another one can be made.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`join`](Worker::join).
+    pub async fn join_async(&self) -> Result<(), Error> {
+        self.check_joinable()?;
+        self.record
+            .ended
+            .wait_async()
+            .await
+            .clone()
+            .map_err(Error::from)
+    }
+
+    fn check_joinable(&self) -> Result<(), Error> {
+        if matches!(self.record.role(), Role::Main | Role::Foreign)
+            || self.record.id() == record::current().id()
+        {
+            Err(Error::JoinSelf)
+        } else if matches!(*self.body.lock(), Body::New(_) | Body::Refused(..)) {
+            Err(Error::NotStarted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Kills a process worker, whatever it is doing; its task may have run in part.
+    ///
+    /// One that has ended stays as it is. [`join`](Worker::join) waits until it is gone.
+    ///
+    /// Python's `Process.kill()`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotStarted`]; [`Error::Unsupported`] for threads, which cannot be killed, and for the
+    /// main worker.
+    pub fn terminate(&self) -> Result<(), Error> {
+        if matches!(*self.body.lock(), Body::New(_) | Body::Refused(..)) {
+            return Err(Error::NotStarted);
+        }
+        match self.record.kill() {
+            true => Ok(()),
+            false => Err(Error::Unsupported(format!(
+                "'{}' is not a process worker, and nothing else can be killed",
+                self.name()
+            ))),
+        }
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match (self.record.ended.get(), self.record.ident()) {
+            (Some(_), _) => "ended",
+            (None, Some(_)) => "running",
+            (None, None) => "not started",
+        };
+        f.debug_struct("Worker")
+            .field("name", &self.name())
+            .field("ident", &self.ident())
+            .field("daemon", &self.daemon())
+            .field("state", &format_args!("{state}"))
+            .finish()
+    }
+}
+
+impl PartialEq for Worker {
+    /// Whether both are handles to the same worker.
+    fn eq(&self, other: &Worker) -> bool {
+        self.record.id() == other.record.id()
+    }
+}
+
+impl Eq for Worker {}
+
+/// The worker that the caller runs in.
+///
+/// Outside of all workers that is `MainThread` or `MainProcess`, after the backend. On a thread that
+/// this crate did not start it is, with threads, a worker that stands for that thread, and with
+/// processes the main one.
+///
+/// Python's `current_thread()` and `current_process()`.
+pub fn current_worker() -> Worker {
+    Worker::of_record(record::current())
+}
+
+/// The number of the worker that the caller runs in: its [`ident`](Worker::ident).
+///
+/// Python's `get_ident()`.
+pub fn get_ident() -> u64 {
+    record::current()
+        .ident()
+        .expect("a worker that runs has one")
+}
+
+/// All workers of this process that run, but the caller's own.
+///
+/// These are the [`Worker`]s and the executors' workers that this process has started, threads and
+/// processes alike; helper threads are not workers. It is the same whether a worker was joined or not:
+/// one that has ended is not listed.
+///
+/// Python's `active_children()`.
+pub fn active_children() -> Vec<Worker> {
+    let current = current_worker();
+    let mut workers = enumerate();
+    workers.retain(|worker| *worker != current);
+    workers
+}
+
+/// How many workers [`enumerate`] gives: one more than [`active_children`].
+///
+/// Python's `active_count()`.
+pub fn active_count() -> usize {
+    enumerate().len()
+}
+
+/// All workers of this process that run: the main one, those that it started, and the caller's own.
+///
+/// Python's `enumerate()`.
+pub fn enumerate() -> Vec<Worker> {
+    let mut records = vec![record::main_record()];
+    records.extend(record::registered());
+    let current = record::current();
+    if records.iter().all(|record| record.id() != current.id()) {
+        records.push(current);
+    }
+    records.into_iter().map(Worker::of_record).collect()
+}

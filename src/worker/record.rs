@@ -1,0 +1,225 @@
+//! What is known of a worker, and which workers there are.
+
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use crate::{backend::Backend, engine::Runner, error::TaskError, latch::Latch};
+
+/// Idents of thread workers start above every process id, so that no two workers share one.
+const FIRST_THREAD_IDENT: u64 = 1 << 32;
+
+/// One worker: its name and its state, as every handle to it sees them.
+pub(crate) struct Record {
+    id: u64,
+    role: Role,
+    backend: OnceLock<Backend>,
+    /// Empty where nobody gave a name.
+    name: Mutex<String>,
+    daemon: AtomicBool,
+    ident: OnceLock<u64>,
+    /// The thread or process, once it was started.
+    runner: OnceLock<Weak<dyn Runner>>,
+    /// The worker's end, and for a process how it came.
+    pub(crate) ended: Latch<Result<(), TaskError>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The thread or process that was there before any worker.
+    Main,
+    /// A thread that this crate did not start.
+    Foreign,
+    /// A [`Worker`](crate::Worker).
+    Solo,
+    /// A worker of the executor with this number.
+    Crew(u64),
+}
+
+/// Increasing numbers, each handed out once.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Relaxed: only distinctness counts, nothing is published with the number.
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Record {
+    /// A worker that has no name of its own and no backend yet.
+    pub(crate) fn new(role: Role, daemon: bool) -> Arc<Record> {
+        Arc::new(Record {
+            id: next_id(),
+            role,
+            backend: OnceLock::new(),
+            name: Mutex::new(String::new()),
+            daemon: AtomicBool::new(daemon),
+            ident: OnceLock::new(),
+            runner: OnceLock::new(),
+            ended: Latch::new(),
+        })
+    }
+
+    /// The worker that this process itself is.
+    pub(crate) fn of_process(name: String, daemon: bool) -> Arc<Record> {
+        let record = Record::new(Role::Main, daemon);
+        record.set_name(name);
+        let _ = record.ident.set(u64::from(std::process::id()));
+        record
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The backend that was chosen for the worker, if any was.
+    pub(crate) fn backend(&self) -> Option<Backend> {
+        self.backend.get().copied()
+    }
+
+    /// Chooses the backend, unless that was done before.
+    pub(crate) fn set_backend(&self, backend: Backend) {
+        let _ = self.backend.set(backend);
+    }
+
+    pub(crate) fn name(&self) -> String {
+        let name = self.name.lock().clone();
+        if !name.is_empty() {
+            return name;
+        }
+        let backend = self.backend().unwrap_or_else(Backend::of_thread);
+        match (self.role, backend) {
+            (Role::Main, Backend::Threading) => "MainThread".into(),
+            (Role::Main, Backend::Multiprocessing) => "MainProcess".into(),
+            (Role::Foreign, _) => format!("Dummy-{}", self.id),
+            (_, Backend::Threading) => format!("Thread-{}", self.id),
+            (_, Backend::Multiprocessing) => match PROCESS_WORKER.get() {
+                // Unique in the whole tree of processes.
+                Some(parent) => format!("{}:{}", parent.name(), self.id),
+                None => format!("Process-{}", self.id),
+            },
+        }
+    }
+
+    /// Names the worker; an empty name means its default one.
+    pub(crate) fn set_name(&self, name: String) {
+        *self.name.lock() = name;
+    }
+
+    // The flag is read on its own and orders nothing else: Relaxed.
+    pub(crate) fn daemon(&self) -> bool {
+        self.daemon.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_daemon(&self, daemon: bool) {
+        self.daemon.store(daemon, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ident(&self) -> Option<u64> {
+        self.ident.get().copied()
+    }
+
+    /// The worker is about to run (`pid` is that of a process worker): list it.
+    pub(crate) fn begin(self: &Arc<Self>, pid: Option<u32>, runner: Arc<dyn Runner>) {
+        let _ = self.runner.set(Arc::downgrade(&runner));
+        let ident = pid.map_or(FIRST_THREAD_IDENT + self.id, u64::from);
+        let _ = self.ident.set(ident);
+        REGISTRY.lock().insert(self.id, Arc::clone(self));
+    }
+
+    /// The worker is gone: stop listing it, then let go those who wait for that.
+    pub(crate) fn end(&self, how: Result<(), TaskError>) {
+        REGISTRY.lock().remove(&self.id);
+        self.ended.set(how);
+    }
+
+    /// Ends the worker at once; `false` if this kind of worker cannot be.
+    pub(crate) fn kill(&self) -> bool {
+        match self.runner.get().map(Weak::upgrade) {
+            Some(Some(runner)) => runner.kill(),
+            // It has ended, or it is about to, so that nothing holds it any more.
+            Some(None) => true,
+            None => false,
+        }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        match self.role {
+            Role::Main | Role::Foreign => true,
+            Role::Solo | Role::Crew(_) => self.ident.get().is_some() && self.ended.get().is_none(),
+        }
+    }
+}
+
+/// The workers of this process that run now, in the order of their start.
+static REGISTRY: Mutex<BTreeMap<u64, Arc<Record>>> = Mutex::new(BTreeMap::new());
+
+/// What a process worker is, in that process.
+static PROCESS_WORKER: OnceLock<Arc<Record>> = OnceLock::new();
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Record>>> = const { RefCell::new(None) };
+    static FOREIGN: OnceCell<Arc<Record>> = const { OnceCell::new() };
+}
+
+/// The workers of this process other than the main one.
+pub(crate) fn registered() -> Vec<Arc<Record>> {
+    REGISTRY.lock().values().cloned().collect()
+}
+
+/// The calling thread is this worker, from now on.
+pub(crate) fn set_current(record: Arc<Record>) {
+    CURRENT.set(Some(record));
+}
+
+/// This process is this worker.
+pub(crate) fn set_process_worker(record: Arc<Record>) {
+    set_current(Arc::clone(&record));
+    let _ = PROCESS_WORKER.set(record);
+}
+
+/// The name of the process worker that this process is, if it is one and not just starting.
+pub(crate) fn process_worker_name() -> Option<String> {
+    PROCESS_WORKER.get().map(|record| record.name())
+}
+
+/// The worker that was there before any other: this process itself.
+pub(crate) fn main_record() -> Arc<Record> {
+    static MAIN: OnceLock<Arc<Record>> = OnceLock::new();
+    let main = PROCESS_WORKER
+        .get()
+        .unwrap_or_else(|| MAIN.get_or_init(|| Record::of_process(String::new(), false)));
+    Arc::clone(main)
+}
+
+/// The worker that the caller runs in.
+pub(crate) fn current() -> Arc<Record> {
+    // Thread-locals are gone while a thread, or the program, ends.
+    if let Ok(Some(record)) = CURRENT.try_with(|current| current.borrow().clone()) {
+        return record;
+    }
+    let is_main = rustix::thread::gettid() == rustix::process::getpid();
+    if is_main || Backend::of_thread() == Backend::Multiprocessing {
+        return main_record();
+    }
+    FOREIGN
+        .try_with(|foreign| Arc::clone(foreign.get_or_init(foreign_record)))
+        .unwrap_or_else(|_| foreign_record())
+}
+
+/// A record for a thread that this crate did not start; it is listed nowhere.
+fn foreign_record() -> Arc<Record> {
+    let record = Record::new(Role::Foreign, true);
+    record.set_name(std::thread::current().name().unwrap_or_default().into());
+    let _ = record.ident.set(FIRST_THREAD_IDENT + record.id);
+    record
+}
