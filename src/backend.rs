@@ -192,6 +192,7 @@ pub(crate) fn inherit(backend: Backend) {
 ///     }
 /// }
 /// ```
+#[allow(clippy::test_attr_in_doctest)] // It is about test crates.
 #[macro_export]
 macro_rules! test_backends {
     ($($(#[$attribute:meta])* fn $name:ident() $(-> $result:ty)? $body:block)*) => {

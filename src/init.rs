@@ -32,7 +32,7 @@ static INITIALIZED: AtomicBool = AtomicBool::new(false);
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// use freethreading::{Backend, WorkerPoolExecutor};
 ///
 /// fn main() -> Result<(), freethreading::Error> {
@@ -43,6 +43,7 @@ static INITIALIZED: AtomicBool = AtomicBool::new(false);
 ///     Ok(())
 /// }
 /// ```
+#[allow(clippy::needless_doctest_main)] // It is about `main`.
 pub fn init() {
     if let Some(marker) = child::take_marker() {
         // Tasks may start worker processes of their own.
@@ -78,6 +79,7 @@ pub(crate) fn check() -> Result<(), Error> {
 ///     // …
 /// }
 /// ```
+#[allow(clippy::test_attr_in_doctest)] // It is about test crates.
 #[macro_export]
 macro_rules! init_tests {
     () => {

@@ -1,7 +1,48 @@
-//! Run functions on workers, be they threads or processes, from blocking and async code alike.
+//! Run functions on workers, be they threads or processes, with one API, from blocking and async code
+//! alike.
+//!
+//! | to | use |
+//! |---|---|
+//! | run one function on a worker of its own | [`Worker`] |
+//! | run many tasks on a few workers, and have their results | [`WorkerPoolExecutor`] |
+//! | make a task of a call or of a closure | [`task!`] |
+//! | choose threads or processes | [`set_backend`], `FREETHREADING_BACKEND`, `.backend(…)` |
+//! | make worker processes possible | [`init()`] in `main`, [`init_tests!`] in a test crate |
+//! | know where one is | [`current_worker`], [`active_children`], [`enumerate`] |
+//!
+//! ```
+//! use freethreading::{WorkerPoolExecutor, task};
+//!
+//! fn square(x: u64) -> u64 {
+//!     x * x
+//! }
+//!
+//! # fn main() -> Result<(), freethreading::Error> {
+//! freethreading::init(); // First line of main: a worker process stays here.
+//! let executor = WorkerPoolExecutor::new(2)?;
+//! let nine = executor.submit(task!(square(3))); // `.await` it, or
+//! assert_eq!(nine.result()?, 9);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When to use something else
+//!
+//! For a data-parallel loop over borrowed data rayon is made: tasks here own their arguments. For
+//! work that waits rather than computes, tasks of an async runtime are cheaper than any worker.
+//!
+//! # How it works
+//!
+//! A task's function is known by its type, which has size zero; only its arguments travel. An executor's
+//! queue and workers are kept by one scheduler, whatever the workers are. Worker processes are
+//! this executable, run again; requests and replies are frames on pipes, which one background thread
+//! serves for all of them. There is no thread per task, per process or per waiting caller.
 
 #![deny(missing_docs, unsafe_code)]
 #![warn(missing_debug_implementations)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("freethreading runs on Linux; other systems are still to come");
 
 mod backend;
 mod codec;
@@ -31,3 +72,8 @@ pub use worker::{Worker, active_children, active_count, current_worker, enumerat
 
 #[doc(hidden)]
 pub use task::expand as __private;
+
+/// The programs of the README compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

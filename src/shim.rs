@@ -22,20 +22,19 @@ mod imp {
             self.0.notify_all();
         }
 
-        /// Waits to be notified, or for the deadline, in which case it says `true`.
+        /// Waits to be notified, or for the deadline.
         pub(crate) fn wait<'a, T>(
             &self,
             mut guard: parking_lot::MutexGuard<'a, T>,
             deadline: Option<std::time::Instant>,
-        ) -> (parking_lot::MutexGuard<'a, T>, bool) {
-            let expired = match deadline {
-                None => {
-                    self.0.wait(&mut guard);
-                    false
+        ) -> parking_lot::MutexGuard<'a, T> {
+            match deadline {
+                None => self.0.wait(&mut guard),
+                Some(deadline) => {
+                    self.0.wait_until(&mut guard, deadline);
                 }
-                Some(deadline) => self.0.wait_until(&mut guard, deadline).timed_out(),
-            };
-            (guard, expired)
+            }
+            guard
         }
     }
 }
@@ -79,10 +78,10 @@ mod imp {
             &self,
             guard: MutexGuard<'a, T>,
             deadline: Option<std::time::Instant>,
-        ) -> (MutexGuard<'a, T>, bool) {
+        ) -> MutexGuard<'a, T> {
             match deadline {
-                None => (self.0.wait(guard).unwrap(), false),
-                Some(_) => (guard, true),
+                None => self.0.wait(guard).unwrap(),
+                Some(_) => guard,
             }
         }
     }

@@ -204,7 +204,7 @@ mod tests {
         drop(carver);
         assert_eq!(pieces[0].next(), Some(1));
         assert_eq!(join(pieces), [2, 3, 4, 5]);
-        assert_eq!(join::<i32>(Vec::new()), []);
+        assert!(join::<i32>(Vec::new()).is_empty());
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //!    └───────(cancelled)──────▲
 //! ```
 //!
-//! *Settled* means that the outcome is decided, *published* that it can be seen. The lock is held for
-//! moves only: the task, encoders, destructors, wakers and callbacks run outside of it.
+//! *Settled* means that the outcome is decided, and there for who looks; *published* that those who
+//! wait are told. The lock is held for moves only: the task, encoders, destructors, wakers and
+//! callbacks run outside of it.
 
 use std::{
     sync::{
@@ -106,7 +107,7 @@ pub(crate) type Callback<R> = Box<dyn FnOnce(&TaskFuture<R>) + Send>;
 
 pub(crate) struct TaskCell<W: Work> {
     name: &'static str,
-    /// Set once the outcome can be seen; read without the lock by those who look before they sleep.
+    /// For those who look before they sleep; they do so without the lock.
     published: AtomicBool,
     state: Mutex<State<W>>,
     changed: Condvar,
@@ -186,7 +187,7 @@ impl<W: Work> TaskCell<W> {
 
     fn settle_with(&self, outcome: Outcome<W::Output>) -> Callbacks {
         let mut state = self.state.lock();
-        if matches!(state.stage, Stage::Settled(_)) {
+        if state.is_settled() {
             drop(state);
             unwind::contain(|| drop(outcome));
             return Callbacks::None;
@@ -250,8 +251,8 @@ impl<W: Work> Job for TaskCell<W> {
     fn publish(self: Arc<Self>) {
         let (waker, callbacks) = {
             let mut state = self.state.lock();
-            // Release pairs with the Acquire of those who look without the lock.
-            self.published.store(true, Ordering::Release);
+            // Relaxed: who sees it takes the lock, which orders the rest.
+            self.published.store(true, Ordering::Relaxed);
             (state.waker.take(), std::mem::take(&mut state.callbacks))
         };
         self.changed.notify_all();
@@ -286,13 +287,19 @@ pub(crate) trait Shared<R>: Send + Sync {
     fn add_callback(&self, callback: Callback<R>) -> Option<Callback<R>>;
 }
 
+impl<W: Work> State<W> {
+    fn is_settled(&self) -> bool {
+        matches!(self.stage, Stage::Settled(_))
+    }
+}
+
 impl<W: Work> TaskCell<W> {
-    fn take_published(
+    fn take_settled(
         &self,
         mut state: impl std::ops::DerefMut<Target = State<W>>,
     ) -> Result<W::Output, TaskError> {
         let Stage::Settled(outcome) = &mut state.stage else {
-            unreachable!("a task is settled before it is published");
+            unreachable!("only a settled task has a result");
         };
         if let Outcome::Error(error) = outcome {
             return Err(error.clone());
@@ -306,11 +313,6 @@ impl<W: Work> TaskCell<W> {
             Outcome::Error(_) => unreachable!("errors stay, for every taker"),
         }
     }
-
-    // Acquire: whoever sees the flag sees what was done before it was set.
-    fn is_published(&self) -> bool {
-        self.published.load(Ordering::Acquire)
-    }
 }
 
 impl<W: Work> Shared<W::Output> for TaskCell<W> {
@@ -319,19 +321,18 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
     }
 
     fn done(&self) -> bool {
-        self.is_published()
+        self.state.lock().is_settled()
     }
 
     fn running(&self) -> bool {
-        !self.is_published() && !matches!(self.state.lock().stage, Stage::Pending(_))
+        matches!(self.state.lock().stage, Stage::Running)
     }
 
     fn cancelled(&self) -> bool {
-        self.is_published()
-            && matches!(
-                self.state.lock().stage,
-                Stage::Settled(Outcome::Error(TaskError::Cancelled))
-            )
+        matches!(
+            self.state.lock().stage,
+            Stage::Settled(Outcome::Error(TaskError::Cancelled))
+        )
     }
 
     fn cancel(self: Arc<Self>) -> bool {
@@ -346,44 +347,194 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
     fn take(&self, deadline: Option<Instant>) -> Result<W::Output, TaskError> {
         let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
         for _ in 0..LOOKS {
-            if self.is_published() || !in_time() {
+            if self.published.load(Ordering::Relaxed) || !in_time() {
                 break;
             }
             hint::spin_loop();
             thread::yield_now();
         }
         let mut state = self.state.lock();
-        while !self.is_published() {
+        while !state.is_settled() {
             if !in_time() {
                 return Err(TaskError::Timeout);
             }
-            (state, _) = self.changed.wait(state, deadline);
+            state = self.changed.wait(state, deadline);
         }
-        self.take_published(state)
+        self.take_settled(state)
     }
 
     fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<W::Output, TaskError>> {
-        if self.is_published() {
-            return Poll::Ready(self.take_published(self.state.lock()));
-        }
         // Wakers are cloned and dropped outside of the lock: they may do anything.
-        let waker = context.waker().clone();
-        let mut state = self.state.lock();
-        if self.is_published() {
-            return Poll::Ready(self.take_published(state));
+        let mut waker = None;
+        loop {
+            let mut state = self.state.lock();
+            if state.is_settled() {
+                return Poll::Ready(self.take_settled(state));
+            }
+            let Some(waker) = waker.take() else {
+                drop(state);
+                waker = Some(context.waker().clone());
+                continue;
+            };
+            let old = state.waker.replace(waker);
+            drop(state);
+            drop(old);
+            return Poll::Pending;
         }
-        let old = state.waker.replace(waker);
-        drop(state);
-        drop(old);
-        Poll::Pending
     }
 
     fn add_callback(&self, callback: Callback<W::Output>) -> Option<Callback<W::Output>> {
         let mut state = self.state.lock();
-        if matches!(state.stage, Stage::Settled(_)) {
+        if state.is_settled() {
             return Some(callback);
         }
         state.callbacks.push(callback);
         None
+    }
+}
+
+#[cfg(all(test, freethreading_loom))]
+mod loom_models {
+    use loom::{
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        thread::spawn,
+    };
+
+    use super::*;
+
+    /// Gives 7, and counts how often it is run.
+    struct Seven(Arc<AtomicUsize>);
+
+    impl Work for Seven {
+        type Output = u32;
+
+        fn name(&self) -> &'static str {
+            "seven"
+        }
+
+        fn call(self) -> u32 {
+            self.0.fetch_add(1, SeqCst);
+            7
+        }
+
+        fn request(self, _: u64, _: usize) -> Result<Vec<u8>, TaskError> {
+            unreachable!("models run on threads")
+        }
+
+        fn decode(_: &[u8]) -> Result<u32, TaskError> {
+            unreachable!("models run on threads")
+        }
+    }
+
+    struct Model {
+        runs: Arc<AtomicUsize>,
+        callbacks: Arc<AtomicUsize>,
+        cell: Arc<TaskCell<Seven>>,
+        future: TaskFuture<u32>,
+    }
+
+    fn new_model() -> Model {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let cell = TaskCell::new(Seven(Arc::clone(&runs)));
+        Model {
+            runs,
+            callbacks: Arc::new(AtomicUsize::new(0)),
+            future: TaskFuture::new(Arc::clone(&cell) as Arc<dyn Shared<u32>>),
+            cell,
+        }
+    }
+
+    impl Model {
+        fn add_callback(&self) {
+            let callbacks = Arc::clone(&self.callbacks);
+            self.future.add_done_callback(move |future| {
+                assert!(future.done());
+                callbacks.fetch_add(1, SeqCst);
+            });
+        }
+    }
+
+    /// What a worker thread does.
+    fn work(cell: &Arc<TaskCell<Seven>>) {
+        if cell.call().is_some() {
+            Arc::clone(cell).publish();
+        }
+    }
+
+    #[test]
+    fn loom_a_blocked_taker_gets_the_result() {
+        loom::model(|| {
+            let model = new_model();
+            let cell = Arc::clone(&model.cell);
+            let worker = spawn(move || work(&cell));
+            assert_eq!(model.future.result().unwrap(), 7);
+            worker.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_an_awaiting_taker_gets_the_result() {
+        loom::model(|| {
+            let model = new_model();
+            let cell = Arc::clone(&model.cell);
+            let worker = spawn(move || work(&cell));
+            assert_eq!(loom::future::block_on(model.future).unwrap(), 7);
+            worker.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_of_two_takers_one_gets_the_result() {
+        loom::model(|| {
+            let model = new_model();
+            work(&model.cell);
+            let future = TaskFuture::new(Arc::clone(&model.cell) as Arc<dyn Shared<u32>>);
+            let other = spawn(move || future.result().is_ok());
+            let mine = model.future.result().is_ok();
+            assert_ne!(mine, other.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn loom_a_task_runs_or_is_cancelled_and_calls_back_once() {
+        loom::model(|| {
+            let model = new_model();
+            model.add_callback();
+            let cell = Arc::clone(&model.cell);
+            let worker = spawn(move || work(&cell));
+            let cancelled = model.future.cancel();
+            worker.join().unwrap();
+            assert_eq!(model.runs.load(SeqCst), usize::from(!cancelled));
+            assert_eq!(model.callbacks.load(SeqCst), 1);
+            assert_eq!(model.future.result().is_err(), cancelled);
+        });
+    }
+
+    #[test]
+    fn loom_a_callback_added_meanwhile_is_called_once() {
+        loom::model(|| {
+            let model = new_model();
+            let cell = Arc::clone(&model.cell);
+            let worker = spawn(move || work(&cell));
+            model.add_callback();
+            worker.join().unwrap();
+            assert_eq!(model.callbacks.load(SeqCst), 1);
+        });
+    }
+
+    #[test]
+    fn loom_the_first_outcome_stays() {
+        loom::model(|| {
+            let model = new_model();
+            let cell = Arc::clone(&model.cell);
+            let loser = spawn(move || {
+                let _ = cell.settle(Err(TaskError::Shutdown));
+            });
+            let _ = model.cell.settle(Err(TaskError::Cancelled));
+            let first = model.cell.error();
+            loser.join().unwrap();
+            let last = model.cell.error();
+            assert_eq!(format!("{first:?}"), format!("{last:?}"));
+        });
     }
 }

@@ -30,7 +30,7 @@ pub(super) const HANDED_OVER: &str = "handed-over";
 pub(super) const ON_STDIO: &str = "on-stdio";
 
 /// Room in each pipe, so that large payloads need few switches between the processes.
-const PIPE_SIZE: usize = 1 << 20;
+pub(super) const PIPE_SIZE: usize = 1 << 20;
 
 /// A command that starts worker processes in a way of its own: on another host, in a job of a
 /// cluster, under a debugger or a tracer.
@@ -107,6 +107,8 @@ pub(super) fn launch(launcher: Option<&Launcher>) -> io::Result<Launched> {
         // The kernel may have run out of room for large pipes: a small one is slower, nothing else.
         let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
     }
+    let input = pipe::Sender::from_owned_fd(input.into())?;
+    let output = pipe::Receiver::from_owned_fd(output.into())?;
     let mut command = match launcher {
         None => {
             let mut command = Command::new("/proc/self/exe");
@@ -133,8 +135,8 @@ pub(super) fn launch(launcher: Option<&Launcher>) -> io::Result<Launched> {
     Ok(Launched {
         pid: child.id().expect("the child was not waited for yet"),
         child,
-        input: pipe::Sender::from_owned_fd(input.into())?,
-        output: pipe::Receiver::from_owned_fd(output.into())?,
+        input,
+        output,
     })
 }
 

@@ -19,7 +19,7 @@ use super::{
         Callbacks, Job, Request, Runner, Scheduler,
         scheduler::{Next, Setback},
     },
-    launcher::{self, Launched},
+    launcher::{self, Launched, PIPE_SIZE},
     wire::{self, FromWorker, PROTOCOL, Setup, ToWorker},
 };
 use crate::{
@@ -381,6 +381,10 @@ impl Link {
                         && current.request.id == id
                     {
                         current.written += written;
+                        if current.written > PIPE_SIZE && written == rest.len() {
+                            // The process has begun to read it, so no other will need it.
+                            current.request.frame = Bytes::new();
+                        }
                     }
                 }
                 // The process has closed its pipe: the replies will end too.
