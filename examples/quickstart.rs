@@ -20,9 +20,13 @@ fn main() -> Result<(), freethreading::Error> {
     worker.start()?;
     worker.join()?; // An error if the task panicked or the worker died.
 
-    let executor = WorkerPoolExecutor::new(2)?;
-    println!("{:?}", executor.map(square, 0..5).into_vec()?); // [0, 1, 4, 9, 16]
+    let squarers = WorkerPoolExecutor::builder()
+        .max_workers(2)
+        .name_prefix("squarer")
+        .build()?;
+    println!("{:?}", squarers.map(square, 0..5).into_vec()?); // [0, 1, 4, 9, 16]
 
+    let executor = WorkerPoolExecutor::new(2)?;
     executor.submit(greet).result()?; // Hello from ThreadPoolExecutor-0_0!, or a process worker's name
     let nine = executor.submit(task!(square(3))).result()?;
     assert_eq!(nine, 9);
