@@ -90,7 +90,7 @@ pub(crate) trait Engine: Send + Sync {
     /// For worker processes, the largest frame in bytes; `None` where jobs need no encoding.
     fn max_frame_len(&self) -> Option<usize>;
 
-    /// After the last worker has ended: blocks until the system has seen the last of it too.
+    /// Blocks until the threads that were started have ended, and nothing is left of them.
     fn reap(&self) {}
 }
 

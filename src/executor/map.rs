@@ -78,29 +78,26 @@ impl<'a> Mapping<'a> {
             return Map::new(VecDeque::new(), deadline, Some(zero_chunksize()));
         };
         let mut items = items.into_iter();
-        let mut expected = items.size_hint().0;
+        let expected = items.size_hint().0;
+        let mut inputs = Carver::in_turns(expected);
         // Worker processes send their results back, there is nothing to put in place.
-        let mut carver = match executor.scheduler.max_frame_len() {
-            None => Some(Carver::new(expected)),
+        let mut results = match executor.scheduler.max_frame_len() {
+            None => Some(Carver::in_place(expected)),
             Some(_) => None,
         };
         let mut chunks = VecDeque::with_capacity(expected.div_ceil(chunksize));
         loop {
-            // An input may say anything about its length; memory is taken as it delivers.
-            let mut batch = Vec::with_capacity(chunksize.min(expected.max(1)));
-            batch.extend(items.by_ref().take(chunksize));
-            if batch.is_empty() {
+            let items = inputs.carve_from(&mut items, chunksize);
+            let len = items.len();
+            if len == 0 {
                 break;
             }
-            expected = expected.saturating_sub(batch.len());
-            let complete = batch.len() == chunksize;
-            let piece = carver.as_mut().map(|carver| carver.carve(batch.len()));
             chunks.push_back(executor.submit_work(ChunkWork {
                 chunk,
-                items: batch,
-                piece,
+                items,
+                piece: results.as_mut().map(|results| results.carve(len)),
             }));
-            if !complete {
+            if len < chunksize {
                 break;
             }
         }
@@ -114,8 +111,8 @@ fn zero_chunksize() -> TaskError {
 
 /// How to run a function over a chunk of items: here, and in another process.
 struct Chunk<I, R> {
-    name: &'static str,
-    here: fn(Vec<I>, Piece<R>) -> ChunkResult<R>,
+    name: fn() -> &'static str,
+    here: fn(Piece<I>, Piece<R>) -> ChunkResult<R>,
     elsewhere: Function<(Vec<I>,), Reply<R>>,
 }
 
@@ -143,9 +140,9 @@ impl<I: Portable, R: Portable> Chunk<I, R> {
             (results, panic)
         };
         let chunk = Chunk {
-            name: std::any::type_name::<F>(),
+            name: std::any::type_name::<F>,
             here: |items, mut piece| {
-                let run = || piece.fill(items.into_iter().map(entry::summon::<F>()));
+                let run = || piece.map_from(items, entry::summon::<F>());
                 let panic = unwind::catch(run).err();
                 ChunkResult {
                     values: Values::Here(piece),
@@ -162,7 +159,7 @@ impl<I: Portable, R: Portable> Chunk<I, R> {
 
 struct ChunkWork<I, R> {
     chunk: Chunk<I, R>,
-    items: Vec<I>,
+    items: Piece<I>,
     /// Where the results go, unless they come from another process.
     piece: Option<Piece<R>>,
 }
@@ -193,7 +190,7 @@ impl<R> Iterator for Values<R> {
 impl<I: Portable, R: Portable> Work for ChunkWork<I, R> {
     type Output = ChunkResult<R>;
 
-    fn name(&self) -> &'static str {
+    fn name(&self) -> fn() -> &'static str {
         self.chunk.name
     }
 
@@ -206,7 +203,9 @@ impl<I: Portable, R: Portable> Work for ChunkWork<I, R> {
 
     fn request(self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
         let entry = self.chunk.elsewhere.entry();
-        wire::request(id, entry, wire::Reply::Value, limit, &(self.items,))
+        // A slice is encoded like the vector as which it is decoded.
+        let items = (self.items.as_slice(),);
+        wire::request(id, entry, wire::Reply::Value, limit, &items)
     }
 
     fn decode(payload: &[u8]) -> Result<ChunkResult<R>, TaskError> {

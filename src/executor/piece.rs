@@ -1,15 +1,18 @@
-//! Results of many workers in one allocation, without a lock and without a copy.
+//! The items of a map, and the results of many workers, in one allocation each.
 //!
-//! A [`Block`] is room for results. It is carved into [`Piece`]s, each of which owns a range of its
-//! own, like a small `Vec` in somebody else's memory. In the end pieces that lie side by side in one
-//! block become a `Vec` without any result being moved.
+//! A [`Block`] is room for values. It is carved into [`Piece`]s, each of which owns a range of its
+//! own, like a small `Vec` in somebody else's memory, so that workers fill them without a lock. In
+//! the end pieces that lie side by side in one block become a `Vec` without any value being moved.
 #![allow(unsafe_code)]
 
 use std::{
+    collections::VecDeque,
     mem::{ManuallyDrop, MaybeUninit},
     ptr::NonNull,
     sync::Arc,
 };
+
+use rustix::mm::{Advice, madvise};
 
 /// Uninitialised memory for `capacity` values. It drops no values: those belong to the pieces.
 struct Block<T> {
@@ -26,6 +29,7 @@ unsafe impl<T: Send> Sync for Block<T> {}
 impl<T> Block<T> {
     fn new(capacity: usize) -> Self {
         let memory = Box::leak(Box::<[T]>::new_uninit_slice(capacity));
+        advise_huge_pages(memory);
         Block {
             start: NonNull::from(memory).cast(),
             capacity,
@@ -40,6 +44,21 @@ impl<T> Block<T> {
     }
 }
 
+/// Asks for huge pages under a large block: it is filled once, from its start to its end, and then the
+/// page faults cost more than what is done with the values.
+fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
+    const HUGE_PAGE: usize = 2 << 20;
+
+    let start = memory.as_mut_ptr().cast::<u8>();
+    let skipped = start.align_offset(HUGE_PAGE);
+    let len = size_of_val(memory).saturating_sub(skipped) / HUGE_PAGE * HUGE_PAGE;
+    if len > 0 {
+        // SAFETY: the range, a whole number of pages, lies within the allocation. The advice changes
+        // how it is backed, not what it holds; where the kernel refuses, pages stay small.
+        let _ = unsafe { madvise(start.add(skipped).cast(), len, Advice::LinuxHugepage) };
+    }
+}
+
 impl<T> Drop for Block<T> {
     fn drop(&mut self) {
         drop(self.memory());
@@ -50,21 +69,59 @@ impl<T> Drop for Block<T> {
 pub(super) struct Carver<T> {
     block: Arc<Block<T>>,
     used: usize,
+    /// Blocks that are used up, the oldest first; `None` where all pieces are to lie side by side.
+    worn: Option<VecDeque<Arc<Block<T>>>>,
 }
 
 impl<T> Carver<T> {
-    pub(super) fn new(capacity: usize) -> Self {
+    /// Carves pieces that lie side by side, as far as `capacity` goes.
+    pub(super) fn in_place(capacity: usize) -> Self {
         Carver {
             block: Arc::new(Block::new(capacity)),
             used: 0,
+            worn: None,
         }
+    }
+
+    /// Carves pieces that are soon dropped: memory that is in the caches already is used again. The
+    /// values are expected to be as many as `total`.
+    pub(super) fn in_turns(total: usize) -> Self {
+        /// A fraction of a second-level cache.
+        const BYTES: usize = 256 << 10;
+
+        let capacity = BYTES / size_of::<T>().max(1);
+        Carver {
+            block: Arc::new(Block::new(capacity.min(total))),
+            used: 0,
+            worn: Some(VecDeque::new()),
+        }
+    }
+
+    /// Makes room for a piece of the given size.
+    fn turn_over(&mut self, capacity: usize) {
+        self.used = 0;
+        let Some(worn) = &mut self.worn else {
+            // The input was longer than it had said, or had said nothing.
+            let capacity = capacity.max(self.block.capacity.saturating_mul(2));
+            self.block = Arc::new(Block::new(capacity));
+            return;
+        };
+        // A block of which this is the only reference has no pieces any more.
+        let free = match worn.front_mut().map(Arc::get_mut) {
+            Some(Some(block)) if block.capacity >= capacity => worn.pop_front(),
+            _ => None,
+        };
+        let block = free.unwrap_or_else(|| {
+            let capacity = capacity.max(self.block.capacity);
+            Arc::new(Block::new(capacity))
+        });
+        worn.push_back(std::mem::replace(&mut self.block, block));
     }
 
     /// Room for `capacity` values.
     pub(super) fn carve(&mut self, capacity: usize) -> Piece<T> {
         if self.block.capacity - self.used < capacity {
-            // The input was longer than it had said, or had said nothing.
-            *self = Carver::new(capacity.max(self.block.capacity.saturating_mul(2)));
+            self.turn_over(capacity);
         }
         let start = self.used;
         self.used += capacity;
@@ -74,6 +131,38 @@ impl<T> Carver<T> {
             taken: 0,
             len: 0,
             capacity,
+        }
+    }
+}
+
+impl<T> Carver<T> {
+    /// A piece of the next values of the iterator, at most `max`; shorter only where that ends.
+    pub(super) fn carve_from(
+        &mut self,
+        values: &mut impl Iterator<Item = T>,
+        max: usize,
+    ) -> Piece<T> {
+        // What an input says of its length need not be true, so room is made as it delivers.
+        let likely = values.size_hint().0.max(64);
+        let mut piece = self.carve(max.min(likely));
+        loop {
+            piece.fill(values.by_ref().take(piece.capacity - piece.len));
+            if piece.len < piece.capacity || piece.len == max {
+                break;
+            }
+            let mut larger = self.carve(max.min(piece.capacity.saturating_mul(2)));
+            larger.fill(piece);
+            piece = larger;
+        }
+        self.shrink(&mut piece);
+        piece
+    }
+
+    /// Takes back the room that the piece, the last one carved, has not used.
+    fn shrink(&mut self, piece: &mut Piece<T>) {
+        if Arc::ptr_eq(&self.block, &piece.block) && self.used == piece.start + piece.capacity {
+            piece.capacity = piece.len;
+            self.used = piece.start + piece.len;
         }
     }
 }
@@ -88,11 +177,74 @@ pub(crate) struct Piece<T> {
 }
 
 impl<T> Piece<T> {
+    /// How many values were pushed.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The values that were not taken.
+    pub(super) fn as_slice(&self) -> &[T] {
+        // SAFETY: values from `taken` to `len` are initialised and belong to this piece, which lends
+        // itself for as long as the slice lives.
+        unsafe {
+            let start = self.block.start.add(self.start + self.taken);
+            std::slice::from_raw_parts(start.as_ptr().cast(), self.len - self.taken)
+        }
+    }
+
+    /// Pushes what the function makes of the values of the other piece, for which there must be
+    /// room. If it panics, what it gave before is there.
+    pub(super) fn map_from<I>(&mut self, mut from: Piece<I>, mut function: impl FnMut(I) -> T) {
+        /// Writes back how far one came, also when the function panics.
+        struct Progress<'a, I, T> {
+            from: &'a mut Piece<I>,
+            to: &'a mut Piece<T>,
+            taken: usize,
+            made: usize,
+        }
+        impl<I, T> Drop for Progress<'_, I, T> {
+            fn drop(&mut self) {
+                self.from.taken += self.taken;
+                self.to.len += self.made;
+            }
+        }
+
+        let count = from.len - from.taken;
+        assert!(
+            count <= self.capacity - self.len,
+            "there is room for a result of each item"
+        );
+        // SAFETY: the indices are within the blocks.
+        let (source, target) = unsafe {
+            (
+                from.block.start.add(from.start + from.taken),
+                self.block.start.add(self.start + self.len),
+            )
+        };
+        let mut progress = Progress {
+            from: &mut from,
+            to: self,
+            taken: 0,
+            made: 0,
+        };
+        for i in 0..count {
+            // SAFETY: values from `taken` to `len` are initialised and belong to that piece; the
+            // count goes up, so that each is read once.
+            let value = unsafe { source.add(i).read().assume_init() };
+            progress.taken = i + 1;
+            let made = function(value);
+            // SAFETY: there is room for `count` values behind those that this piece has, and nobody
+            // else touches it.
+            unsafe { target.add(i).write(MaybeUninit::new(made)) };
+            progress.made = i + 1;
+        }
+    }
+
     /// Pushes the values of the iterator, for which there must be room. If it panics, what it gave
     /// before is there.
     #[inline]
     pub(super) fn fill(&mut self, values: impl Iterator<Item = T>) {
-        for value in values {
+        values.for_each(|value| {
             assert!(self.len < self.capacity, "a piece is filled up to its end");
             // SAFETY: the index is within the range of this piece, which is within the block. Nobody
             // else touches the range, and nothing is there that would have to be dropped.
@@ -103,7 +255,7 @@ impl<T> Piece<T> {
                     .write(MaybeUninit::new(value));
             }
             self.len += 1;
-        }
+        });
     }
 }
 
@@ -185,7 +337,7 @@ mod tests {
 
     #[test]
     fn pieces_side_by_side_become_a_vec_in_place() {
-        let mut carver = Carver::new(5);
+        let mut carver = Carver::in_place(5);
         let start = carver.block.start.as_ptr().addr();
         let pieces = pieces_of(
             &mut carver,
@@ -199,7 +351,7 @@ mod tests {
 
     #[test]
     fn pieces_of_several_blocks_and_used_ones_are_joined_too() {
-        let mut carver = Carver::new(1);
+        let mut carver = Carver::in_place(1);
         let mut pieces = pieces_of(&mut carver, vec![vec![1], vec![2, 3], vec![], vec![4, 5]]);
         drop(carver);
         assert_eq!(pieces[0].next(), Some(1));
@@ -209,13 +361,56 @@ mod tests {
 
     #[test]
     fn a_piece_that_was_not_filled_leaves_no_hole() {
-        let mut carver = Carver::new(4);
+        let mut carver = Carver::in_place(4);
         let mut first = carver.carve(2);
         first.fill([1].into_iter());
         let mut second = carver.carve(2);
         second.fill([3, 4].into_iter());
         drop(carver);
         assert_eq!(join(vec![first, second]), [1, 3, 4]);
+    }
+
+    #[test]
+    fn inputs_are_cut_into_chunks_whatever_they_say_of_their_length() {
+        for expected in [0, 1, 10, 5000] {
+            for max in [1, 7, 1500, 4999, 5000, usize::MAX] {
+                let mut carver = Carver::in_turns(expected);
+                let mut values = 0..5000;
+                let mut cut = Vec::new();
+                loop {
+                    let piece = carver.carve_from(&mut values, max);
+                    if piece.len() == 0 {
+                        break;
+                    }
+                    assert!(piece.len() == max || values.is_empty());
+                    assert_eq!(piece.as_slice().len(), piece.len());
+                    cut.extend(piece);
+                }
+                assert!(cut.into_iter().eq(0..5000), "{expected} {max}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_is_used_again_when_its_pieces_are_gone() {
+        let mut carver = Carver::<u32>::in_turns(4);
+        let first = carver.carve(4).block.start;
+        let kept = carver.carve(4);
+        let again = carver.carve(4);
+        assert_eq!(again.block.start, first);
+        drop((kept, again));
+    }
+
+    #[test]
+    fn a_function_that_panics_leaves_what_it_gave_before() {
+        let items = ["a", "b", "c", "d"].map(String::from);
+        let mut from = Carver::in_place(4).carve(4);
+        from.fill(items.into_iter());
+        let mut to = Carver::in_place(4).carve(4);
+        let panics = |item: String| if item == "c" { panic!("c") } else { item + "!" };
+        let run = std::panic::AssertUnwindSafe(|| to.map_from(from, panics));
+        assert!(std::panic::catch_unwind(run).is_err());
+        assert!(to.eq(["a!", "b!"]));
     }
 
     #[test]
@@ -228,20 +423,20 @@ mod tests {
             }
         }
         let chunk = |n| (0..n).map(|_| Counted).collect::<Vec<_>>();
-        let mut carver = Carver::new(6);
+        let mut carver = Carver::in_place(6);
         let mut pieces = pieces_of(&mut carver, vec![chunk(3), chunk(2)]);
         drop(pieces[0].next());
         assert_eq!(DROPS.load(Ordering::Relaxed), 1);
         drop(pieces);
         assert_eq!(DROPS.load(Ordering::Relaxed), 5);
-        let pieces = pieces_of(&mut Carver::new(2), vec![chunk(1), chunk(1)]);
+        let pieces = pieces_of(&mut Carver::in_place(2), vec![chunk(1), chunk(1)]);
         drop(join(pieces));
         assert_eq!(DROPS.load(Ordering::Relaxed), 7);
     }
 
     #[test]
     fn values_without_a_size_work() {
-        let mut carver = Carver::new(3);
+        let mut carver = Carver::in_place(3);
         let pieces = pieces_of(&mut carver, vec![vec![(), ()], vec![()]]);
         drop(carver);
         assert_eq!(join(pieces).len(), 3);

@@ -40,8 +40,8 @@ const LOOKS: u32 = if cfg!(freethreading_loom) { 1 } else { 16 };
 pub(crate) trait Work: Send + 'static {
     type Output: Send + 'static;
 
-    /// The path of the function, for messages.
-    fn name(&self) -> &'static str;
+    /// Gives the path of the function, for messages.
+    fn name(&self) -> fn() -> &'static str;
 
     /// Does it on this thread.
     fn call(self) -> Self::Output;
@@ -56,8 +56,8 @@ pub(crate) trait Work: Send + 'static {
 impl<A: Portable, R: Portable> Work for Task<A, R> {
     type Output = R;
 
-    fn name(&self) -> &'static str {
-        self.function.name()
+    fn name(&self) -> fn() -> &'static str {
+        self.function.entry().function_name
     }
 
     fn call(self) -> R {
@@ -85,7 +85,7 @@ pub(crate) struct Discarding<A, R>(pub(crate) Task<A, R>);
 impl<A: Portable, R: Portable> Work for Discarding<A, R> {
     type Output = ();
 
-    fn name(&self) -> &'static str {
+    fn name(&self) -> fn() -> &'static str {
         self.0.name()
     }
 
@@ -105,8 +105,9 @@ impl<A: Portable, R: Portable> Work for Discarding<A, R> {
 
 pub(crate) type Callback<R> = Box<dyn FnOnce(&TaskFuture<R>) + Send>;
 
+/// Kept small: a million of them may wait.
 pub(crate) struct TaskCell<W: Work> {
-    name: &'static str,
+    name: fn() -> &'static str,
     /// For those who look before they sleep; they do so without the lock.
     published: AtomicBool,
     state: Mutex<State<W>>,
@@ -116,7 +117,9 @@ pub(crate) struct TaskCell<W: Work> {
 struct State<W: Work> {
     stage: Stage<W>,
     waker: Option<Waker>,
-    callbacks: Vec<Callback<W::Output>>,
+    #[allow(clippy::box_collection)]
+    // Three words would be paid for by every task, and few have any.
+    callbacks: Option<Box<Vec<Callback<W::Output>>>>,
 }
 
 enum Stage<W: Work> {
@@ -127,13 +130,13 @@ enum Stage<W: Work> {
 
 enum Input<W> {
     Work(W),
-    Request(Request),
+    Request(Box<Request>),
 }
 
 enum Outcome<R> {
     Value(R),
     /// Decoded by whoever takes it, not by the thread that reads it from a pipe.
-    Encoded(Bytes),
+    Encoded(Box<Bytes>),
     Error(TaskError),
     Taken,
 }
@@ -151,23 +154,23 @@ impl<W: Work> TaskCell<W> {
         let id = NEXT.fetch_add(1, StdOrdering::Relaxed);
         let name = work.name();
         let stage = match work.request(id, limit) {
-            Ok(frame) => Stage::Pending(Input::Request(Request {
+            Ok(frame) => Stage::Pending(Input::Request(Box::new(Request {
                 id,
                 frame: frame.into(),
-            })),
+            }))),
             Err(error) => Stage::Settled(Outcome::Error(error)),
         };
         Self::with_stage(name, stage)
     }
 
-    fn with_stage(name: &'static str, stage: Stage<W>) -> Arc<Self> {
+    fn with_stage(name: fn() -> &'static str, stage: Stage<W>) -> Arc<Self> {
         Arc::new(TaskCell {
             name,
             published: AtomicBool::new(matches!(stage, Stage::Settled(_))),
             state: Mutex::new(State {
                 stage,
                 waker: None,
-                callbacks: Vec::new(),
+                callbacks: None,
             }),
             changed: Condvar::new(),
         })
@@ -193,9 +196,9 @@ impl<W: Work> TaskCell<W> {
             return Callbacks::None;
         }
         let before = std::mem::replace(&mut state.stage, Stage::Settled(outcome));
-        let callbacks = match state.callbacks.is_empty() {
-            true => Callbacks::None,
-            false => Callbacks::Waiting,
+        let callbacks = match state.callbacks {
+            None => Callbacks::None,
+            Some(_) => Callbacks::Waiting,
         };
         drop(state);
         // Arguments of a task that will not run.
@@ -206,7 +209,7 @@ impl<W: Work> TaskCell<W> {
 
 impl<W: Work> Job for TaskCell<W> {
     fn name(&self) -> &'static str {
-        self.name
+        (self.name)()
     }
 
     fn call(&self) -> Option<Callbacks> {
@@ -222,7 +225,7 @@ impl<W: Work> Job for TaskCell<W> {
 
     fn take_request(&self) -> Option<Request> {
         match self.begin()? {
-            Input::Request(request) => Some(request),
+            Input::Request(request) => Some(*request),
             Input::Work(_) => unreachable!("a task was given to a process without being encoded"),
         }
     }
@@ -230,7 +233,7 @@ impl<W: Work> Job for TaskCell<W> {
     fn put_back(&self, request: Request) {
         let mut state = self.state.lock();
         if matches!(state.stage, Stage::Running) {
-            state.stage = Stage::Pending(Input::Request(request));
+            state.stage = Stage::Pending(Input::Request(Box::new(request)));
         }
     }
 
@@ -243,7 +246,7 @@ impl<W: Work> Job for TaskCell<W> {
 
     fn settle(&self, outcome: Result<Bytes, TaskError>) -> Callbacks {
         self.settle_with(match outcome {
-            Ok(payload) => Outcome::Encoded(payload),
+            Ok(payload) => Outcome::Encoded(Box::new(payload)),
             Err(error) => Outcome::Error(error),
         })
     }
@@ -253,17 +256,17 @@ impl<W: Work> Job for TaskCell<W> {
             let mut state = self.state.lock();
             // Relaxed: who sees it takes the lock, which orders the rest.
             self.published.store(true, Ordering::Relaxed);
-            (state.waker.take(), std::mem::take(&mut state.callbacks))
+            (state.waker.take(), state.callbacks.take())
         };
         self.changed.notify_all();
         if let Some(waker) = waker {
             unwind::contain(|| waker.wake());
         }
-        if !callbacks.is_empty() {
+        if let Some(callbacks) = callbacks {
             let future = TaskFuture::new(self);
             // The thread that serves all worker processes must not wait for user code.
             reactor::off_the_reactor(move || {
-                for callback in callbacks {
+                for callback in *callbacks {
                     unwind::contain(|| callback(&future));
                 }
             });
@@ -317,7 +320,7 @@ impl<W: Work> TaskCell<W> {
 
 impl<W: Work> Shared<W::Output> for TaskCell<W> {
     fn name(&self) -> &'static str {
-        self.name
+        (self.name)()
     }
 
     fn done(&self) -> bool {
@@ -388,7 +391,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
         if state.is_settled() {
             return Some(callback);
         }
-        state.callbacks.push(callback);
+        state.callbacks.get_or_insert_default().push(callback);
         None
     }
 }
@@ -408,8 +411,8 @@ mod loom_models {
     impl Work for Seven {
         type Output = u32;
 
-        fn name(&self) -> &'static str {
-            "seven"
+        fn name(&self) -> fn() -> &'static str {
+            || "seven"
         }
 
         fn call(self) -> u32 {

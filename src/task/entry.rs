@@ -31,7 +31,7 @@ type Run = fn(&[u8], Option<&mut Vec<u8>>) -> Result<(), Failure>;
 #[repr(C)]
 pub(crate) struct Entry {
     magic: [u64; 2],
-    function_name: fn() -> &'static str,
+    pub(super) function_name: fn() -> &'static str,
     argument_name: fn() -> &'static str,
     run: Run,
 }
