@@ -219,6 +219,17 @@ impl fmt::Display for Part {
     }
 }
 
+/// A text for a person to read: at most 64 KiB.
+fn shortened(mut text: String) -> String {
+    const LIMIT: usize = 64 << 10;
+    if text.len() > LIMIT {
+        let end = (0..=LIMIT).rev().find(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+    text
+}
+
 /// A panic of a task: message, location and, when `RUST_BACKTRACE` asks for it, backtrace.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Panic(Box<PanicText>);
@@ -237,9 +248,9 @@ impl Panic {
         backtrace: Option<String>,
     ) -> Self {
         Panic(Box::new(PanicText {
-            message,
+            message: shortened(message),
             location,
-            backtrace,
+            backtrace: backtrace.map(shortened),
         }))
     }
 
@@ -294,7 +305,7 @@ impl CodecError {
         CodecError(Box::new(CodecText {
             part,
             type_name: type_name.into(),
-            message: message.to_string(),
+            message: shortened(message.to_string()),
         }))
     }
 

@@ -27,14 +27,15 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panic> {
     CATCHING.set(CATCHING.get() - 1);
     result.map_err(|payload| {
         // The hook is called before the unwinding starts, unless somebody put another in its place.
-        let seen = SEEN.take();
-        let message = message(&*payload);
+        let seen = SEEN.try_with(RefCell::take).ok().flatten();
+        let bare = Panic::new(message(&*payload), None, None);
         // A payload whose own destructor panics must not get out of here.
         if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(again);
         }
-        seen.filter(|seen| seen.message() == message)
-            .unwrap_or_else(|| Panic::new(message, None, None))
+        // What was seen may have been another one, which user code has caught itself.
+        seen.filter(|seen| seen.message() == bare.message())
+            .unwrap_or(bare)
     })
 }
 

@@ -220,6 +220,12 @@ impl Frames {
         loop {
             // Reserves room for the whole frame once its length is known.
             if let Some(frame) = self.codec.decode(&mut self.buffer)? {
+                if frame.len() < READ_SIZE
+                    && self.buffer.capacity() > KEEP
+                    && self.buffer.is_empty()
+                {
+                    self.buffer = BytesMut::with_capacity(READ_SIZE);
+                }
                 return Ok(Some(frame));
             }
             if self.buffer.capacity() == self.buffer.len() {

@@ -35,6 +35,9 @@ const GREETING_TIME: Duration = Duration::from_secs(60);
 /// How long a process may take to end after it has closed its pipe.
 const ENDING_TIME: Duration = Duration::from_secs(5);
 
+/// What a failure may take beyond the largest result.
+const FAILURE_LIMIT: usize = 1 << 20;
+
 /// The number of the request that runs the initializer; jobs have others.
 const INITIALIZER: u64 = 0;
 
@@ -178,7 +181,9 @@ impl Link {
         if let Err(ending) = greeted {
             return ending;
         }
-        replies.decoder_mut().set_max_frame_length(limit);
+        // A result is at most that large; the description of a failure may be a little more.
+        let codec = replies.decoder_mut();
+        codec.set_max_frame_length(limit.saturating_add(FAILURE_LIMIT));
         if let Err(ending) = self.initialize(replies, limit).await {
             return ending;
         }
@@ -187,8 +192,15 @@ impl Link {
             tokio::select! {
                 biased;
                 reply = replies.next() => {
-                    let received = checked(reply, replies).and_then(|reply| self.receive(reply));
-                    if let Err(ending) = received {
+                    let reply = match checked(reply, replies) {
+                        Ok(reply) => reply,
+                        Err(ending) => return ending,
+                    };
+                    if reply.len() > PIPE_SIZE && replies.read_buffer().is_empty() {
+                        // Or the buffer would keep the memory of a large result.
+                        *replies.read_buffer_mut() = BytesMut::new();
+                    }
+                    if let Err(ending) = self.receive(reply) {
                         return ending;
                     }
                 }
@@ -348,7 +360,7 @@ impl Link {
             // The burial has left this job to us.
             let current = state.current.take().expect("it is there");
             drop(state);
-            self.abandon(current, 0, death);
+            self.abandon(current, unread(&input), death);
         } else if current.written < frame.len() {
             // A process that cannot be written to is about to be found dead.
             drop(state);
@@ -462,7 +474,7 @@ impl Link {
             )
         };
         self.scheduler.retire(self.id);
-        let unread = input.map_or(0, |input| ioctl_fionread(input.as_fd()).unwrap_or(0));
+        let unread = input.map_or(0, |input| unread(&input));
         let charged = match current {
             Some(current) => self.abandon(current, unread, death.clone()),
             // Whoever is sending a job at this moment will find out.
@@ -576,6 +588,11 @@ fn excerpt(bytes: &[u8]) -> String {
         "{:?}",
         String::from_utf8_lossy(&bytes[..bytes.len().min(64)])
     )
+}
+
+/// How many bytes the process has not read.
+fn unread(input: &pipe::Sender) -> u64 {
+    ioctl_fionread(input.as_fd()).unwrap_or(0)
 }
 
 fn death_of(status: std::process::ExitStatus) -> Death {
