@@ -14,8 +14,8 @@ static INITIALIZED: AtomicBool = AtomicBool::new(false);
 /// [`Error::NotInitialized`]; threads work without it.
 ///
 /// What `main` does before `init` is done by every worker process too, so that nothing should come
-/// before it. A program with `#[tokio::main]` starts the runtime's threads first, which is
-/// harmless but costs every worker process its start; building the runtime after `init` avoids that:
+/// before it. A program with `#[tokio::main]` starts the runtime's threads first, which does no harm
+/// but takes time at the start of every worker process; building the runtime after `init` avoids that:
 ///
 /// ```no_run
 /// fn main() {

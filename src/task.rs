@@ -19,7 +19,8 @@ use entry::Entry;
 /// thread, and that borrows nothing. There is nothing to implement by hand.
 ///
 /// Plain `Vec<u8>` goes through serde byte by byte; wrap large byte buffers in a type that uses
-/// `serde_bytes` to send them as one block.
+/// `serde_bytes` to send them as one block. serde refuses a `PathBuf` that is not UTF-8, which is
+/// then an error of the task; an `OsString` always travels.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot travel to a worker",
     label = "not portable",

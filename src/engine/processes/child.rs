@@ -9,7 +9,7 @@ use std::{
     io::{self, IoSliceMut, Write},
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
-    process::exit,
+    process::{self, exit},
     thread,
 };
 
@@ -20,6 +20,7 @@ use rustix::{
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
     stdio,
 };
+use tokio::runtime::Handle;
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::{
@@ -39,6 +40,9 @@ const READ_SIZE: usize = 64 * 1024;
 /// A buffer larger than this is given back when what follows is small.
 const KEEP: usize = 1 << 20;
 
+/// What main threads usually have.
+const MAIN_STACK_SIZE: usize = 8 << 20;
+
 /// Works for the process that started this one; returns only by ending the process.
 pub(crate) fn work(marker: &OsStr) -> ! {
     // SAFETY: both are signals, and ignoring one runs no code. Ctrl-C is the parent's to handle, and
@@ -47,17 +51,22 @@ pub(crate) fn work(marker: &OsStr) -> ! {
         libc::signal(libc::SIGINT, libc::SIG_IGN);
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
-    let code = match take_pipes(marker).and_then(|(input, output)| serve(input, output)) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!(
-                "freethreading: worker process {}: {error}",
-                std::process::id()
-            );
-            1
+    let served = take_pipes(marker).and_then(|(input, output)| {
+        if Handle::try_current().is_err() {
+            return serve(input, output);
         }
-    };
-    exit(code)
+        // `init` was called from within a runtime, where a task could not block on one of its own.
+        let outside = thread::Builder::new()
+            .stack_size(MAIN_STACK_SIZE)
+            .spawn(|| serve(input, output))?;
+        outside
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("it panicked, which is a bug")))
+    });
+    exit(served.unwrap_or_else(|error| {
+        eprintln!("freethreading: worker process {}: {error}", process::id());
+        1
+    }))
 }
 
 /// Moves the protocol to descriptors of its own; standard input is empty from now on, and standard
@@ -258,8 +267,9 @@ impl Frames {
 /// programs that a task starts do not take themselves for workers.
 pub(crate) fn take_marker() -> Option<std::ffi::OsString> {
     let marker = env::var_os(wire::MARKER)?;
-    // SAFETY: `init` is the first thing that a program does, and only in a worker process does it come
-    // here: no other thread reads the environment behind std's back.
+    // SAFETY: only a worker process comes here, with the first thing that it does. If there are other
+    // threads, they are those of a runtime that has not been given anything to do: nobody reads the
+    // environment behind std's back.
     unsafe { env::remove_var(wire::MARKER) };
     Some(marker)
 }
