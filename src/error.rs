@@ -81,7 +81,7 @@ impl From<TaskError> for Error {
         match error {
             TaskError::Timeout => Error::Timeout,
             TaskError::Start(error) => Error::Start(error),
-            TaskError::InvalidArgument(why) => Error::InvalidArgument(why),
+            TaskError::InvalidArgument(why) => Error::InvalidArgument(why.into()),
             error => Error::Task(error),
         }
     }
@@ -119,15 +119,15 @@ pub enum TaskError {
     /// The argument or the result is larger than a frame may be.
     TooLarge(TooLarge),
     /// The other process does not have this function: it is not the same build of the same program.
-    Mismatch(String),
+    Mismatch(Box<str>),
     /// The function lies in a shared library, which a worker process need not have at the same place.
-    SharedLibrary(String),
+    SharedLibrary(&'static str),
     /// No worker could be started for it.
     Start(StartError),
     /// The executor is broken for good: its initializer or its workers failed again and again.
     Broken(Broken),
     /// An argument that the call cannot work with; the text says which and why.
-    InvalidArgument(String),
+    InvalidArgument(&'static str),
     /// The time was up; the task goes on.
     Timeout,
     /// The result was taken before; a result is handed out once.
@@ -343,8 +343,11 @@ impl fmt::Display for CodecError {
 }
 
 /// An argument or a result that is larger than a frame may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooLarge(Box<Sizes>);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TooLarge {
+struct Sizes {
     part: Part,
     size: u64,
     limit: u64,
@@ -352,32 +355,32 @@ pub struct TooLarge {
 
 impl TooLarge {
     pub(crate) fn new(part: Part, size: usize, limit: usize) -> Self {
-        TooLarge {
+        TooLarge(Box::new(Sizes {
             part,
             size: size as u64,
             limit: limit as u64,
-        }
+        }))
     }
 
     /// Whether it was the task's argument or its result.
     pub fn part(&self) -> Part {
-        self.part
+        self.0.part
     }
 
     /// The size of the frame, in bytes.
     pub fn size(&self) -> u64 {
-        self.size
+        self.0.size
     }
 
     /// The largest frame allowed, in bytes.
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.0.limit
     }
 }
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TooLarge { part, size, limit } = self;
+        let Sizes { part, size, limit } = *self.0;
         write!(
             f,
             "the task's {part} makes a frame of {size} bytes, the limit is {limit}; raise it with `max_frame_len`"
@@ -540,34 +543,41 @@ impl fmt::Display for WorkerDied {
 
 /// The system did not let a worker start.
 #[derive(Clone, Debug)]
-pub struct StartError {
-    worker: Arc<str>,
-    cause: Arc<io::Error>,
+pub struct StartError(Arc<Refusal>);
+
+#[derive(Debug)]
+struct Refusal {
+    worker: String,
+    cause: io::Error,
 }
 
 impl StartError {
     pub(crate) fn new(worker: &str, cause: io::Error) -> Self {
-        StartError {
+        StartError(Arc::new(Refusal {
             worker: worker.into(),
-            cause: Arc::new(cause),
-        }
+            cause,
+        }))
     }
 
     /// What the system said.
     pub fn io_error(&self) -> &io::Error {
-        &self.cause
+        &self.0.cause
     }
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot start worker '{}': {}", self.worker, self.cause)
+        write!(
+            f,
+            "cannot start worker '{}': {}",
+            self.0.worker, self.0.cause
+        )
     }
 }
 
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.cause)
+        Some(&self.0.cause)
     }
 }
 

@@ -3,38 +3,18 @@
 
 #[cfg(not(freethreading_loom))]
 mod imp {
-    pub(crate) use parking_lot::Mutex;
+    pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::{
         hint,
         sync::atomic::{AtomicBool, Ordering},
         thread::{self, Thread},
     };
 
-    /// parking_lot's, with std's way of passing the guard.
-    pub(crate) struct Condvar(parking_lot::Condvar);
-
-    impl Condvar {
-        pub(crate) const fn new() -> Self {
-            Condvar(parking_lot::Condvar::new())
-        }
-
-        pub(crate) fn notify_all(&self) {
-            self.0.notify_all();
-        }
-
-        /// Waits to be notified, or for the deadline.
-        pub(crate) fn wait<'a, T>(
-            &self,
-            mut guard: parking_lot::MutexGuard<'a, T>,
-            deadline: Option<std::time::Instant>,
-        ) -> parking_lot::MutexGuard<'a, T> {
-            match deadline {
-                None => self.0.wait(&mut guard),
-                Some(deadline) => {
-                    self.0.wait_until(&mut guard, deadline);
-                }
-            }
-            guard
+    /// Waits to be unparked, for so long at most; may return at any time.
+    pub(crate) fn park(timeout: Option<std::time::Duration>) {
+        match timeout {
+            None => thread::park(),
+            Some(timeout) => thread::park_timeout(timeout),
         }
     }
 }
@@ -62,27 +42,10 @@ mod imp {
         }
     }
 
-    pub(crate) struct Condvar(loom::sync::Condvar);
-
-    impl Condvar {
-        pub(crate) fn new() -> Self {
-            Condvar(loom::sync::Condvar::new())
-        }
-
-        pub(crate) fn notify_all(&self) {
-            self.0.notify_all();
-        }
-
-        /// Models have no clock: a wait with a deadline expires at once.
-        pub(crate) fn wait<'a, T>(
-            &self,
-            guard: MutexGuard<'a, T>,
-            deadline: Option<std::time::Instant>,
-        ) -> MutexGuard<'a, T> {
-            match deadline {
-                None => self.0.wait(guard).unwrap(),
-                Some(_) => guard,
-            }
+    /// Models have no clock: a wait with a timeout ends at once.
+    pub(crate) fn park(timeout: Option<std::time::Duration>) {
+        if timeout.is_none() {
+            thread::park();
         }
     }
 }

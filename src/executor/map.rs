@@ -106,7 +106,7 @@ impl<'a> Mapping<'a> {
 }
 
 fn zero_chunksize() -> TaskError {
-    TaskError::InvalidArgument("a chunk needs at least one item: chunksize is 0".into())
+    TaskError::InvalidArgument("a chunk needs at least one item: chunksize is 0")
 }
 
 /// How to run a function over a chunk of items: here, and in another process.

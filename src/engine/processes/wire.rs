@@ -88,7 +88,7 @@ impl From<RunFailure> for TaskError {
         match failure {
             RunFailure::Task(failure) => failure.into(),
             RunFailure::TooLarge(error) => TaskError::TooLarge(error),
-            RunFailure::Mismatch(why) => TaskError::Mismatch(why),
+            RunFailure::Mismatch(why) => TaskError::Mismatch(why.into()),
         }
     }
 }
@@ -161,7 +161,7 @@ fn build_request(
 ) -> Result<Vec<u8>, TaskError> {
     let function = entry
         .id()
-        .ok_or_else(|| TaskError::SharedLibrary(entry.function_name().into()))?;
+        .ok_or_else(|| TaskError::SharedLibrary(entry.function_name()))?;
     let mut frame = Vec::new();
     begin(
         &mut frame,
