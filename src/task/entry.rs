@@ -289,6 +289,20 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_name_leads_astray(offset: u64, near: i16, hash: u64) {
+            let id = entry_of(double).id().unwrap();
+            let near = id.offset.wrapping_add_signed(near.into());
+            for offset in [offset, offset >> 40, near] {
+                proptest::prop_assume!(offset != id.offset);
+                for id in [FunctionId { offset, ..id }, FunctionId { offset, hash }] {
+                    proptest::prop_assert!(Entry::find(id).is_err());
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_lies_outside_of_the_executable_has_no_id() {
         let elsewhere = Box::new(Entry {

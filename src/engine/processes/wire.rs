@@ -175,3 +175,78 @@ fn build_request(
     finish(&mut frame, Part::Argument, limit).map_err(TaskError::TooLarge)?;
     Ok(frame)
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::{collection::vec, prelude::*};
+    use tokio_util::codec::Decoder;
+
+    use super::*;
+
+    fn decode_all(bytes: &[u8], limit: usize) -> Result<Vec<BytesMut>, std::io::Error> {
+        let (mut codec, mut buffer) = (codec(limit), BytesMut::from(bytes));
+        let mut frames = Vec::new();
+        while let Some(frame) = codec.decode(&mut buffer)? {
+            frames.push(frame);
+        }
+        Ok(frames)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_framed_is_read_back(payloads in vec(vec(any::<u8>(), 0..300), 0..5), id: u64) {
+            let mut stream = Vec::new();
+            for payload in &payloads {
+                let mut frame = Vec::new();
+                begin(&mut frame, &FromWorker::Done { id });
+                frame.extend(payload);
+                finish(&mut frame, Part::Result, 1000).unwrap();
+                stream.extend(frame);
+            }
+            let frames = decode_all(&stream, 1000).unwrap();
+            prop_assert_eq!(frames.len(), payloads.len());
+            for (frame, payload) in frames.iter().zip(&payloads) {
+                let mut rest = &frame[..];
+                let header = codec::decode_first(&mut rest);
+                let Ok(FromWorker::Done { id: read }) = header else {
+                    panic!("another header: {header:?}");
+                };
+                prop_assert_eq!(read, id);
+                prop_assert_eq!(rest, &payload[..]);
+            }
+        }
+
+        #[test]
+        fn noise_is_an_error_or_nothing(noise in vec(any::<u8>(), 0..200)) {
+            let _ = codec::decode_first::<FromWorker>(&mut &noise[..]);
+            let _ = codec::decode_first::<ToWorker>(&mut &noise[..]);
+            for frame in decode_all(&noise, 100).unwrap_or_default() {
+                prop_assert!(frame.len() <= 100);
+            }
+        }
+
+        #[test]
+        fn a_damaged_header_does_no_harm(id: u64, position in 0usize..40, bit in 0u8..8) {
+            let failure = RunFailure::TooLarge(TooLarge::new(Part::Result, 5, 4));
+            let mut frame = message(&FromWorker::Failed { id, failure });
+            let position = position % frame.len();
+            frame[position] ^= 1 << bit;
+            for frame in decode_all(&frame, 1000).unwrap_or_default() {
+                let _ = codec::decode_first::<FromWorker>(&mut &frame[..]);
+            }
+        }
+
+        #[test]
+        fn a_frame_over_the_limit_names_both_sizes(len in 0usize..2000, limit in 0usize..2000) {
+            let mut frame = vec![0; PREFIX + len];
+            match finish(&mut frame, Part::Argument, limit) {
+                Ok(()) => prop_assert!(len <= limit),
+                Err(error) => {
+                    prop_assert!(len > limit);
+                    prop_assert_eq!((error.size(), error.limit()), (len as u64, limit as u64));
+                }
+            }
+        }
+    }
+}
