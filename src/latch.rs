@@ -1,26 +1,51 @@
 //! A value that is set once, and that any number of threads and async tasks wait for.
+//!
+//! Nobody is woken, and no waker cloned or dropped, while the lock is held: wakers may do anything,
+//! also come back to this very latch.
 
-use std::{sync::OnceLock, time::Instant};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::OnceLock,
+    task::{Context, Poll, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
 
-use event_listener::{Event, Listener, listener};
+use parking_lot::Mutex;
+
+use crate::{shim::park, unwind};
 
 pub(crate) struct Latch<T> {
     value: OnceLock<T>,
-    event: Event,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    threads: Vec<Thread>,
+    wakers: BTreeMap<u64, Waker>,
+    next_key: u64,
 }
 
 impl<T> Latch<T> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Latch {
             value: OnceLock::new(),
-            event: Event::new(),
+            waiting: Mutex::default(),
         }
     }
 
     /// Sets the value and wakes everybody; the first value stays.
     pub(crate) fn set(&self, value: T) {
-        if self.value.set(value).is_ok() {
-            self.event.notify(usize::MAX);
+        // Before the list is taken: who is not on it will see the value.
+        let _ = self.value.set(value);
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for thread in waiting.threads {
+            thread.unpark();
+        }
+        for waker in waiting.wakers.into_values() {
+            unwind::contain(|| waker.wake());
         }
     }
 
@@ -31,35 +56,144 @@ impl<T> Latch<T> {
     /// Blocks until the value is there, or until the deadline.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<&T> {
         loop {
-            if let Some(value) = self.get() {
-                return Some(value);
-            }
-            listener!(self.event => listener);
-            if let Some(value) = self.get() {
-                return Some(value);
-            }
-            match deadline {
-                None => listener.wait(),
-                Some(deadline) => {
-                    if listener.wait_deadline(deadline).is_none() {
-                        return self.get();
-                    }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            {
+                let mut waiting = self.waiting.lock();
+                if self.get().is_some() || left == Some(Duration::ZERO) {
+                    return self.get();
+                }
+                let this = thread::current();
+                // It may be there from the last time, if something else has woken the thread.
+                if waiting.threads.iter().all(|other| other.id() != this.id()) {
+                    waiting.threads.push(this);
                 }
             }
+            park(left);
         }
     }
 
     /// Waits for the value; dropping the future loses nothing.
-    pub(crate) async fn wait_async(&self) -> &T {
-        loop {
-            if let Some(value) = self.get() {
-                return value;
-            }
-            let listener = self.event.listen();
-            if let Some(value) = self.get() {
-                return value;
-            }
-            listener.await;
+    pub(crate) fn wait_async(&self) -> WaitAsync<'_, T> {
+        WaitAsync {
+            latch: self,
+            key: None,
         }
+    }
+}
+
+pub(crate) struct WaitAsync<'a, T> {
+    latch: &'a Latch<T>,
+    /// Where the waker is, once there is one.
+    key: Option<u64>,
+}
+
+impl<'a, T> Future for WaitAsync<'a, T> {
+    type Output = &'a T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<&'a T> {
+        let latch = self.latch;
+        if let Some(value) = latch.get() {
+            return Poll::Ready(value);
+        }
+        let waker = context.waker().clone();
+        let old = {
+            let mut waiting = latch.waiting.lock();
+            match latch.get() {
+                // The new waker is as useless now as an old one.
+                Some(_) => Some(waker),
+                None => {
+                    let key = *self.key.get_or_insert_with(|| {
+                        waiting.next_key += 1;
+                        waiting.next_key
+                    });
+                    waiting.wakers.insert(key, waker)
+                }
+            }
+        };
+        drop(old);
+        latch.get().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<T> Drop for WaitAsync<'_, T> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            let waker = self.latch.waiting.lock().wakers.remove(&key);
+            drop(waker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::Wake,
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_first_value_stays_and_everybody_gets_it() {
+        let latch = Arc::new(Latch::new());
+        let waiting: Vec<_> = (0..4)
+            .map(|n| {
+                let latch = Arc::clone(&latch);
+                thread::spawn(move || match n % 2 {
+                    0 => *latch.wait(None).unwrap(),
+                    _ => *futures::executor::block_on(latch.wait_async()),
+                })
+            })
+            .collect();
+        latch.set(1);
+        latch.set(2);
+        for thread in waiting {
+            assert_eq!(thread.join().unwrap(), 1);
+        }
+    }
+
+    #[test]
+    fn a_wait_in_vain_ends_in_time_and_leaves_no_waker() {
+        let latch = Latch::<()>::new();
+        assert!(latch.wait(Some(Instant::now())).is_none());
+        let deadline = Instant::now() + Duration::from_millis(2);
+        assert!(latch.wait(Some(deadline)).is_none());
+        assert!(Instant::now() >= deadline);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut wait = Box::pin(latch.wait_async());
+        assert!(wait.as_mut().poll(&mut context).is_pending());
+        assert_eq!(latch.waiting.lock().wakers.len(), 1);
+        drop(wait);
+        assert!(latch.waiting.lock().wakers.is_empty());
+    }
+
+    #[test]
+    fn a_waker_may_come_back_to_the_latch() {
+        struct ComesBack(Arc<Latch<u32>>, AtomicUsize);
+        impl Wake for ComesBack {
+            fn wake(self: Arc<Self>) {
+                self.1.fetch_add(1, Ordering::Relaxed);
+                self.0.set(3);
+                assert_eq!(self.0.wait(None), Some(&7));
+                let mut context = Context::from_waker(Waker::noop());
+                let mut wait = Box::pin(self.0.wait_async());
+                assert!(wait.as_mut().poll(&mut context).is_ready());
+            }
+        }
+        let latch = Arc::new(Latch::new());
+        let waker = Arc::new(ComesBack(Arc::clone(&latch), AtomicUsize::new(0)));
+        let mut wait = Box::pin(latch.wait_async());
+        let polled = Waker::from(Arc::clone(&waker));
+        assert!(
+            wait.as_mut()
+                .poll(&mut Context::from_waker(&polled))
+                .is_pending()
+        );
+        latch.set(7);
+        assert_eq!(waker.1.load(Ordering::Relaxed), 1);
+        drop(wait);
     }
 }
