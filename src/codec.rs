@@ -5,6 +5,7 @@
 
 use std::{any::type_name, fmt::Display};
 
+use bincode::Options;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -36,7 +37,13 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], part: Part) -> Result<T,
 
 /// The value at the start of `bytes`, which then begin behind it.
 pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, String> {
-    bincode::deserialize_from(bytes).map_err(|error| error.to_string())
+    // A length that is larger than what there is must not be believed.
+    bincode::DefaultOptions::new()
+        .with_fixint_encoding()
+        .allow_trailing_bytes()
+        .with_limit(bytes.len() as u64)
+        .deserialize_from(bytes)
+        .map_err(|error| error.to_string())
 }
 
 fn contain<T, U>(part: Part, code: impl FnOnce() -> bincode::Result<U>) -> Result<U, CodecError> {

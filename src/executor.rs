@@ -31,6 +31,7 @@ use crate::{
         IntoTask, Portable,
         cell::{Shared, TaskCell, Work},
     },
+    unwind,
 };
 
 /// Runs tasks on up to a number of workers, which are started as they are needed, and reused.
@@ -298,6 +299,7 @@ impl Builder {
             }),
             Err(error) => Err(TaskError::Encode(error)),
         });
+        unwind::contain(|| drop(task));
         self
     }
 

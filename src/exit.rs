@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Write},
     sync::{Arc, Once, Weak},
 };
 
@@ -40,7 +39,7 @@ extern "C" fn at_exit() {
 
 fn end_workers() {
     // A thread that ends the program from within a task would wait for itself.
-    let role = record::current().role();
+    let (_, role) = record::current_role();
     if matches!(role, Role::Main | Role::Foreign) {
         loop {
             let waited_for = watched(Scheduler::outlasts_main);
@@ -60,8 +59,6 @@ fn end_workers() {
             scheduler.finished.wait(None);
         }
     }
-    // What the last tasks printed without ending the line.
-    let _ = io::stdout().flush();
 }
 
 fn watched(which: impl Fn(&Scheduler) -> bool) -> Vec<Arc<Scheduler>> {

@@ -197,7 +197,7 @@ callable!(A B C D E G H I J K L M);
 /// Makes a [`Task`]: a call that a worker is to make, or a closure that names what it captures.
 ///
 /// * `task!(f(a, b))` evaluates the arguments here and calls `f` on the worker. `f` is any path or
-///   expression of size zero: `task!(module::f::<u64>(1))`, `task!(String::len(s))`.
+///   expression of size zero: `task!(module::f::<u64>(1))`, `task!(String::into_bytes(s))`.
 /// * `task!(|x, y| body)` takes the variables `x` and `y` of the surrounding scope, by value, and runs
 ///   the body on the worker with variables of the same names. `|mut x|` works too.
 /// * `task!(|| body)` captures nothing.

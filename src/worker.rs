@@ -65,7 +65,7 @@ enum Body {
     /// Not started; makes the job, encoded for frames of at most so many bytes if there is a limit.
     New(Box<dyn FnOnce(Option<usize>) -> Arc<dyn Job> + Send>),
     /// The system refused to start it; it may be tried again.
-    Refused(Arc<Scheduler>, Arc<dyn Job>),
+    Refused(Arc<dyn Job>),
     /// Started, and to be reaped at its end.
     Started(Arc<Scheduler>),
     /// Started by somebody else.
@@ -138,7 +138,7 @@ impl Worker {
     /// [`Error::AlreadyStarted`] once the worker was started.
     pub fn set_daemon(&self, daemon: bool) -> Result<(), Error> {
         match &*self.body.lock() {
-            Body::New(_) | Body::Refused(..) => {
+            Body::New(_) | Body::Refused(_) => {
                 self.record.set_daemon(daemon);
                 Ok(())
             }
@@ -175,17 +175,14 @@ impl Worker {
         };
         let engine = engine::engine(backend, None, DEFAULT_MAX_FRAME_LEN)?;
         self.record.set_backend(backend);
-        let (scheduler, job) = match std::mem::replace(&mut *body, Body::Foreign) {
-            Body::New(make) => {
-                let plan = Plan {
-                    crew: Crew::Solo(Arc::clone(&self.record)),
-                    initializer: None,
-                };
-                let scheduler = Scheduler::new(engine, plan);
-                let job = make(scheduler.max_frame_len());
-                (scheduler, job)
-            }
-            Body::Refused(scheduler, job) => (scheduler, job),
+        let plan = Plan {
+            crew: Crew::Solo(Arc::clone(&self.record)),
+            initializer: None,
+        };
+        let scheduler = Scheduler::new(engine, plan);
+        let job = match std::mem::replace(&mut *body, Body::Foreign) {
+            Body::New(make) => make(scheduler.max_frame_len()),
+            Body::Refused(job) => job,
             Body::Started(_) | Body::Foreign => unreachable!("that was looked at before"),
         };
         if let Some(error) = job.error() {
@@ -199,7 +196,7 @@ impl Worker {
                 Ok(())
             }
             Err(error) => {
-                *body = Body::Refused(scheduler, job);
+                *body = Body::Refused(job);
                 Err(error.into())
             }
         }
@@ -280,7 +277,7 @@ impl Worker {
             || self.record.id() == record::current().id()
         {
             Err(Error::JoinSelf)
-        } else if matches!(*self.body.lock(), Body::New(_) | Body::Refused(..)) {
+        } else if matches!(*self.body.lock(), Body::New(_) | Body::Refused(_)) {
             Err(Error::NotStarted)
         } else {
             Ok(())
@@ -298,7 +295,7 @@ impl Worker {
     /// [`Error::NotStarted`]; [`Error::Unsupported`] for threads, which cannot be killed, and for the
     /// main worker.
     pub fn terminate(&self) -> Result<(), Error> {
-        if matches!(*self.body.lock(), Body::New(_) | Body::Refused(..)) {
+        if matches!(*self.body.lock(), Body::New(_) | Body::Refused(_)) {
             return Err(Error::NotStarted);
         }
         match self.record.kill() {

@@ -131,8 +131,8 @@ impl Scheduler {
     /// Whether the calling thread is one of its workers.
     pub(crate) fn is_current(&self) -> bool {
         match &self.plan.crew {
-            Crew::Many { .. } => record::current().role() == Role::Crew(self.id),
-            Crew::Solo(record) => record::current().id() == record.id(),
+            Crew::Many { .. } => record::current_role().1 == Role::Crew(self.id),
+            Crew::Solo(record) => record::current_role().0 == record.id(),
         }
     }
 

@@ -1,7 +1,6 @@
 //! Workers that are threads of this process.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -45,7 +44,7 @@ impl Engine for Threads {
         let runner = Arc::new(ThreadRunner::new(Arc::clone(&record)));
         let id = runner.id;
         scheduler.enlist(Arc::clone(&runner) as Arc<dyn Runner>);
-        record.begin(None, Arc::clone(&runner) as Arc<dyn Runner>);
+        let listed = Arc::clone(&runner);
         let body = {
             let (scheduler, scope) = (Arc::clone(scheduler), self.scope);
             move || match scope {
@@ -57,10 +56,14 @@ impl Engine for Threads {
         let name = record.name().replace('\0', "?");
         match thread::Builder::new().name(name).spawn(body) {
             Ok(handle) => {
+                record.begin(None, listed);
                 self.handles.lock().push(handle);
                 Ok(())
             }
-            Err(error) => Err(not_started(scheduler, &record, id, error)),
+            Err(error) => {
+                scheduler.delist(id);
+                Err(TaskError::Start(StartError::new(&record.name(), error)))
+            }
         }
     }
 
@@ -77,19 +80,6 @@ impl Engine for Threads {
             }
         }
     }
-}
-
-/// Takes back what was prepared for a worker that the system did not let start.
-pub(super) fn not_started(
-    scheduler: &Scheduler,
-    record: &Record,
-    id: u64,
-    error: io::Error,
-) -> TaskError {
-    let error = TaskError::Start(StartError::new(&record.name(), error));
-    scheduler.delist(id);
-    record.end(Err(error.clone()));
-    error
 }
 
 /// A number that no other runner of this process has.
@@ -117,6 +107,8 @@ impl ThreadRunner {
     }
 
     fn work(self: &Arc<Self>, scheduler: &Arc<Scheduler>) {
+        let runner = Arc::clone(self) as Arc<dyn Runner>;
+        self.record.begin(None, runner);
         record::set_current(Arc::clone(&self.record));
         let initialized = match scheduler.initializer() {
             Some(initializer) => initializer.run(),

@@ -85,7 +85,7 @@ impl<'a> Mapping<'a> {
             None => Some(Carver::in_place(expected)),
             Some(_) => None,
         };
-        let mut chunks = VecDeque::with_capacity(expected.div_ceil(chunksize));
+        let mut chunks = VecDeque::new();
         loop {
             let items = inputs.carve_from(&mut items, chunksize);
             let len = items.len();
@@ -201,7 +201,7 @@ impl<I: Portable, R: Portable> Work for ChunkWork<I, R> {
         (self.chunk.here)(self.items, piece)
     }
 
-    fn request(self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
+    fn request(&self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
         let entry = self.chunk.elsewhere.entry();
         // A slice is encoded like the vector as which it is decoded.
         let items = (self.items.as_slice(),);

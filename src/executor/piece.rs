@@ -28,19 +28,36 @@ unsafe impl<T: Send> Sync for Block<T> {}
 
 impl<T> Block<T> {
     fn new(capacity: usize) -> Self {
-        let memory = Box::leak(Box::<[T]>::new_uninit_slice(capacity));
-        advise_huge_pages(memory);
+        Block::of(Vec::with_capacity(capacity))
+    }
+
+    /// A block of that capacity or, where the memory is refused, of none: an input may claim any
+    /// length, and what it really delivers finds room elsewhere.
+    fn claimed(capacity: usize) -> Self {
+        let mut memory = Vec::new();
+        let _ = memory.try_reserve_exact(capacity);
+        Block::of(memory)
+    }
+
+    fn of(memory: Vec<T>) -> Self {
+        let mut memory = ManuallyDrop::new(memory);
+        advise_huge_pages(memory.spare_capacity_mut());
         Block {
-            start: NonNull::from(memory).cast(),
-            capacity,
+            // A `Vec` of values without a size has room for any number of them.
+            capacity: memory.capacity(),
+            start: NonNull::from(memory.spare_capacity_mut()).cast(),
         }
     }
 
-    fn memory(&self) -> Box<[MaybeUninit<T>]> {
-        let memory = NonNull::slice_from_raw_parts(self.start, self.capacity);
-        // SAFETY: pointer and length are those of the box that `new` leaked. The callers take the
-        // block apart, so that only one box is made of it.
-        unsafe { Box::from_raw(memory.as_ptr()) }
+    /// The vector that the block was made of, with so many values.
+    ///
+    /// # Safety
+    ///
+    /// It may be called once, and the first `len` values are initialised and nobody else's.
+    unsafe fn take(&self, len: usize) -> Vec<T> {
+        // SAFETY: pointer and capacity are those of the vector that `of` forgot, which the caller takes
+        // back only once; for the values the caller vouches.
+        unsafe { Vec::from_raw_parts(self.start.as_ptr().cast(), len, self.capacity) }
     }
 }
 
@@ -61,7 +78,8 @@ fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
 
 impl<T> Drop for Block<T> {
     fn drop(&mut self) {
-        drop(self.memory());
+        // SAFETY: this is the end of the block, and it takes no values along.
+        drop(unsafe { self.take(0) });
     }
 }
 
@@ -77,7 +95,7 @@ impl<T> Carver<T> {
     /// Carves pieces that lie side by side, as far as `capacity` goes.
     pub(super) fn in_place(capacity: usize) -> Self {
         Carver {
-            block: Arc::new(Block::new(capacity)),
+            block: Arc::new(Block::claimed(capacity)),
             used: 0,
             worn: None,
         }
@@ -143,7 +161,7 @@ impl<T> Carver<T> {
         max: usize,
     ) -> Piece<T> {
         // What an input says of its length need not be true, so room is made as it delivers.
-        let likely = values.size_hint().0.max(64);
+        let likely = values.size_hint().0.clamp(64, 1 << 16);
         let mut piece = self.carve(max.min(likely));
         loop {
             piece.fill(values.by_ref().take(piece.capacity - piece.len));
@@ -308,11 +326,9 @@ pub(super) fn join<T>(pieces: Vec<Piece<T>>) -> Vec<T> {
     }
     match block.map(Arc::try_unwrap) {
         Some(Ok(block)) => {
-            let mut memory = ManuallyDrop::new(ManuallyDrop::new(block).memory());
-            // SAFETY: the memory was allocated as a slice of `capacity` values of this layout, and is
-            // not freed by anybody else. Its first `len` values are those of the pieces, which have
-            // given them up.
-            unsafe { Vec::from_raw_parts(memory.as_mut_ptr().cast(), len, memory.len()) }
+            // SAFETY: the block is not dropped. Its first `len` values are those of the pieces, which
+            // have given them up.
+            unsafe { ManuallyDrop::new(block).take(len) }
         }
         _ => unreachable!("the pieces were the last that referred to their block"),
     }

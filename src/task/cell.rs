@@ -47,7 +47,7 @@ pub(crate) trait Work: Send + 'static {
     fn call(self) -> Self::Output;
 
     /// Encodes it as a request with this number.
-    fn request(self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError>;
+    fn request(&self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError>;
 
     /// Decodes what came back.
     fn decode(payload: &[u8]) -> Result<Self::Output, TaskError>;
@@ -64,7 +64,7 @@ impl<A: Portable, R: Portable> Work for Task<A, R> {
         self.function.call(self.args)
     }
 
-    fn request(self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
+    fn request(&self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
         wire::request(
             id,
             self.function.entry(),
@@ -93,9 +93,9 @@ impl<A: Portable, R: Portable> Work for Discarding<A, R> {
         drop(self.0.call());
     }
 
-    fn request(self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
-        let Task { args, function } = self.0;
-        wire::request(id, function.entry(), wire::Reply::Nothing, limit, &args)
+    fn request(&self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
+        let Task { args, function } = &self.0;
+        wire::request(id, function.entry(), wire::Reply::Nothing, limit, args)
     }
 
     fn decode(_payload: &[u8]) -> Result<(), TaskError> {
@@ -198,6 +198,8 @@ impl<W: Work> TaskCell<W> {
                 published: true,
             },
         };
+        // The arguments have gone where they had to go.
+        unwind::contain(|| drop(work));
         Self::with_stage(name, stage)
     }
 
@@ -382,11 +384,19 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
     }
 
     fn cancel(self: Arc<Self>) -> bool {
-        if let Some(input) = self.begin() {
-            let _ = self.settle_with(Outcome::Error(TaskError::Cancelled));
-            unwind::contain(|| drop(input));
+        let mut state = self.state.lock();
+        if matches!(state.stage, Stage::Pending(_)) {
+            let cancelled = Stage::Settled {
+                outcome: Outcome::Error(TaskError::Cancelled),
+                published: false,
+            };
+            let pending = std::mem::replace(&mut state.stage, cancelled);
+            drop(state);
+            unwind::contain(|| drop(pending));
             Arc::clone(&self).publish();
+            return true;
         }
+        drop(state);
         self.cancelled()
     }
 
@@ -490,7 +500,7 @@ mod loom_models {
             7
         }
 
-        fn request(self, _: u64, _: usize) -> Result<Vec<u8>, TaskError> {
+        fn request(&self, _: u64, _: usize) -> Result<Vec<u8>, TaskError> {
             unreachable!("models run on threads")
         }
 

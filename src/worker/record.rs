@@ -1,7 +1,7 @@
 //! What is known of a worker, and which workers there are.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::BTreeMap,
     sync::{
         Arc, OnceLock, Weak,
@@ -27,6 +27,8 @@ pub(crate) struct Record {
     ident: OnceLock<u64>,
     /// The thread or process, once it was started.
     runner: OnceLock<Weak<dyn Runner>>,
+    /// It has ended, and is not to be listed any more; changes under the registry's lock.
+    unlisted: AtomicBool,
     /// The worker's end, and for a process how it came.
     pub(crate) ended: Latch<Result<(), TaskError>>,
 }
@@ -61,6 +63,7 @@ impl Record {
             daemon: AtomicBool::new(daemon),
             ident: OnceLock::new(),
             runner: OnceLock::new(),
+            unlisted: AtomicBool::new(false),
             ended: Latch::new(),
         })
     }
@@ -128,17 +131,27 @@ impl Record {
         self.ident.get().copied()
     }
 
-    /// The worker is about to run (`pid` is that of a process worker): list it.
+    /// The worker runs (`pid` is that of a process worker): list it, unless it has ended already.
+    ///
+    /// Both a thread and who has started it say so, since neither can wait for the other.
     pub(crate) fn begin(self: &Arc<Self>, pid: Option<u32>, runner: Arc<dyn Runner>) {
         let _ = self.runner.set(Arc::downgrade(&runner));
         let ident = pid.map_or(FIRST_THREAD_IDENT + self.id, u64::from);
         let _ = self.ident.set(ident);
-        REGISTRY.lock().insert(self.id, Arc::clone(self));
+        let mut registry = REGISTRY.lock();
+        if !self.unlisted.load(Ordering::Relaxed) {
+            registry.insert(self.id, Arc::clone(self));
+        }
     }
 
     /// The worker is gone: stop listing it, then let go those who wait for that.
     pub(crate) fn end(&self, how: Result<(), TaskError>) {
-        REGISTRY.lock().remove(&self.id);
+        {
+            let mut registry = REGISTRY.lock();
+            // Relaxed: the lock orders it.
+            self.unlisted.store(true, Ordering::Relaxed);
+            registry.remove(&self.id);
+        }
         self.ended.set(how);
     }
 
@@ -168,6 +181,8 @@ static PROCESS_WORKER: OnceLock<Arc<Record>> = OnceLock::new();
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Record>>> = const { RefCell::new(None) };
+    /// What is needed of it at the end of the program, when thread-locals with a destructor are gone.
+    static CURRENT_ROLE: Cell<Option<(u64, Role)>> = const { Cell::new(None) };
     static FOREIGN: OnceCell<Arc<Record>> = const { OnceCell::new() };
 }
 
@@ -178,6 +193,7 @@ pub(crate) fn registered() -> Vec<Arc<Record>> {
 
 /// The calling thread is this worker, from now on.
 pub(crate) fn set_current(record: Arc<Record>) {
+    CURRENT_ROLE.set(Some((record.id, record.role)));
     CURRENT.set(Some(record));
 }
 
@@ -199,6 +215,14 @@ pub(crate) fn main_record() -> Arc<Record> {
         .get()
         .unwrap_or_else(|| MAIN.get_or_init(|| Record::of_process(String::new(), false)));
     Arc::clone(main)
+}
+
+/// The id and the role of the worker that the caller runs in, at any time.
+pub(crate) fn current_role() -> (u64, Role) {
+    CURRENT_ROLE.get().unwrap_or_else(|| {
+        let current = current();
+        (current.id, current.role)
+    })
 }
 
 /// The worker that the caller runs in.

@@ -80,3 +80,187 @@ pub fn signal(pid: u32, signal: i32) {
     // SAFETY: the call takes no pointers.
     assert_eq!(unsafe { libc::kill(pid as libc::pid_t, signal) }, 0);
 }
+
+/// Whether the process runs: it exists, and is no zombie that waits for its parent.
+pub fn runs(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    !matches!(fields.split_whitespace().next(), Some("Z" | "X") | None)
+}
+
+/// A directory that goes with the test, for the files through which a test and its workers, be they
+/// threads or processes, tell each other things.
+pub struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("scratch-{}-{number}", std::process::id());
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        // One that a killed test left behind, whose process had the same number.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    /// A sign with this name.
+    pub fn sign(&self, name: &str) -> Sign {
+        Sign(self.0.join(name))
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Something that one worker tells and others wait for: a file that appears, complete.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Sign(std::path::PathBuf);
+
+impl Sign {
+    pub fn at(path: std::path::PathBuf) -> Sign {
+        Sign(path)
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    /// Gives the sign, with a text.
+    pub fn tell(&self, text: impl std::fmt::Display) {
+        let draft = self.0.with_extension("draft");
+        fs::write(&draft, text.to_string()).unwrap();
+        fs::rename(draft, &self.0).unwrap();
+    }
+
+    pub fn give(&self) {
+        self.tell("");
+    }
+
+    /// Waits for the sign; gives its text.
+    pub fn hear(&self) -> String {
+        eventually(&format!("{}", self.0.display()), || self.is_given());
+        fs::read_to_string(&self.0).unwrap()
+    }
+
+    pub fn wait(&self) {
+        self.hear();
+    }
+
+    pub fn is_given(&self) -> bool {
+        self.0.exists()
+    }
+
+    /// Adds a line, for what several workers tell.
+    pub fn note(&self, line: impl std::fmt::Display) {
+        use std::io::Write;
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.0)
+            .unwrap();
+        // One call, so that lines of several workers do not mix.
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// The lines so far.
+    pub fn notes(&self) -> Vec<String> {
+        let text = fs::read_to_string(&self.0).unwrap_or_default();
+        text.lines().map(String::from).collect()
+    }
+}
+
+/// A test's end of a [`Gate`]. The gate goes with it, and a gate that is gone stops nobody.
+pub struct GateKeeper(Scratch);
+
+/// Where tasks wait, on whatever kind of worker, until the test lets them through.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Gate(std::path::PathBuf);
+
+impl GateKeeper {
+    pub fn new() -> GateKeeper {
+        GateKeeper(Scratch::new())
+    }
+
+    pub fn gate(&self) -> Gate {
+        Gate(self.0.path().into())
+    }
+
+    /// How many have come to the gate so far.
+    pub fn arrived(&self) -> usize {
+        let names = fs::read_dir(self.0.path()).unwrap().flatten();
+        names.filter(|entry| entry.file_name() != "open").count()
+    }
+
+    /// Waits until so many have come.
+    pub fn wait_for(&self, arrivals: usize) {
+        eventually("arrivals at the gate", || self.arrived() >= arrivals);
+    }
+
+    pub fn open(&self) {
+        fs::write(self.0.path().join("open"), "").unwrap();
+    }
+}
+
+impl Gate {
+    /// Says that the task has come, and waits until the gate is open.
+    pub fn pass(&self) {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", std::process::id());
+        // The directory may be gone.
+        let _ = fs::write(self.0.join(name), "");
+        eventually("the gate is open", || {
+            !self.0.exists() || self.0.join("open").exists()
+        });
+    }
+}
+
+/// A waker that counts.
+#[derive(Default)]
+pub struct Wakes(std::sync::atomic::AtomicUsize);
+
+impl Wakes {
+    pub fn new() -> std::sync::Arc<Wakes> {
+        Default::default()
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl std::task::Wake for Wakes {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+/// A small generator of numbers (xorshift), seeded anew in each run, for tests that do things at
+/// random.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Random {
+        use std::hash::{BuildHasher, Hasher, RandomState};
+        Random(RandomState::new().build_hasher().finish() | 1)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}

@@ -6,7 +6,7 @@ use std::{
     env,
     ffi::OsStr,
     fs::File,
-    io::{self, IoSliceMut, Write},
+    io::{self, ErrorKind, IoSliceMut, Write},
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     process::{self, exit},
@@ -64,7 +64,14 @@ pub(crate) fn work(marker: &OsStr) -> ! {
             .unwrap_or_else(|_| Err(io::Error::other("it panicked, which is a bug")))
     });
     exit(served.unwrap_or_else(|error| {
-        eprintln!("freethreading: worker process {}: {error}", process::id());
+        // Nobody is left to work for; whoever ended the parent knows.
+        let orphaned = matches!(
+            error.kind(),
+            ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
+        );
+        if !orphaned {
+            eprintln!("freethreading: worker process {}: {error}", process::id());
+        }
         1
     }))
 }
@@ -146,8 +153,6 @@ fn serve(input: File, mut output: File) -> io::Result<i32> {
     let mut failed = false;
     while let Some(request) = frames.next()? {
         failed = !answer(request, &mut frame, limit)?;
-        // What the task printed is complete before its result is known.
-        let _ = io::stdout().flush();
         output.write_all(&frame)?;
         if frame.capacity() > KEEP && frame.len() < frame.capacity() / 4 {
             frame = Vec::new();
@@ -242,14 +247,26 @@ impl Frames {
             }
             if self.read()? == 0 {
                 return match self.buffer.has_remaining() {
-                    true => Err(io::ErrorKind::UnexpectedEof.into()),
+                    true => Err(ErrorKind::UnexpectedEof.into()),
                     false => Ok(None),
                 };
             }
         }
     }
 
+    /// Waits for the first bytes of a request without taking them.
+    ///
+    /// A process that was killed while it waited dies here, and the parent sees that the request was
+    /// not touched. Within a read that waits it would still take the bytes before it dies.
+    fn wait_for_request(&self) {
+        // Interrupted or not, the read finds out what there is.
+        let _ = poll(&mut [PollFd::new(&self.input, PollFlags::IN)], None);
+    }
+
     fn read(&mut self) -> io::Result<usize> {
+        if self.buffer.is_empty() {
+            self.wait_for_request();
+        }
         loop {
             let read = match rustix::io::read(&self.input, self.buffer.spare_capacity_mut()) {
                 Ok((filled, _)) => filled.len(),

@@ -237,8 +237,10 @@ impl Link {
             max_frame_len: terms.max_frame_len as u64,
             fingerprint: terms.remote,
         }));
+        let input = Arc::new(input);
+        // Before anything is said: the process must not see the pipe's end while it is being killed.
+        self.state.lock().input = Some(Arc::clone(&input));
         write_all(&input, &setup).await?;
-        self.state.lock().input = Some(Arc::new(input));
         let reply = replies.next().await;
         let hello = checked(reply, replies)?;
         let (protocol, fingerprint) = match codec::decode_first(&mut &hello[..]) {

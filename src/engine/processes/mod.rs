@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::{Engine, Runner, Scheduler, threads};
 use crate::{
     backend::Backend,
-    error::{Error, TaskError},
+    error::{Error, StartError, TaskError},
     init,
 };
 use launcher::Launcher;
@@ -49,7 +49,7 @@ impl Engine for Processes {
     fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError> {
         let record = scheduler.recruit();
         let id = threads::runner_id();
-        let failed = |error| threads::not_started(scheduler, &record, id, error);
+        let failed = |error| TaskError::Start(StartError::new(&record.name(), error));
         let reactor = reactor::handle().map_err(failed)?;
         let launched = {
             // The child is registered with the reactor by the thread that starts it.

@@ -1,0 +1,198 @@
+//! Small tasks on warm worker processes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use freethreading::{Backend, WorkerPoolExecutor};
+use tokio::sync::oneshot;
+
+use crate::{
+    child::{PONG, Peer, SQUARES},
+    harness::{Case, Clock, Contender, Unit, contender, micros, seconds},
+    maps::square,
+    threads::{current_thread, noop},
+};
+
+/// Round trips in one sample: a few milliseconds.
+const TRIPS: u32 = 300;
+/// The same for the slowest.
+const SLOW_TRIPS: u32 = 100;
+
+const TASKS: u64 = 100_000;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case {
+            name: "process round trip, blocking",
+            unit: Unit::Micros,
+            cores: 1,
+            contenders: round_trip,
+        },
+        Case {
+            name: "process round trip, blocking, free placement",
+            unit: Unit::Micros,
+            cores: 2,
+            contenders: round_trip,
+        },
+        Case {
+            name: "process round trip, awaited",
+            unit: Unit::Micros,
+            cores: 1,
+            contenders: round_trip_awaited,
+        },
+        Case {
+            name: "process map x*x over 100,000, chunks of 1",
+            unit: Unit::KiloPerSecond,
+            cores: 2,
+            contenders: || map(1),
+        },
+        Case {
+            name: "process map x*x over 100,000, chunks of 1000",
+            unit: Unit::KiloPerSecond,
+            cores: 2,
+            contenders: || map(1000),
+        },
+    ]
+}
+
+pub fn executor(workers: usize) -> WorkerPoolExecutor {
+    WorkerPoolExecutor::builder()
+        .max_workers(workers)
+        .backend(Backend::Multiprocessing)
+        .build()
+        .expect("`main` has called `init`")
+}
+
+fn round_trip() -> Vec<Contender> {
+    let executor = executor(1);
+    let pool = procspawn::Pool::new(1).expect("processes can be started");
+    let mut peer = Peer::start(PONG);
+    let (to_io, requests) = mpsc::channel();
+    let (to_caller, replies) = mpsc::channel();
+    thread::spawn(move || {
+        let mut peer = Peer::start(PONG);
+        for () in requests {
+            peer.ping();
+            to_caller.send(()).expect("the caller waits");
+        }
+    });
+    vec![
+        contender("ours", move || {
+            micros(TRIPS, || executor.submit(noop).result().expect("it works"))
+        }),
+        contender("procspawn Pool", move || {
+            micros(SLOW_TRIPS, || {
+                pool.spawn((), |()| noop()).join().expect("it works");
+            })
+        }),
+        contender("raw pipes through one I/O thread (limit)", move || {
+            micros(TRIPS, || {
+                to_io.send(()).expect("the thread waits");
+                replies.recv().expect("it works");
+            })
+        }),
+        contender("raw pipes (limit)", move || micros(TRIPS, || peer.ping())),
+    ]
+}
+
+fn round_trip_awaited() -> Vec<Contender> {
+    let runtime = Arc::new(current_thread());
+    let (for_ours, for_procspawn, for_pipes) =
+        (Arc::clone(&runtime), Arc::clone(&runtime), runtime);
+    let executor = executor(1);
+    let pool = Arc::new(procspawn::Pool::new(1).expect("processes can be started"));
+    let mut peer = Peer::start(PONG);
+    let (to_io, requests) = mpsc::channel::<oneshot::Sender<()>>();
+    thread::spawn(move || {
+        let mut peer = Peer::start(PONG);
+        for caller in requests {
+            peer.ping();
+            caller.send(()).expect("the caller waits");
+        }
+    });
+    vec![
+        contender("ours", move || {
+            for_ours.block_on(async {
+                let clock = Clock::start();
+                for _ in 0..TRIPS {
+                    executor.submit(noop).await.expect("it works");
+                }
+                clock.micros_each(TRIPS)
+            })
+        }),
+        contender("procspawn Pool in spawn_blocking", move || {
+            for_procspawn.block_on(async {
+                let clock = Clock::start();
+                for _ in 0..SLOW_TRIPS {
+                    let pool = Arc::clone(&pool);
+                    let call = move || pool.spawn((), |()| noop()).join();
+                    let joined = tokio::task::spawn_blocking(call).await;
+                    joined.expect("it does not panic").expect("it works");
+                }
+                clock.micros_each(SLOW_TRIPS)
+            })
+        }),
+        contender("raw pipes through one I/O thread (limit)", move || {
+            for_pipes.block_on(async {
+                let clock = Clock::start();
+                for _ in 0..TRIPS {
+                    let (sender, receiver) = oneshot::channel();
+                    to_io.send(sender).expect("the thread waits");
+                    receiver.await.expect("it works");
+                }
+                clock.micros_each(TRIPS)
+            })
+        }),
+        contender("raw pipes, blocking (limit)", move || {
+            micros(TRIPS, || peer.ping())
+        }),
+    ]
+}
+
+fn map(chunk: u64) -> Vec<Contender> {
+    let rate = |seconds: f64| TASKS as f64 / seconds / 1e3;
+    let executor = executor(2);
+    let mut peers = [Peer::start_wide(SQUARES), Peer::start_wide(SQUARES)];
+    vec![
+        contender("ours", move || {
+            let mapping = executor.chunksize(chunk as usize);
+            rate(seconds(|| {
+                mapping.map(square, 0..TASKS).into_vec().expect("it works")
+            }))
+        }),
+        contender(
+            "raw pipes + bincode, a thread per child (limit)",
+            move || rate(seconds(|| map_over(&mut peers, chunk))),
+        ),
+    ]
+}
+
+/// The threads take chunk after chunk, each for its child.
+fn map_over(peers: &mut [Peer], chunk: u64) -> Vec<Vec<(u64, Vec<u64>)>> {
+    let next = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let start = |peer| scope.spawn(|| squares(peer, &next, chunk));
+        let threads: Vec<_> = peers.iter_mut().map(start).collect();
+        let results = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        results.map(|result| result.expect("it works")).collect()
+    })
+}
+
+/// The results of the chunks that this child was given, and where they begin.
+fn squares(peer: &mut Peer, next: &AtomicU64, chunk: u64) -> Vec<(u64, Vec<u64>)> {
+    let mut results = Vec::new();
+    loop {
+        let start = next.fetch_add(chunk, Ordering::Relaxed);
+        if start >= TASKS {
+            return results;
+        }
+        let numbers: Vec<u64> = (start..(start + chunk).min(TASKS)).collect();
+        results.push((start, peer.call(numbers)));
+    }
+}

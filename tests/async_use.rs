@@ -1,0 +1,692 @@
+//! Waiting from async code: on any runtime and on none, left half-way, with any waker.
+
+mod common;
+
+use std::{
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Gate, GateKeeper, Random, Wakes, eventually, watched};
+use freethreading::{Error, TaskError, TaskFuture, Worker, WorkerPoolExecutor, task};
+use futures::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
+
+freethreading::init_tests!();
+
+fn seven_at(gate: Gate) -> u32 {
+    gate.pass();
+    7
+}
+
+fn number_at((n, gate): (u32, Option<Gate>)) -> u32 {
+    if let Some(gate) = gate {
+        gate.pass();
+    }
+    n
+}
+
+fn fail() {
+    panic!("no luck");
+}
+
+fn double(x: u64) -> u64 {
+    x * 2
+}
+
+fn multi_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+fn current_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// A way to wait for a future.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Blocking,
+    Timed,
+    BlockOn,
+    TokioMultiThread,
+    TokioSpawned,
+    TokioCurrentThread,
+    Smol,
+    SmolSpawned,
+}
+
+impl Way {
+    const ALL: [Way; 8] = [
+        Way::Blocking,
+        Way::Timed,
+        Way::BlockOn,
+        Way::TokioMultiThread,
+        Way::TokioSpawned,
+        Way::TokioCurrentThread,
+        Way::Smol,
+        Way::SmolSpawned,
+    ];
+
+    fn wait<R: Send + 'static>(self, future: TaskFuture<R>) -> Result<R, TaskError> {
+        match self {
+            Way::Blocking => future.result(),
+            Way::Timed => future.result_timeout(Duration::from_secs(50)),
+            Way::SmolSpawned => smol::block_on(smol::spawn(future)),
+            Way::TokioSpawned => multi_thread().block_on(async {
+                let task = tokio::spawn(future);
+                task.await.unwrap()
+            }),
+            _ => self.run(future),
+        }
+    }
+
+    /// Runs a future of any kind; on a blocking way there is only the plainest of executors for it.
+    fn run<F: Future>(self, future: F) -> F::Output {
+        match self {
+            Way::TokioMultiThread | Way::TokioSpawned => multi_thread().block_on(future),
+            Way::TokioCurrentThread => current_thread().block_on(future),
+            Way::Smol | Way::SmolSpawned => smol::block_on(future),
+            Way::Blocking | Way::Timed | Way::BlockOn => futures::executor::block_on(future),
+        }
+    }
+}
+
+/// Makes one test for every way to wait, on every backend.
+macro_rules! every_way {
+    ($(fn $name:ident($way:ident) $body:block)*) => {
+        $(
+            mod $name {
+                use super::*;
+
+                fn run($way: Way) {
+                    watched(|| $body)
+                }
+
+                every_way!(@ blocking Blocking, timed Timed, block_on BlockOn,
+                    tokio_multi_thread TokioMultiThread, tokio_spawned TokioSpawned,
+                    tokio_current_thread TokioCurrentThread, smol Smol, smol_spawned SmolSpawned);
+            }
+        )*
+    };
+    (@ $($name:ident $way:ident),*) => {
+        freethreading::test_backends! {
+            $(
+                #[test]
+                fn $name() {
+                    run(Way::$way);
+                }
+            )*
+        }
+    };
+}
+
+every_way! {
+    fn a_result_comes(way) {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        let text = "to and fro".to_string();
+        let future = executor.submit(task!(|text| text.to_uppercase()));
+        assert_eq!(way.wait(future).unwrap(), "TO AND FRO");
+    }
+
+    fn a_result_comes_after_a_while(way) {
+        let gates = GateKeeper::new();
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let future = executor.submit(task!(seven_at(gates.gate())));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(move || way.wait(future));
+            gates.wait_for(1);
+            gates.open();
+            assert_eq!(waiting.join().unwrap().unwrap(), 7);
+        });
+    }
+
+    fn a_panic_is_an_error(way) {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let future = executor.submit(fail);
+        let error = way.wait(future).unwrap_err();
+        assert!(matches!(error, TaskError::Panicked(panic) if panic.message() == "no luck"));
+    }
+
+    fn a_cancellation_is_an_error(way) {
+        let gates = GateKeeper::new();
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let held = executor.submit(task!(seven_at(gates.gate())));
+        gates.wait_for(1);
+        let future = executor.submit(|| 8);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(move || way.wait(future));
+            executor.shutdown(false, true);
+            assert!(matches!(waiting.join().unwrap(), Err(TaskError::Cancelled)));
+        });
+        gates.open();
+        assert_eq!(way.wait(held).unwrap(), 7);
+    }
+
+    fn a_refusal_is_an_error(way) {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        executor.shutdown(true, false);
+        assert!(matches!(way.wait(executor.submit(|| 7)), Err(TaskError::Shutdown)));
+    }
+
+    fn many_are_awaited_together(way) {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        let futures = (0..100).map(|n| executor.submit(task!(double(n))));
+        let doubles = way.run(try_join_all(futures)).unwrap();
+        assert_eq!(doubles, (0..100).map(double).collect::<Vec<_>>());
+    }
+
+    fn many_are_awaited_in_the_order_of_their_ends(way) {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        let futures: FuturesUnordered<_> =
+            (0..100).map(|n| executor.submit(task!(double(n)))).collect();
+        let doubles: Vec<_> = way.run(futures.map(Result::unwrap).collect());
+        assert_eq!(doubles.into_iter().sum::<u64>(), 9900);
+    }
+
+    fn a_stream_gives_the_results_in_order(way) {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        let stream = executor.chunksize(3).map(double, 0..100).into_stream();
+        let doubles: Vec<_> = way.run(stream.map(Result::unwrap).collect());
+        assert_eq!(doubles, (0..100).map(double).collect::<Vec<_>>());
+    }
+
+    fn a_stream_keeps_to_its_time_limit(way) {
+        let gates = GateKeeper::new();
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        let limit = Duration::from_millis(300);
+        let start = Instant::now();
+        let items = (0..3).map(|n| (n, (n == 2).then(|| gates.gate())));
+        let stream = executor.timeout(limit).map(number_at, items).into_stream();
+        let results: Vec<_> = way.run(stream.collect());
+        assert!(start.elapsed() >= limit);
+        assert!(matches!(results[..], [Ok(0), Ok(1), Err(TaskError::Timeout)]), "{results:?}");
+    }
+
+    fn a_shutdown_is_awaited(way) {
+        let gates = GateKeeper::new();
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        let futures: Vec<_> =
+            (0..10).map(|_| executor.submit(task!(seven_at(gates.gate())))).collect();
+        gates.wait_for(2);
+        thread::scope(|scope| {
+            let shutdown = scope.spawn(|| way.run(executor.shutdown_async(false)));
+            gates.open();
+            shutdown.join().unwrap();
+        });
+        assert!(futures.iter().all(TaskFuture::done));
+        assert!(matches!(executor.submit(|| ()).result(), Err(TaskError::Shutdown)));
+        way.run(executor.shutdown_async(false));
+    }
+
+    fn a_shutdown_that_cancels_is_awaited(way) {
+        let gates = GateKeeper::new();
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        let futures: Vec<_> =
+            (0..10).map(|_| executor.submit(task!(seven_at(gates.gate())))).collect();
+        gates.wait_for(2);
+        thread::scope(|scope| {
+            let shutdown = scope.spawn(|| way.run(executor.shutdown_async(true)));
+            eventually("tasks are cancelled", || {
+                futures.iter().filter(|future| future.cancelled()).count() == 8
+            });
+            gates.open();
+            shutdown.join().unwrap();
+        });
+        assert_eq!(futures.iter().filter(|future| future.result().is_ok()).count(), 2);
+    }
+
+    fn the_end_of_a_worker_is_awaited(way) {
+        let gates = GateKeeper::new();
+        let worker = Worker::new(task!(seven_at(gates.gate())));
+        worker.start().unwrap();
+        thread::scope(|scope| {
+            let join = scope.spawn(|| way.run(worker.join_async()));
+            gates.wait_for(1);
+            gates.open();
+            join.join().unwrap().unwrap();
+        });
+        assert!(!worker.is_alive());
+        way.run(worker.join_async()).unwrap();
+    }
+
+    fn a_failed_worker_is_awaited(way) {
+        let worker = Worker::new(fail);
+        worker.start().unwrap();
+        let error = way.run(worker.join_async()).unwrap_err();
+        assert!(matches!(error, Error::Task(TaskError::Panicked(_))), "{error}");
+    }
+
+    fn blocking_calls_stall_a_runtime_but_work_there(way) {
+        way.run(async {
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            assert_eq!(executor.submit(|| 7).result().unwrap(), 7);
+            assert_eq!(executor.map(double, 0..3).into_vec().unwrap(), [0, 2, 4]);
+            let worker = Worker::new(|| ());
+            worker.start().unwrap();
+            worker.join().unwrap();
+            executor.shutdown(true, false);
+        });
+    }
+}
+
+freethreading::test_backends! {
+    #[test]
+    fn several_runtimes_use_one_executor() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            thread::scope(|scope| {
+                for way in Way::ALL {
+                    let executor = &executor;
+                    scope.spawn(move || {
+                        for n in 0..30 {
+                            let future = executor.submit(task!(double(n)));
+                            assert_eq!(way.wait(future).unwrap(), 2 * n);
+                        }
+                    });
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn an_executor_outlives_the_runtime_it_was_made_on() {
+        watched(|| {
+            let (executor, pending) = current_thread().block_on(async {
+                let executor = WorkerPoolExecutor::new(1).unwrap();
+                assert_eq!(executor.submit(task!(double(1))).await.unwrap(), 2);
+                let pending = executor.submit(task!(double(2)));
+                (executor, pending)
+            });
+            assert_eq!(multi_thread().block_on(pending).unwrap(), 4);
+            assert_eq!(smol::block_on(executor.submit(task!(double(3)))).unwrap(), 6);
+        });
+    }
+
+    #[test]
+    fn a_future_may_move_from_one_runtime_to_another() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let mut future = executor.submit(task!(seven_at(gates.gate())));
+            current_thread().block_on(async {
+                let polled = tokio::time::timeout(Duration::from_millis(5), &mut future).await;
+                assert!(polled.is_err());
+            });
+            smol::block_on(async {
+                assert!(futures::poll!(&mut future).is_pending());
+            });
+            gates.open();
+            assert_eq!(multi_thread().block_on(future).unwrap(), 7);
+        });
+    }
+
+    #[test]
+    fn futures_join_under_tokio() {
+        watched(|| {
+            for runtime in [multi_thread(), current_thread()] {
+                let executor = WorkerPoolExecutor::new(2).unwrap();
+                let joined: Result<_, TaskError> = runtime.block_on(async {
+                    tokio::try_join!(
+                        executor.submit(task!(double(1))),
+                        executor.submit(|| "two".to_string()),
+                        executor.submit(|| [3, 3]),
+                    )
+                });
+                assert_eq!(joined.unwrap(), (2, "two".to_string(), [3, 3]));
+                let joined: Result<_, TaskError> = runtime.block_on(async {
+                    tokio::try_join!(
+                        executor.submit(task!(double(1))),
+                        executor.submit(fail),
+                    )
+                });
+                assert!(matches!(joined, Err(TaskError::Panicked(_))));
+            }
+        });
+    }
+
+    #[test]
+    fn the_first_of_several_is_selected() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            for runtime in [multi_thread(), current_thread()] {
+                let gates = GateKeeper::new();
+                runtime.block_on(async {
+                    let mut slow = executor.submit(task!(seven_at(gates.gate())));
+                    tokio::select! {
+                        _ = &mut slow => panic!("the gate is closed"),
+                        fast = executor.submit(task!(double(4))) => assert_eq!(fast.unwrap(), 8),
+                    }
+                    gates.open();
+                    assert_eq!(slow.await.unwrap(), 7);
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_future_that_is_left_half_way_still_gives_its_result() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let mut future = executor.submit(task!(seven_at(gates.gate())));
+            current_thread().block_on(async {
+                let limit = Duration::from_millis(10);
+                assert!(tokio::time::timeout(limit, &mut future).await.is_err());
+            });
+            gates.open();
+            assert_eq!(future.result().unwrap(), 7);
+            assert_eq!(executor.submit(task!(double(1))).result().unwrap(), 2);
+        });
+    }
+
+    #[test]
+    fn a_future_that_is_dropped_half_way_leaves_its_task_alone() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            current_thread().block_on(async {
+                let limit = Duration::from_millis(10);
+                let left: Vec<_> = (0..5)
+                    .map(|_| executor.submit(task!(seven_at(gates.gate()))))
+                    .map(|future| tokio::time::timeout(limit, future))
+                    .collect();
+                for left in left {
+                    assert!(left.await.is_err());
+                }
+            });
+            gates.open();
+            assert_eq!(executor.submit(task!(double(1))).result().unwrap(), 2);
+            executor.shutdown(true, false);
+            assert_eq!(gates.arrived(), 5);
+        });
+    }
+
+    #[test]
+    fn futures_left_at_random_lose_nothing() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            let mut random = Random::new();
+            current_thread().block_on(async {
+                for n in 0..300 {
+                    let mut future = executor.submit(task!(double(n)));
+                    let limit = Duration::from_micros(random.below(300) as u64);
+                    let result = match tokio::time::timeout(limit, &mut future).await {
+                        Ok(result) => result,
+                        Err(_) => future.await,
+                    };
+                    assert_eq!(result.unwrap(), 2 * n);
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn a_stream_that_is_left_at_random_loses_nothing() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            let mut random = Random::new();
+            let mut stream = executor.chunksize(2).map(double, 0..300).into_stream();
+            let mut doubles = Vec::new();
+            current_thread().block_on(async {
+                while doubles.len() < 300 {
+                    let limit = Duration::from_micros(random.below(300) as u64);
+                    if let Ok(item) = tokio::time::timeout(limit, stream.next()).await {
+                        doubles.push(item.unwrap().unwrap());
+                    }
+                }
+            });
+            assert_eq!(doubles, (0..300).map(double).collect::<Vec<_>>());
+            assert!(stream.next().now_or_never().unwrap().is_none());
+        });
+    }
+
+    #[test]
+    fn a_shutdown_that_is_left_half_way_has_been_done() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let held = executor.submit(task!(seven_at(gates.gate())));
+            assert!(executor.shutdown_async(false).now_or_never().is_none());
+            assert!(matches!(executor.submit(|| ()).result(), Err(TaskError::Shutdown)));
+            gates.open();
+            assert_eq!(held.result().unwrap(), 7);
+            executor.shutdown(true, false);
+        });
+    }
+
+    #[test]
+    fn a_shutdown_that_is_never_polled_does_nothing() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            drop(executor.shutdown_async(true));
+            assert_eq!(executor.submit(task!(double(1))).result().unwrap(), 2);
+        });
+    }
+
+    #[test]
+    fn threads_and_tasks_wait_for_the_same_end() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let worker = Worker::new(task!(seven_at(gates.gate())));
+            worker.start().unwrap();
+            let held = executor.submit(task!(seven_at(gates.gate())));
+            gates.wait_for(2);
+            thread::scope(|scope| {
+                for way in Way::ALL {
+                    let (executor, worker, held) = (&executor, &worker, &held);
+                    scope.spawn(move || {
+                        worker.join().unwrap();
+                        executor.shutdown(true, false);
+                        assert!(held.done());
+                    });
+                    scope.spawn(move || {
+                        way.run(async {
+                            worker.join_async().await.unwrap();
+                            executor.shutdown_async(false).await;
+                            assert!(held.done());
+                        });
+                    });
+                }
+                gates.open();
+            });
+        });
+    }
+
+    #[test]
+    fn only_the_last_waker_is_woken() {
+        watched(|| {
+            for awaited in [future_at, stream_at, timed_stream_at, join_at, shutdown_at] {
+                let gates = GateKeeper::new();
+                let mut awaited = awaited(gates.gate());
+                gates.wait_for(1);
+                let (first, last) = (Wakes::new(), Wakes::new());
+                for wakes in [&first, &first, &last] {
+                    let waker = Waker::from(Arc::clone(wakes));
+                    assert!(awaited.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+                }
+                gates.open();
+                eventually("the last waker is woken", || last.count() > 0);
+                assert_eq!((first.count(), last.count()), (0, 1));
+                assert!(awaited.now_or_never().is_some());
+            }
+        });
+    }
+
+    #[test]
+    fn a_waker_may_panic() {
+        struct Panicking;
+        impl Wake for Panicking {
+            fn wake(self: Arc<Self>) {
+                panic!("a waker");
+            }
+        }
+        watched(|| {
+            for awaited in [future_at, stream_at, timed_stream_at, join_at, shutdown_at] {
+                let gates = GateKeeper::new();
+                let mut awaited = awaited(gates.gate());
+                gates.wait_for(1);
+                let waker = Waker::from(Arc::new(Panicking));
+                assert!(awaited.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+                gates.open();
+                // Nobody is told, so all that can be done is to look.
+                eventually("the wait is over", || awaited.as_mut().now_or_never().is_some());
+            }
+        });
+    }
+
+    #[test]
+    fn a_waker_that_panics_harms_nobody_else() {
+        struct Panicking;
+        impl Wake for Panicking {
+            fn wake(self: Arc<Self>) {
+                panic!("a waker");
+            }
+        }
+        watched(|| {
+            let gates = GateKeeper::new();
+            let worker = Worker::new(task!(seven_at(gates.gate())));
+            worker.start().unwrap();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let held = executor.submit(task!(seven_at(gates.gate())));
+            gates.wait_for(2);
+            let waker = Waker::from(Arc::new(Panicking));
+            let mut context = Context::from_waker(&waker);
+            let mut join = pin!(worker.join_async());
+            assert!(join.as_mut().poll(&mut context).is_pending());
+            let mut shutdown = pin!(executor.shutdown_async(false));
+            assert!(shutdown.as_mut().poll(&mut context).is_pending());
+            thread::scope(|scope| {
+                let joined = scope.spawn(|| worker.join());
+                let shut_down = scope.spawn(|| executor.shutdown(true, false));
+                gates.open();
+                joined.join().unwrap().unwrap();
+                shut_down.join().unwrap();
+            });
+            assert_eq!(held.result().unwrap(), 7);
+        });
+    }
+
+    #[test]
+    fn a_waker_may_come_back_in() {
+        /// Drops a second future that waits for the same, when it is woken.
+        struct Dropping(Mutex<Option<Awaited>>);
+        impl Wake for Dropping {
+            fn wake(self: Arc<Self>) {
+                let second = self.0.lock().unwrap().take();
+                drop(second);
+            }
+        }
+        watched(|| {
+            let gates = GateKeeper::new();
+            let worker = Worker::new(task!(seven_at(gates.gate())));
+            worker.start().unwrap();
+            let executor = Arc::new(WorkerPoolExecutor::new(1).unwrap());
+            let held = executor.submit(task!(seven_at(gates.gate())));
+            gates.wait_for(2);
+            for _ in 0..2 {
+                let (second_worker, second_executor) = (worker.clone(), Arc::clone(&executor));
+                let seconds: [Awaited; 2] = [
+                    Box::pin(async move { second_worker.join_async().await.unwrap() }),
+                    Box::pin(async move { second_executor.shutdown_async(false).await }),
+                ];
+                let firsts: [Awaited; 2] = {
+                    let (worker, executor) = (worker.clone(), Arc::clone(&executor));
+                    [
+                        Box::pin(async move { worker.join_async().await.unwrap() }),
+                        Box::pin(async move { executor.shutdown_async(false).await }),
+                    ]
+                };
+                for (mut first, mut second) in firsts.into_iter().zip(seconds) {
+                    let mut ignored = Context::from_waker(Waker::noop());
+                    assert!(second.as_mut().poll(&mut ignored).is_pending());
+                    let waker = Waker::from(Arc::new(Dropping(Mutex::new(Some(second)))));
+                    let mut context = Context::from_waker(&waker);
+                    assert!(first.as_mut().poll(&mut context).is_pending());
+                    // It goes on waiting, though nobody will look again.
+                    std::mem::forget(first);
+                }
+            }
+            gates.open();
+            worker.join().unwrap();
+            executor.shutdown(true, false);
+            assert_eq!(held.result().unwrap(), 7);
+        });
+    }
+
+    #[test]
+    fn the_waker_of_a_future_may_use_the_executor() {
+        /// Submits one more task.
+        struct Submitting(Arc<WorkerPoolExecutor>, std::sync::mpsc::Sender<TaskFuture<u64>>);
+        impl Wake for Submitting {
+            fn wake(self: Arc<Self>) {
+                self.1.send(self.0.submit(task!(double(4)))).unwrap();
+            }
+        }
+        watched(|| {
+            let gates = GateKeeper::new();
+            let executor = Arc::new(WorkerPoolExecutor::new(1).unwrap());
+            let (sender, futures) = std::sync::mpsc::channel();
+            let mut future = executor.submit(task!(seven_at(gates.gate())));
+            let waker = Waker::from(Arc::new(Submitting(Arc::clone(&executor), sender)));
+            let polled = Pin::new(&mut future).poll(&mut Context::from_waker(&waker));
+            assert!(matches!(polled, Poll::Pending));
+            gates.open();
+            assert_eq!(futures.recv().unwrap().result().unwrap(), 8);
+            assert_eq!(future.result().unwrap(), 7);
+        });
+    }
+}
+
+type Awaited = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn future_at(gate: Gate) -> Awaited {
+    let executor = WorkerPoolExecutor::new(1).unwrap();
+    Box::pin(
+        executor
+            .submit(task!(seven_at(gate)))
+            .map(|result| assert_eq!(result.unwrap(), 7)),
+    )
+}
+
+fn stream_at(gate: Gate) -> Awaited {
+    let executor = WorkerPoolExecutor::new(1).unwrap();
+    let stream = executor.map(seven_at, [gate]).into_stream();
+    Box::pin(
+        stream
+            .into_future()
+            .map(|(item, _)| assert_eq!(item.unwrap().unwrap(), 7)),
+    )
+}
+
+fn timed_stream_at(gate: Gate) -> Awaited {
+    let executor = WorkerPoolExecutor::new(1).unwrap();
+    let mapping = executor.timeout(Duration::from_secs(3600));
+    let stream = mapping.map(seven_at, [gate]).into_stream();
+    Box::pin(
+        stream
+            .into_future()
+            .map(|(item, _)| assert_eq!(item.unwrap().unwrap(), 7)),
+    )
+}
+
+fn join_at(gate: Gate) -> Awaited {
+    let worker = Worker::new(task!(seven_at(gate)));
+    worker.start().unwrap();
+    Box::pin(async move { worker.join_async().await.unwrap() })
+}
+
+fn shutdown_at(gate: Gate) -> Awaited {
+    let executor = WorkerPoolExecutor::new(1).unwrap();
+    drop(executor.submit(task!(seven_at(gate))));
+    Box::pin(async move { executor.shutdown_async(false).await })
+}

@@ -1,0 +1,874 @@
+//! Worker processes that die, at any moment and in any way: each costs the task that it had, and
+//! nothing else.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::fd::{BorrowedFd, IntoRawFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use common::{Gate, GateKeeper, Random, Scratch, Sign, eventually, runs, signal, watched};
+use freethreading::{
+    Backend, Death, Effect, TaskError, TaskFuture, WorkerDied, WorkerPoolExecutor, active_children,
+    task,
+};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_bytes::ByteBuf;
+
+freethreading::init_tests!();
+
+fn executor(max_workers: usize) -> WorkerPoolExecutor {
+    WorkerPoolExecutor::builder()
+        .max_workers(max_workers)
+        .backend(Backend::Multiprocessing)
+        .build()
+        .unwrap()
+}
+
+fn double(x: u64) -> u64 {
+    x * 2
+}
+
+fn pid_of_worker(executor: &WorkerPoolExecutor) -> u32 {
+    executor.submit(std::process::id).result().unwrap()
+}
+
+#[track_caller]
+fn death<R>(result: Result<R, TaskError>) -> WorkerDied {
+    match result {
+        Ok(_) => panic!("the worker did not die"),
+        Err(TaskError::WorkerDied(died)) => died,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The process's own end, by signal.
+fn raise(signal: i32) {
+    common::signal(std::process::id(), signal);
+    loop {
+        thread::park();
+    }
+}
+
+fn follow_a_bad_pointer() {
+    let nowhere = std::ptr::without_provenance_mut::<u64>(64);
+    // SAFETY: there is none: it is what the test is about. Nothing is mapped there.
+    unsafe { nowhere.write_volatile(1) };
+}
+
+#[allow(unconditional_recursion)]
+fn overflow_the_stack() {
+    let mut room = [0u8; 4096];
+    std::hint::black_box(&mut room);
+    overflow_the_stack();
+    std::hint::black_box(&mut room);
+}
+
+/// Runs a deadly task among good ones. It must be the only one to fail, and say how its worker died.
+fn among_others(deadly: fn(&WorkerPoolExecutor) -> TaskFuture<()>, expected: &[Death]) {
+    watched(|| {
+        let executor = executor(2);
+        let before: Vec<_> = (0..20).map(|n| executor.submit(task!(double(n)))).collect();
+        let doomed = deadly(&executor);
+        let after: Vec<_> = (0..20).map(|n| executor.submit(task!(double(n)))).collect();
+        let died = death(doomed.result());
+        assert!(expected.contains(died.death()), "{died}");
+        assert_eq!(died.effect(), Effect::MayHaveRun);
+        assert!(died.worker().starts_with("ProcessPoolExecutor-"), "{died}");
+        assert!(died.task().unwrap().contains("faults::"), "{died}");
+        for futures in [before, after] {
+            for (n, future) in (0..).zip(futures) {
+                assert_eq!(future.result().unwrap(), 2 * n);
+            }
+        }
+        assert!(!runs(died.pid()));
+        assert_eq!(executor.submit(task!(double(4))).result().unwrap(), 8);
+        executor.shutdown(true, false);
+    });
+}
+
+#[test]
+fn a_task_may_be_killed() {
+    among_others(
+        |executor| executor.submit(task!(raise(libc::SIGKILL))),
+        &[Death::Signaled(libc::SIGKILL)],
+    );
+}
+
+#[test]
+fn a_task_may_be_terminated() {
+    among_others(
+        |executor| executor.submit(task!(raise(libc::SIGTERM))),
+        &[Death::Signaled(libc::SIGTERM)],
+    );
+}
+
+#[test]
+fn a_task_may_follow_a_bad_pointer() {
+    among_others(
+        |executor| executor.submit(follow_a_bad_pointer),
+        &[Death::Signaled(libc::SIGSEGV)],
+    );
+}
+
+#[test]
+fn a_task_may_abort() {
+    among_others(
+        |executor| {
+            executor.submit(|| {
+                std::process::abort();
+            })
+        },
+        &[Death::Signaled(libc::SIGABRT)],
+    );
+}
+
+#[test]
+fn a_task_may_exit_as_if_all_was_well() {
+    among_others(
+        |executor| {
+            executor.submit(|| {
+                std::process::exit(0);
+            })
+        },
+        &[Death::Exited(0)],
+    );
+}
+
+#[test]
+fn a_task_may_exit_with_a_code() {
+    among_others(
+        |executor| {
+            executor.submit(|| {
+                std::process::exit(3);
+            })
+        },
+        &[Death::Exited(3)],
+    );
+}
+
+#[test]
+fn a_task_may_overflow_the_stack() {
+    among_others(
+        |executor| executor.submit(overflow_the_stack),
+        // Where std watches the stack it aborts.
+        &[
+            Death::Signaled(libc::SIGSEGV),
+            Death::Signaled(libc::SIGABRT),
+        ],
+    );
+}
+
+#[test]
+fn a_task_may_panic_while_it_panics() {
+    struct Grenade;
+    impl Drop for Grenade {
+        fn drop(&mut self) {
+            panic!("again");
+        }
+    }
+    among_others(
+        |executor| {
+            executor.submit(|| {
+                let _grenade = Grenade;
+                panic!("once");
+            })
+        },
+        &[Death::Signaled(libc::SIGABRT)],
+    );
+}
+
+/// Ends the process when it is decoded.
+#[derive(Serialize)]
+struct DeadlyToRead;
+
+impl<'de> Deserialize<'de> for DeadlyToRead {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        std::process::abort()
+    }
+}
+
+#[test]
+fn an_argument_may_abort_when_it_is_decoded() {
+    among_others(
+        |executor| executor.submit(task!(drop::<DeadlyToRead>(DeadlyToRead))),
+        &[Death::Signaled(libc::SIGABRT)],
+    );
+}
+
+/// Ends the process when it is dropped, unless that is the one where it was made.
+#[derive(Serialize, Deserialize)]
+struct DeadlyToDrop(u32);
+
+impl Drop for DeadlyToDrop {
+    fn drop(&mut self) {
+        if self.0 != std::process::id() {
+            std::process::abort();
+        }
+    }
+}
+
+#[test]
+fn an_argument_may_abort_when_it_is_dropped() {
+    let deadly = |executor: &WorkerPoolExecutor| {
+        let argument = DeadlyToDrop(std::process::id());
+        executor.submit(task!(drop::<DeadlyToDrop>(argument)))
+    };
+    among_others(deadly, &[Death::Signaled(libc::SIGABRT)]);
+}
+
+#[test]
+fn a_result_may_abort_when_it_is_dropped() {
+    watched(|| {
+        let executor = executor(1);
+        let home = std::process::id();
+        let future = executor.submit(task!(|home| DeadlyToDrop(home)));
+        let died = death(future.result());
+        assert_eq!(died.signal(), Some(libc::SIGABRT));
+        assert_eq!(executor.submit(task!(double(4))).result().unwrap(), 8);
+    });
+}
+
+#[test]
+fn a_worker_that_dies_after_its_result_costs_nothing() {
+    watched(|| {
+        let scratch = Scratch::new();
+        let sign = scratch.sign("taken");
+        let executor = executor(1);
+        let future = executor.submit(task!(|sign| {
+            thread::spawn(move || {
+                sign.wait();
+                std::process::abort();
+            });
+            std::process::id()
+        }));
+        let pid = future.result().unwrap();
+        scratch.sign("taken").give();
+        eventually("the worker is dead", || !runs(pid));
+        assert_ne!(pid_of_worker(&executor), pid);
+    });
+}
+
+/// A task that tells its process id and waits.
+struct Held {
+    _gates: GateKeeper,
+    future: TaskFuture<()>,
+    pid: u32,
+}
+
+fn held(executor: &WorkerPoolExecutor) -> Held {
+    fn tell_and_wait(sign: Sign, gate: Gate) {
+        sign.tell(std::process::id());
+        gate.pass();
+    }
+    let (gates, scratch) = (GateKeeper::new(), Scratch::new());
+    let future = executor.submit(task!(tell_and_wait(scratch.sign("pid"), gates.gate())));
+    let pid = scratch.sign("pid").hear().parse().unwrap();
+    Held {
+        _gates: gates,
+        future,
+        pid,
+    }
+}
+
+#[test]
+fn a_worker_that_is_killed_while_it_runs_a_task_is_replaced() {
+    watched(|| {
+        let executor = executor(1);
+        for number in [libc::SIGKILL, libc::SIGTERM, libc::SIGKILL] {
+            let held = held(&executor);
+            let next = executor.submit(std::process::id);
+            signal(held.pid, number);
+            let died = death(held.future.result());
+            assert_eq!((died.pid(), died.signal()), (held.pid, Some(number)));
+            assert_eq!(died.exit_code(), None);
+            assert_ne!(next.result().unwrap(), held.pid);
+        }
+    });
+}
+
+#[test]
+fn those_who_wait_in_all_ways_learn_of_a_death() {
+    watched(|| {
+        let executor = executor(1);
+        let held = held(&executor);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let called = Arc::clone(&calls);
+        held.future.add_done_callback(move |future| {
+            death(future.result());
+            called.fetch_add(1, Ordering::SeqCst);
+        });
+        thread::scope(|scope| {
+            let waiting: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| held.future.result()))
+                .collect();
+            signal(held.pid, libc::SIGKILL);
+            for result in waiting {
+                death(result.join().unwrap());
+            }
+        });
+        death(futures::executor::block_on(held.future));
+        eventually("the callback is called", || {
+            calls.load(Ordering::SeqCst) == 1
+        });
+    });
+}
+
+#[test]
+fn a_task_for_a_worker_that_was_just_killed_is_not_lost() {
+    watched(|| {
+        let executor = executor(1);
+        for _ in 0..100 {
+            let pid = pid_of_worker(&executor);
+            signal(pid, libc::SIGKILL);
+            assert_ne!(pid_of_worker(&executor), pid);
+        }
+    });
+}
+
+#[test]
+fn tasks_for_workers_that_were_all_just_killed_are_not_lost() {
+    watched(|| {
+        let executor = executor(3);
+        for _ in 0..30 {
+            let gates = GateKeeper::new();
+            let pids = executor.map(
+                |gate: Gate| {
+                    gate.pass();
+                    std::process::id()
+                },
+                (0..3).map(|_| gates.gate()),
+            );
+            gates.wait_for(3);
+            gates.open();
+            for pid in pids.into_vec().unwrap() {
+                signal(pid, libc::SIGKILL);
+            }
+            let doubles = executor.map(double, 0..6).into_vec().unwrap();
+            assert_eq!(doubles, [0, 2, 4, 6, 8, 10]);
+        }
+    });
+}
+
+#[test]
+fn a_task_for_a_worker_that_died_a_while_ago_is_not_lost() {
+    watched(|| {
+        let executor = executor(1);
+        for _ in 0..30 {
+            let pid = pid_of_worker(&executor);
+            signal(pid, libc::SIGKILL);
+            eventually("the worker is dead", || !runs(pid));
+            assert_ne!(pid_of_worker(&executor), pid);
+        }
+    });
+}
+
+/// Stops the process, and waits until it has stopped.
+fn stop(pid: u32) {
+    signal(pid, libc::SIGSTOP);
+    eventually("the worker is stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(')').next().unwrap().starts_with(" T")
+    });
+}
+
+#[test]
+fn a_task_that_its_worker_did_not_look_at_goes_to_another() {
+    watched(|| {
+        let executor = executor(1);
+        for len in [10, 8 << 20] {
+            let pid = pid_of_worker(&executor);
+            stop(pid);
+            let bytes = ByteBuf::from(vec![7; len]);
+            let future = executor.submit(task!(|bytes| (bytes.len(), std::process::id())));
+            assert!(!future.done());
+            signal(pid, libc::SIGKILL);
+            let (received, other) = future.result().unwrap();
+            assert_eq!(received, len);
+            assert_ne!(other, pid);
+        }
+    });
+}
+
+#[test]
+fn a_worker_may_be_killed_while_it_receives_a_large_argument() {
+    watched(|| {
+        let executor = executor(1);
+        let mut random = Random::new();
+        for _ in 0..30 {
+            let pid = pid_of_worker(&executor);
+            let bytes = ByteBuf::from(vec![7; 8 << 20]);
+            let future = executor.submit(task!(|bytes| bytes.len()));
+            spin(random.below(4000));
+            signal(pid, libc::SIGKILL);
+            eventually("the worker is dead", || !runs(pid));
+            match future.result() {
+                Ok(len) => assert_eq!(len, 8 << 20),
+                error => {
+                    let died = death(error);
+                    assert_eq!((died.pid(), died.signal()), (pid, Some(libc::SIGKILL)));
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_worker_may_be_killed_while_it_sends_a_large_result() {
+    watched(|| {
+        let executor = executor(1);
+        let mut random = Random::new();
+        for _ in 0..30 {
+            let scratch = Scratch::new();
+            let sign = scratch.sign("pid");
+            let future = executor.submit(task!(|sign| {
+                sign.tell(std::process::id());
+                ByteBuf::from(vec![7; 8 << 20])
+            }));
+            let pid = scratch.sign("pid").hear().parse().unwrap();
+            spin(random.below(8000));
+            signal(pid, libc::SIGKILL);
+            eventually("the worker is dead", || !runs(pid));
+            match future.result() {
+                Ok(bytes) => assert!(bytes.len() == 8 << 20 && bytes.iter().all(|&byte| byte == 7)),
+                error => {
+                    let died = death(error);
+                    assert_eq!((died.pid(), died.signal()), (pid, Some(libc::SIGKILL)));
+                }
+            }
+        }
+    });
+}
+
+/// Lets some time pass, so that what follows comes at another moment each time.
+fn spin(rounds: usize) {
+    for _ in 0..rounds {
+        std::hint::spin_loop();
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_death_after_the_executor_was_dropped_costs_its_task_only() {
+    watched(|| {
+        let executor = executor(1);
+        let held = held(&executor);
+        let next = executor.submit(task!(double(4)));
+        drop(executor);
+        signal(held.pid, libc::SIGKILL);
+        assert_eq!(death(held.future.result()).pid(), held.pid);
+        assert_eq!(next.result().unwrap(), 8);
+    });
+}
+
+#[test]
+fn a_death_during_the_shutdown_costs_its_task_only() {
+    watched(|| {
+        let executor = executor(1);
+        let held = held(&executor);
+        let next = executor.submit(task!(double(4)));
+        thread::scope(|scope| {
+            scope.spawn(|| executor.shutdown(true, false));
+            signal(held.pid, libc::SIGKILL);
+        });
+        assert!(held.future.done() && next.done());
+        assert_eq!(death(held.future.result()).pid(), held.pid);
+        assert_eq!(next.result().unwrap(), 8);
+    });
+}
+
+#[test]
+fn a_callback_may_submit_a_deadly_task() {
+    watched(|| {
+        let executor = Arc::new(executor(1));
+        let (sender, inner) = std::sync::mpsc::channel();
+        let user = Arc::clone(&executor);
+        executor
+            .submit(task!(double(4)))
+            .add_done_callback(move |_| {
+                sender
+                    .send(user.submit(task!(raise(libc::SIGKILL))))
+                    .unwrap();
+            });
+        death(inner.recv().unwrap().result());
+        assert_eq!(executor.submit(task!(double(4))).result().unwrap(), 8);
+    });
+}
+
+#[test]
+fn a_death_is_an_error_of_its_map() {
+    fn fussy(n: u64) -> u64 {
+        if n == 3 {
+            std::process::exit(9);
+        }
+        n
+    }
+    watched(|| {
+        let executor = executor(2);
+        let mut map = executor.map(fussy, 0..10);
+        for n in 0..3 {
+            assert_eq!(map.next().unwrap().unwrap(), n);
+        }
+        assert_eq!(death(map.next().unwrap()).exit_code(), Some(9));
+        assert!(map.next().is_none());
+        assert_eq!(executor.map(double, 0..2).into_vec().unwrap(), [0, 2]);
+    });
+}
+
+#[test]
+fn many_deaths_in_a_row_break_nothing() {
+    watched(|| {
+        let executor = executor(2);
+        for n in 0..20 {
+            let futures = [0; 3].map(|_| executor.submit(task!(raise(libc::SIGKILL))));
+            for future in futures {
+                death(future.result());
+            }
+            assert_eq!(executor.submit(task!(double(n))).result().unwrap(), 2 * n);
+        }
+    });
+}
+
+/// The processes of the workers whose names begin so.
+fn workers_of(prefix: &str) -> Vec<u32> {
+    active_children()
+        .iter()
+        .filter(|worker| worker.name().starts_with(prefix))
+        .map(|worker| u32::try_from(worker.ident().unwrap()).unwrap())
+        .collect()
+}
+
+/// Kills the process if it is a child of ours, as it was when it was listed.
+fn kill_child(pid: u32) {
+    if common::children().contains(&pid) {
+        // SAFETY: the call takes no pointers. A child that has just gone is no error here.
+        unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+    }
+}
+
+#[test]
+fn every_task_resolves_once_while_workers_are_killed_at_random() {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+
+    fn echo(n: usize, mut bytes: ByteBuf) -> (usize, ByteBuf) {
+        if let Some(first) = bytes.first_mut() {
+            *first = 8;
+        }
+        (n, bytes)
+    }
+
+    watched(|| {
+        let prefix = format!("chaos-{}-", NEXT.fetch_add(1, Ordering::Relaxed));
+        let executor = WorkerPoolExecutor::builder()
+            .max_workers(3)
+            .name_prefix(&prefix)
+            .backend(Backend::Multiprocessing)
+            .build()
+            .unwrap();
+        let mut random = Random::new();
+        let sizes: Vec<_> = (0..1000)
+            .map(|_| [0, 10, 70_000][random.below(3)])
+            .collect();
+        let calls: Arc<Vec<_>> = Arc::new((0..1000).map(|_| AtomicUsize::new(0)).collect());
+        let completed = Arc::new(AtomicUsize::new(0));
+        let over = AtomicBool::new(false);
+        let mut deaths = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut random = Random::new();
+                while !over.load(Ordering::SeqCst) {
+                    // A worker now and then has to be of some use, or the executor gives up.
+                    let before = completed.load(Ordering::SeqCst);
+                    while completed.load(Ordering::SeqCst) < before + 10
+                        && !over.load(Ordering::SeqCst)
+                    {
+                        thread::yield_now();
+                    }
+                    let pids = workers_of(&prefix);
+                    if !pids.is_empty() {
+                        kill_child(pids[random.below(pids.len())]);
+                    }
+                }
+            });
+            let futures: Vec<_> = sizes
+                .iter()
+                .enumerate()
+                .map(|(n, &size)| {
+                    let future = executor.submit(task!(echo(n, ByteBuf::from(vec![7; size]))));
+                    let (calls, completed) = (Arc::clone(&calls), Arc::clone(&completed));
+                    future.add_done_callback(move |_| {
+                        calls[n].fetch_add(1, Ordering::SeqCst);
+                        completed.fetch_add(1, Ordering::SeqCst);
+                    });
+                    future
+                })
+                .collect();
+            for (n, future) in futures.into_iter().enumerate() {
+                match future.result() {
+                    Ok((number, bytes)) => {
+                        assert_eq!((number, bytes.len()), (n, sizes[n]));
+                        assert!(bytes.first().is_none_or(|&byte| byte == 8));
+                    }
+                    error => {
+                        death(error);
+                        deaths += 1;
+                    }
+                }
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+        eventually("all callbacks are called", || {
+            completed.load(Ordering::SeqCst) == 1000
+        });
+        assert!(calls.iter().all(|calls| calls.load(Ordering::SeqCst) == 1));
+        assert!(deaths < 200, "{deaths}");
+        executor.shutdown(true, false);
+        assert!(workers_of(&prefix).is_empty());
+    });
+}
+
+#[test]
+fn workers_may_kill_each_other() {
+    fn kill_a_sibling(random: usize) -> u32 {
+        let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get() as u32;
+        // Only those of the same executor, which have told who they are.
+        let crew = CREW.with_borrow(|sign: &Option<Sign>| sign.as_ref().unwrap().notes());
+        let mut victims = common::children_of(parent);
+        victims.retain(|pid| crew.contains(&pid.to_string()));
+        let victim = victims[random % victims.len()];
+        // SAFETY: the call takes no pointers. One that has just gone is no error here.
+        unsafe { libc::kill(victim as libc::pid_t, libc::SIGKILL) };
+        victim
+    }
+    thread_local! {
+        static CREW: std::cell::RefCell<Option<Sign>> = const { std::cell::RefCell::new(None) };
+    }
+    watched(|| {
+        let scratch = Scratch::new();
+        let sign = scratch.sign("crew");
+        let executor = WorkerPoolExecutor::builder()
+            .max_workers(4)
+            .backend(Backend::Multiprocessing)
+            .initializer(task!(|sign| {
+                sign.note(std::process::id());
+                CREW.set(Some(sign));
+            }))
+            .build()
+            .unwrap();
+        let mut random = Random::new();
+        let futures: Vec<_> = (0..40)
+            .map(|_| executor.submit(task!(kill_a_sibling(random.below(1000)))))
+            .collect();
+        for future in futures {
+            match future.result() {
+                Ok(_) | Err(TaskError::WorkerDied(_) | TaskError::Broken(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        executor.shutdown(true, false);
+        for pid in scratch.sign("crew").notes() {
+            assert!(!runs(pid.parse().unwrap()));
+        }
+    });
+}
+
+#[test]
+fn the_workers_of_a_killed_worker_end_too() {
+    watched(|| {
+        let (scratch, gates) = (Scratch::new(), GateKeeper::new());
+        let executor = executor(1);
+        let (sign, gate) = (scratch.sign("pids"), gates.gate());
+        let future = executor.submit(task!(|sign, gate| {
+            let nested = self::executor(2);
+            let inner: Vec<_> = (0..2).map(|_| held(&nested)).collect();
+            let [one, other] = [inner[0].pid, inner[1].pid];
+            sign.tell(format!("{} {one} {other}", std::process::id()));
+            gate.pass();
+        }));
+        let text = scratch.sign("pids").hear();
+        let pids: Vec<u32> = text.split(' ').map(|pid| pid.parse().unwrap()).collect();
+        assert!(pids.iter().all(|&pid| runs(pid)));
+        signal(pids[0], libc::SIGKILL);
+        assert_eq!(death(future.result()).pid(), pids[0]);
+        for pid in pids {
+            eventually("the worker's workers are gone", || !runs(pid));
+        }
+    });
+}
+
+#[test]
+fn standard_input_is_empty() {
+    watched(|| {
+        let executor = executor(1);
+        let read = executor.submit(|| {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).unwrap();
+            text
+        });
+        assert_eq!(read.result().unwrap(), "");
+    });
+}
+
+fn close(fd: RawFd) {
+    // SAFETY: the call takes no pointers; that others use the descriptor is what the test is about.
+    unsafe { libc::close(fd) };
+}
+
+#[test]
+fn a_task_may_close_the_standard_streams() {
+    watched(|| {
+        let executor = executor(1);
+        let pid = pid_of_worker(&executor);
+        let closed = executor.submit(|| (0..3).for_each(close));
+        closed.result().unwrap();
+        assert_eq!(pid_of_worker(&executor), pid);
+        // Descriptors that a task opens now have the standard numbers, and workers can be started.
+        let nested = executor.submit(|| {
+            let nested = self::executor(1);
+            let file = fs::File::open("/dev/null").unwrap().into_raw_fd();
+            println!("to nowhere");
+            (nested.submit(task!(double(4))).result().unwrap(), file)
+        });
+        let (eight, file) = nested.result().unwrap();
+        assert_eq!(eight, 8);
+        assert!(file < 20, "{file}");
+        assert_eq!(pid_of_worker(&executor), pid);
+    });
+}
+
+#[test]
+fn a_task_that_closes_all_descriptors_costs_itself_only() {
+    watched(|| {
+        let executor = executor(1);
+        for n in 0..3 {
+            let closing = executor.submit(|| (0..1024).for_each(close));
+            death(closing.result());
+            assert_eq!(executor.submit(task!(double(n))).result().unwrap(), 2 * n);
+        }
+    });
+}
+
+#[test]
+fn a_task_that_writes_where_it_should_not_costs_itself_only() {
+    fn scribble() {
+        for fd in 3..32 {
+            // SAFETY: it is used during the call only, and the call checks that it is open.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+            let is_pipe = rustix::fs::fstat(borrowed)
+                .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo());
+            if is_pipe {
+                let _ = rustix::io::write(borrowed, b"a diary, for a change");
+            }
+        }
+    }
+    watched(|| {
+        let executor = executor(1);
+        for n in 0..3 {
+            let died = death(executor.submit(scribble).result());
+            assert!(
+                matches!(died.death(), Death::Protocol(what) if what.contains("a diary")),
+                "{died}"
+            );
+            assert_eq!(executor.submit(task!(double(n))).result().unwrap(), 2 * n);
+        }
+    });
+}
+
+/// From now on the signal does nothing but interrupt system calls.
+fn interrupt_on(signal: i32) {
+    extern "C" fn nothing(_: i32) {}
+    // SAFETY: all zeros is a valid `sigaction`, the handler does nothing, and the pointers are valid
+    // for the call. Without `SA_RESTART` system calls are interrupted.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(i32) as libc::sighandler_t;
+        assert_eq!(libc::sigaction(signal, &action, std::ptr::null_mut()), 0);
+    }
+}
+
+#[test]
+fn signals_do_not_disturb_those_who_wait() {
+    watched(|| {
+        interrupt_on(libc::SIGUSR1);
+        let executor = executor(1);
+        let gates = GateKeeper::new();
+        let gate = gates.gate();
+        let bytes = ByteBuf::from(vec![7; 32 << 20]);
+        let future = executor.submit(task!(|gate, bytes| {
+            gate.pass();
+            bytes
+        }));
+        thread::scope(|scope| {
+            let (sender, id) = std::sync::mpsc::channel();
+            let waiting = scope.spawn(move || {
+                sender.send(rustix::thread::gettid()).unwrap();
+                future.result()
+            });
+            let waiter = id.recv().unwrap().as_raw_nonzero().get();
+            let disturb = || {
+                for thread in [waiter, thread_called("freethreading-io")] {
+                    let pid = std::process::id() as libc::pid_t;
+                    // SAFETY: the call takes no pointers.
+                    unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, libc::SIGUSR1) };
+                }
+            };
+            (0..50).for_each(|_| disturb());
+            gates.wait_for(1);
+            gates.open();
+            while !waiting.is_finished() {
+                disturb();
+                thread::yield_now();
+            }
+            assert_eq!(waiting.join().unwrap().unwrap().len(), 32 << 20);
+        });
+    });
+}
+
+fn thread_called(name: &str) -> libc::pid_t {
+    let mut threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let is_it = |thread: &fs::DirEntry| {
+        fs::read_to_string(thread.path().join("comm"))
+            .is_ok_and(|comm| name.starts_with(comm.trim()))
+    };
+    let thread = threads.find(is_it).expect("there is such a thread");
+    thread.file_name().to_string_lossy().parse().unwrap()
+}
+
+#[test]
+fn signals_do_not_disturb_a_worker() {
+    watched(|| {
+        let executor = executor(1);
+        let pid = executor.submit(|| {
+            interrupt_on(libc::SIGUSR1);
+            std::process::id()
+        });
+        let pid = pid.result().unwrap();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    signal(pid, libc::SIGUSR1);
+                    thread::yield_now();
+                }
+            });
+            for n in 0..20 {
+                let bytes = ByteBuf::from(vec![n; 4 << 20]);
+                let echo = executor.submit(task!(|bytes| {
+                    print!("");
+                    std::io::stdout().flush().unwrap();
+                    (bytes, std::process::id())
+                }));
+                let (bytes, worker) = echo.result().unwrap();
+                assert_eq!((bytes.len(), bytes[0], worker), (4 << 20, n, pid));
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+    });
+}
