@@ -524,12 +524,6 @@ freethreading::test_backends! {
 
     #[test]
     fn a_waker_may_panic() {
-        struct Panicking;
-        impl Wake for Panicking {
-            fn wake(self: Arc<Self>) {
-                panic!("a waker");
-            }
-        }
         watched(|| {
             for awaited in [future_at, stream_at, timed_stream_at, join_at, shutdown_at] {
                 let gates = GateKeeper::new();
@@ -546,12 +540,6 @@ freethreading::test_backends! {
 
     #[test]
     fn a_waker_that_panics_harms_nobody_else() {
-        struct Panicking;
-        impl Wake for Panicking {
-            fn wake(self: Arc<Self>) {
-                panic!("a waker");
-            }
-        }
         watched(|| {
             let gates = GateKeeper::new();
             let worker = Worker::new(task!(seven_at(gates.gate())));
@@ -593,28 +581,19 @@ freethreading::test_backends! {
             let executor = Arc::new(WorkerPoolExecutor::new(1).unwrap());
             let held = executor.submit(task!(seven_at(gates.gate())));
             gates.wait_for(2);
-            for _ in 0..2 {
-                let (second_worker, second_executor) = (worker.clone(), Arc::clone(&executor));
-                let seconds: [Awaited; 2] = [
-                    Box::pin(async move { second_worker.join_async().await.unwrap() }),
-                    Box::pin(async move { second_executor.shutdown_async(false).await }),
-                ];
-                let firsts: [Awaited; 2] = {
-                    let (worker, executor) = (worker.clone(), Arc::clone(&executor));
-                    [
-                        Box::pin(async move { worker.join_async().await.unwrap() }),
-                        Box::pin(async move { executor.shutdown_async(false).await }),
-                    ]
-                };
-                for (mut first, mut second) in firsts.into_iter().zip(seconds) {
-                    let mut ignored = Context::from_waker(Waker::noop());
-                    assert!(second.as_mut().poll(&mut ignored).is_pending());
-                    let waker = Waker::from(Arc::new(Dropping(Mutex::new(Some(second)))));
-                    let mut context = Context::from_waker(&waker);
-                    assert!(first.as_mut().poll(&mut context).is_pending());
-                    // It goes on waiting, though nobody will look again.
-                    std::mem::forget(first);
-                }
+            let ends = || -> [Awaited; 2] {
+                let (worker, executor) = (worker.clone(), Arc::clone(&executor));
+                [
+                    Box::pin(async move { worker.join_async().await.unwrap() }),
+                    Box::pin(async move { executor.shutdown_async(false).await }),
+                ]
+            };
+            let mut firsts = ends();
+            for (first, mut second) in firsts.iter_mut().zip(ends()) {
+                let mut ignored = Context::from_waker(Waker::noop());
+                assert!(second.as_mut().poll(&mut ignored).is_pending());
+                let waker = Waker::from(Arc::new(Dropping(Mutex::new(Some(second)))));
+                assert!(first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             }
             gates.open();
             worker.join().unwrap();
@@ -648,6 +627,15 @@ freethreading::test_backends! {
 }
 
 type Awaited = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A waker that is of no help.
+struct Panicking;
+
+impl Wake for Panicking {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker");
+    }
+}
 
 fn future_at(gate: Gate) -> Awaited {
     let executor = WorkerPoolExecutor::new(1).unwrap();

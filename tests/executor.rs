@@ -195,11 +195,17 @@ freethreading::test_backends! {
                 panic!("the payload was dropped");
             }
         }
+        fn number() {
+            std::panic::panic_any(7);
+        }
+        fn grenade() {
+            std::panic::panic_any(Grenade);
+        }
         watched(|| {
             let executor = WorkerPoolExecutor::new(1).unwrap();
             let before = executor.submit(get_ident).result().unwrap();
-            let number = executor.submit(|| { if true { std::panic::panic_any(7) } });
-            let grenade = executor.submit(|| { if true { std::panic::panic_any(Grenade) } });
+            let number = executor.submit(number);
+            let grenade = executor.submit(grenade);
             assert!(matches!(number.result(), Err(TaskError::Panicked(_))));
             assert!(matches!(grenade.result(), Err(TaskError::Panicked(_))));
             assert_eq!(executor.submit(get_ident).result().unwrap(), before);
@@ -477,6 +483,10 @@ freethreading::test_backends! {
 
     #[test]
     fn a_panicking_initializer_breaks_the_executor_after_a_few_attempts() {
+        fn fail(sign: Sign) {
+            sign.note("attempt");
+            panic!("no luck");
+        }
         watched(|| {
             let scratch = Scratch::new();
             let sign = scratch.sign("attempts");
@@ -484,10 +494,7 @@ freethreading::test_backends! {
             let executor = WorkerPoolExecutor::builder()
                 .max_workers(4)
                 .name_prefix(&prefix)
-                .initializer(task!(|sign| {
-                    sign.note("attempt");
-                    if true { panic!("no luck") }
-                }))
+                .initializer(task!(fail(sign)))
                 .build()
                 .unwrap();
             let futures: Vec<_> = (0..20).map(|_| executor.submit(|| ())).collect();

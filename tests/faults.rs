@@ -406,7 +406,7 @@ fn a_worker_may_be_killed_while_it_receives_a_large_argument() {
             let pid = pid_of_worker(&executor);
             let bytes = ByteBuf::from(vec![7; 8 << 20]);
             let future = executor.submit(task!(|bytes| bytes.len()));
-            spin(random.below(4000));
+            spin(random.below(200_000));
             signal(pid, libc::SIGKILL);
             eventually("the worker is dead", || !runs(pid));
             match future.result() {
@@ -433,7 +433,7 @@ fn a_worker_may_be_killed_while_it_sends_a_large_result() {
                 ByteBuf::from(vec![7; 8 << 20])
             }));
             let pid = scratch.sign("pid").hear().parse().unwrap();
-            spin(random.below(8000));
+            spin(random.below(400_000));
             signal(pid, libc::SIGKILL);
             eventually("the worker is dead", || !runs(pid));
             match future.result() {
@@ -449,10 +449,7 @@ fn a_worker_may_be_killed_while_it_sends_a_large_result() {
 
 /// Lets some time pass, so that what follows comes at another moment each time.
 fn spin(rounds: usize) {
-    for _ in 0..rounds {
-        std::hint::spin_loop();
-        thread::yield_now();
-    }
+    (0..rounds).for_each(|_| std::hint::spin_loop());
 }
 
 #[test]
@@ -681,23 +678,36 @@ fn workers_may_kill_each_other() {
 
 #[test]
 fn the_workers_of_a_killed_worker_end_too() {
+    fn note_and_wait(sign: Sign, gate: Gate) {
+        sign.note(std::process::id());
+        gate.pass();
+    }
+    fn note_and_have_others_wait(sign: Sign, gate: Gate) {
+        sign.note(std::process::id());
+        let nested = executor(2);
+        for _ in 0..2 {
+            drop(nested.submit(task!(note_and_wait(sign.clone(), gate.clone()))));
+        }
+        gate.pass();
+    }
     watched(|| {
         let (scratch, gates) = (Scratch::new(), GateKeeper::new());
+        let pids = || -> Vec<u32> {
+            let notes = scratch.sign("pids").notes();
+            notes.iter().map(|pid| pid.parse().unwrap()).collect()
+        };
         let executor = executor(1);
-        let (sign, gate) = (scratch.sign("pids"), gates.gate());
-        let future = executor.submit(task!(|sign, gate| {
-            let nested = self::executor(2);
-            let inner: Vec<_> = (0..2).map(|_| held(&nested)).collect();
-            let [one, other] = [inner[0].pid, inner[1].pid];
-            sign.tell(format!("{} {one} {other}", std::process::id()));
-            gate.pass();
-        }));
-        let text = scratch.sign("pids").hear();
-        let pids: Vec<u32> = text.split(' ').map(|pid| pid.parse().unwrap()).collect();
-        assert!(pids.iter().all(|&pid| runs(pid)));
-        signal(pids[0], libc::SIGKILL);
-        assert_eq!(death(future.result()).pid(), pids[0]);
-        for pid in pids {
+        let outer = task!(note_and_have_others_wait(
+            scratch.sign("pids"),
+            gates.gate()
+        ));
+        let future = executor.submit(outer);
+        eventually("the workers run", || pids().len() == 3);
+        assert!(pids().into_iter().all(runs));
+        // It is the first to note.
+        signal(pids()[0], libc::SIGKILL);
+        assert_eq!(death(future.result()).pid(), pids()[0]);
+        for pid in pids() {
             eventually("the worker's workers are gone", || !runs(pid));
         }
     });

@@ -183,6 +183,15 @@ impl Sign {
 /// A test's end of a [`Gate`]. The gate goes with it, and a gate that is gone stops nobody.
 pub struct GateKeeper(Scratch);
 
+impl Drop for GateKeeper {
+    fn drop(&mut self) {
+        // At once, while tasks may still be coming; a directory that is being emptied is not gone.
+        let gone = self.0.path().with_extension("gone");
+        let _ = fs::rename(self.0.path(), &gone);
+        let _ = fs::remove_dir_all(gone);
+    }
+}
+
 /// Where tasks wait, on whatever kind of worker, until the test lets them through.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Gate(std::path::PathBuf);
