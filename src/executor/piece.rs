@@ -144,6 +144,8 @@ impl<T> Carver<T> {
         let start = self.used;
         self.used += capacity;
         Piece {
+            // SAFETY: `start` is at most the block's capacity.
+            first: unsafe { self.block.start.add(start) },
             block: Arc::clone(&self.block),
             start,
             taken: 0,
@@ -187,12 +189,19 @@ impl<T> Carver<T> {
 
 /// A range of a block: values that were pushed, of which the first ones may have been taken.
 pub(crate) struct Piece<T> {
+    /// The first value; it is in the block.
+    first: NonNull<MaybeUninit<T>>,
     block: Arc<Block<T>>,
     start: usize,
     taken: usize,
     len: usize,
     capacity: usize,
 }
+
+// SAFETY: a piece owns the values in its range, like a `Vec`, and nobody else touches them.
+unsafe impl<T: Send> Send for Piece<T> {}
+// SAFETY: as above; `&Piece` gives `&T` and nothing else.
+unsafe impl<T: Sync> Sync for Piece<T> {}
 
 impl<T> Piece<T> {
     /// How many values were pushed.
@@ -205,7 +214,7 @@ impl<T> Piece<T> {
         // SAFETY: values from `taken` to `len` are initialised and belong to this piece, which lends
         // itself for as long as the slice lives.
         unsafe {
-            let start = self.block.start.add(self.start + self.taken);
+            let start = self.first.add(self.taken);
             std::slice::from_raw_parts(start.as_ptr().cast(), self.len - self.taken)
         }
     }
@@ -233,12 +242,7 @@ impl<T> Piece<T> {
             "there is room for a result of each item"
         );
         // SAFETY: the indices are within the blocks.
-        let (source, target) = unsafe {
-            (
-                from.block.start.add(from.start + from.taken),
-                self.block.start.add(self.start + self.len),
-            )
-        };
+        let (source, target) = unsafe { (from.first.add(from.taken), self.first.add(self.len)) };
         let mut progress = Progress {
             from: &mut from,
             to: self,
@@ -267,10 +271,7 @@ impl<T> Piece<T> {
             // SAFETY: the index is within the range of this piece, which is within the block. Nobody
             // else touches the range, and nothing is there that would have to be dropped.
             unsafe {
-                self.block
-                    .start
-                    .add(self.start + self.len)
-                    .write(MaybeUninit::new(value));
+                self.first.add(self.len).write(MaybeUninit::new(value));
             }
             self.len += 1;
         });
@@ -287,13 +288,7 @@ impl<T> Iterator for Piece<T> {
         }
         // SAFETY: values from `taken` to `len` are initialised and belong to this piece; the count
         // goes up, so that each is read once.
-        let value = unsafe {
-            self.block
-                .start
-                .add(self.start + self.taken)
-                .read()
-                .assume_init()
-        };
+        let value = unsafe { self.first.add(self.taken).read().assume_init() };
         self.taken += 1;
         Some(value)
     }
@@ -336,7 +331,11 @@ pub(super) fn join<T>(pieces: Vec<Piece<T>>) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        cell::Cell,
+        rc::Rc,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
 
@@ -350,6 +349,13 @@ mod tests {
             })
             .collect()
     }
+
+    static_assertions::assert_impl_all!(Block<Cell<u8>>: Send, Sync);
+    static_assertions::assert_impl_all!(Piece<Cell<u8>>: Send);
+    static_assertions::assert_not_impl_any!(Block<Rc<u8>>: Send, Sync);
+    static_assertions::assert_not_impl_any!(Piece<Rc<u8>>: Send);
+    static_assertions::assert_impl_all!(Piece<u8>: Sync);
+    static_assertions::assert_not_impl_any!(Piece<Cell<u8>>: Sync);
 
     #[test]
     fn pieces_side_by_side_become_a_vec_in_place() {
