@@ -52,6 +52,7 @@ mod executor;
 mod exit;
 mod init;
 mod latch;
+mod memory;
 mod shim;
 mod task;
 mod unwind;

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::mm::{Advice, madvise};
+use crate::memory::advise_huge_pages;
 
 /// Uninitialised memory for `capacity` values. It drops no values: those belong to the pieces.
 struct Block<T> {
@@ -58,21 +58,6 @@ impl<T> Block<T> {
         // SAFETY: pointer and capacity are those of the vector that `of` forgot, which the caller takes
         // back only once; for the values the caller vouches.
         unsafe { Vec::from_raw_parts(self.start.as_ptr().cast(), len, self.capacity) }
-    }
-}
-
-/// Asks for huge pages under a large block: it is filled once, from its start to its end, and then the
-/// page faults cost more than what is done with the values.
-fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
-    const HUGE_PAGE: usize = 2 << 20;
-
-    let start = memory.as_mut_ptr().cast::<u8>();
-    let skipped = start.align_offset(HUGE_PAGE);
-    let len = size_of_val(memory).saturating_sub(skipped) / HUGE_PAGE * HUGE_PAGE;
-    if len > 0 {
-        // SAFETY: the range, a whole number of pages, lies within the allocation. The advice changes
-        // how it is backed, not what it holds; where the kernel refuses, pages stay small.
-        let _ = unsafe { madvise(start.add(skipped).cast(), len, Advice::LinuxHugepage) };
     }
 }
 
@@ -124,16 +109,17 @@ impl<T> Carver<T> {
             self.block = Arc::new(Block::new(capacity));
             return;
         };
-        // A block of which this is the only reference has no pieces any more.
-        let free = match worn.front_mut().map(Arc::get_mut) {
-            Some(Some(block)) if block.capacity >= capacity => worn.pop_front(),
-            _ => None,
-        };
-        let block = free.unwrap_or_else(|| {
-            let capacity = capacity.max(self.block.capacity);
-            Arc::new(Block::new(capacity))
-        });
-        worn.push_back(std::mem::replace(&mut self.block, block));
+        worn.push_back(Arc::clone(&self.block));
+        // A block of which this is the only reference has no pieces any more. One that is too small
+        // is not worth keeping.
+        while let Some(Some(_)) = worn.front_mut().map(Arc::get_mut) {
+            let free = worn.pop_front().expect("it was looked at");
+            if free.capacity >= capacity {
+                self.block = free;
+                return;
+            }
+        }
+        self.block = Arc::new(Block::new(capacity.max(self.block.capacity)));
     }
 
     /// Room for `capacity` values.
@@ -155,6 +141,9 @@ impl<T> Carver<T> {
     }
 }
 
+/// How many bytes are taken for values on the mere claim that they will come.
+const MAX_CLAIM: usize = 64 << 20;
+
 impl<T> Carver<T> {
     /// A piece of the next values of the iterator, at most `max`; shorter only where that ends.
     pub(super) fn carve_from(
@@ -163,7 +152,8 @@ impl<T> Carver<T> {
         max: usize,
     ) -> Piece<T> {
         // What an input says of its length need not be true, so room is made as it delivers.
-        let likely = values.size_hint().0.clamp(64, 1 << 16);
+        let affordable = (MAX_CLAIM / size_of::<T>().max(1)).max(1);
+        let likely = values.size_hint().0.clamp(1, affordable).max(64);
         let mut piece = self.carve(max.min(likely));
         loop {
             piece.fill(values.by_ref().take(piece.capacity - piece.len));
