@@ -54,8 +54,9 @@ fn end_workers() {
     }
     // Threads end with the program. Processes would, too, but nobody would wait for them.
     for scheduler in watched(|_| true) {
-        if scheduler.kill() && scheduler.max_frame_len().is_some() {
+        if scheduler.max_frame_len().is_some() {
             scheduler.close(true);
+            scheduler.kill();
             scheduler.finished.wait(None);
         }
     }

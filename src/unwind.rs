@@ -4,6 +4,7 @@ use std::{
     any::Any,
     backtrace::{Backtrace, BacktraceStatus},
     cell::{Cell, RefCell},
+    io::{self, Write},
     panic::{self, AssertUnwindSafe, PanicHookInfo},
     sync::Once,
 };
@@ -86,6 +87,7 @@ fn note(info: &PanicHookInfo<'_>) {
     });
     // The default hook names the thread, which in a worker process is just "main".
     if let Some(name) = worker::process_worker_name() {
-        eprintln!("\nworker '{name}' ({}):", std::process::id());
+        // Where nobody reads it, `eprintln!` would panic within the panic.
+        let _ = writeln!(io::stderr(), "\nworker '{name}' ({}):", std::process::id());
     }
 }

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Engine, Initializer, Job, Runner, fail};
 use crate::{
@@ -60,9 +60,13 @@ struct State {
     crew: Vec<Arc<dyn Runner>>,
     /// Their number, and those that are being started.
     live: usize,
+    /// Jobs that were taken for an idle worker and have not reached it yet.
+    handed: usize,
     /// How many were ever named.
     named: usize,
     closed: bool,
+    /// Closed, and what has not begun is cancelled.
+    cancelling: bool,
     broken: Option<TaskError>,
     setbacks: u32,
 }
@@ -95,8 +99,10 @@ impl Scheduler {
                 idle: Vec::new(),
                 crew: Vec::new(),
                 live: 0,
+                handed: 0,
                 named: 0,
                 closed: false,
+                cancelling: false,
                 broken: None,
                 setbacks: 0,
             }),
@@ -176,8 +182,7 @@ impl Scheduler {
             return fail(job, error);
         }
         if let Some(runner) = state.idle.pop() {
-            drop(state);
-            return runner.give(job);
+            return self.hand_over(state, runner, job);
         }
         state.queue.push_back(job);
         let grow = state.live < self.max();
@@ -191,21 +196,40 @@ impl Scheduler {
     /// A worker could not take the job that it was given: the job comes first again.
     pub(crate) fn give_back(self: &Arc<Self>, job: Arc<dyn Job>) {
         let mut state = self.state.lock();
-        if let Some(error) = state.broken.clone() {
+        let verdict = match state.cancelling {
+            true => Some(TaskError::Cancelled),
+            false => state.broken.clone(),
+        };
+        if let Some(error) = verdict {
             drop(state);
             return fail(job, error);
         }
         if let Some(runner) = state.idle.pop() {
-            drop(state);
-            return runner.give(job);
+            return self.hand_over(state, runner, job);
         }
         state.queue.push_front(job);
-        let grow = state.live == 0;
+        let grow = state.live < self.max();
         if grow {
             state.live += 1;
             drop(state);
             self.start();
         }
+    }
+
+    /// Gives a job to a worker that was idle. The worker may end meanwhile and give it back, so the
+    /// scheduler has not finished before that is over.
+    fn hand_over(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        runner: Arc<dyn Runner>,
+        job: Arc<dyn Job>,
+    ) {
+        state.handed += 1;
+        drop(state);
+        runner.give(job);
+        let mut state = self.state.lock();
+        state.handed -= 1;
+        self.unlock_and_finish(state);
     }
 
     /// Starts the one worker of a `Worker` with its one job. If it cannot be started, nothing has
@@ -319,6 +343,7 @@ impl Scheduler {
     pub(crate) fn close(&self, cancel_queued: bool) {
         let mut state = self.state.lock();
         state.closed = true;
+        state.cancelling |= cancel_queued;
         let idle = std::mem::take(&mut state.idle);
         let cancelled = if cancel_queued {
             std::mem::take(&mut state.queue)
@@ -345,8 +370,9 @@ impl Scheduler {
         self.engine.reap();
     }
 
-    fn unlock_and_finish(&self, state: parking_lot::MutexGuard<'_, State>) {
-        let finished = state.closed && state.live == 0 && state.queue.is_empty();
+    fn unlock_and_finish(&self, state: MutexGuard<'_, State>) {
+        let finished =
+            state.closed && state.live == 0 && state.handed == 0 && state.queue.is_empty();
         drop(state);
         if finished {
             exit::unwatch(self.id);

@@ -70,7 +70,8 @@ pub(crate) fn work(marker: &OsStr) -> ! {
             ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
         );
         if !orphaned {
-            eprintln!("freethreading: worker process {}: {error}", process::id());
+            let pid = process::id();
+            let _ = writeln!(io::stderr(), "freethreading: worker process {pid}: {error}");
         }
         1
     }))

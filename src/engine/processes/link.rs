@@ -131,6 +131,11 @@ impl Link {
 
     /// Serves the process until it has ended.
     pub(super) async fn drive(self: Arc<Self>, launched: Launched, terms: Terms) {
+        // Whatever happens to this task, those who wait for the process are told.
+        let mut burial = Burial {
+            link: Arc::clone(&self),
+            done: false,
+        };
         let Launched {
             mut child,
             input,
@@ -161,6 +166,9 @@ impl Link {
             }
             _ => None,
         };
+        // Nobody else may read what this process has left unread.
+        drop(replies);
+        burial.done = true;
         self.bury(death, setback);
     }
 
@@ -184,7 +192,7 @@ impl Link {
         // A result is at most that large; the description of a failure may be a little more.
         let codec = replies.decoder_mut();
         codec.set_max_frame_length(limit.saturating_add(FAILURE_LIMIT));
-        if let Err(ending) = self.initialize(replies, limit).await {
+        if let Err(ending) = self.initialize(replies, child, limit).await {
             return ending;
         }
         self.advance(false);
@@ -200,8 +208,14 @@ impl Link {
                         // Or the buffer would keep the memory of a large result.
                         *replies.read_buffer_mut() = BytesMut::new();
                     }
-                    if let Err(ending) = self.receive(reply) {
-                        return ending;
+                    match self.receive(reply) {
+                        Ok(job) => {
+                            // The process is busy again, or known to be idle, before anybody sees the
+                            // result.
+                            self.advance(true);
+                            job.publish();
+                        }
+                        Err(ending) => return ending,
                     }
                 }
                 () = self.write_rest() => {}
@@ -210,8 +224,9 @@ impl Link {
                 // process has it, the replies end here all the same.
                 _ = child.wait() => loop {
                     match timeout(ENDING_TIME, replies.next()).await {
-                        Ok(Some(Ok(reply))) => if let Err(ending) = self.receive(reply) {
-                            return ending;
+                        Ok(Some(Ok(reply))) => match self.receive(reply) {
+                            Ok(job) => job.publish(),
+                            Err(ending) => return ending,
                         },
                         _ => return Ending::Closed,
                     }
@@ -269,7 +284,12 @@ impl Link {
     }
 
     /// Has the process run the initializer.
-    async fn initialize(&self, replies: &mut Replies, limit: usize) -> Result<(), Ending> {
+    async fn initialize(
+        &self,
+        replies: &mut Replies,
+        child: &mut Child,
+        limit: usize,
+    ) -> Result<(), Ending> {
         let Some(initializer) = self.scheduler.initializer() else {
             return Ok(());
         };
@@ -295,6 +315,8 @@ impl Link {
             biased;
             reply = answer => reply,
             () = self.killed() => return Err(Ending::Killed),
+            // Where the pipe stays open, since another process has it.
+            _ = child.wait() => Err(Ending::Closed),
         };
         match reply.map(|reply| codec::decode_first(&mut &reply[..])) {
             Ok(Ok(FromWorker::Done { id: INITIALIZER })) => Ok(()),
@@ -321,7 +343,13 @@ impl Link {
                     }
                     completed = false; // That job was cancelled.
                 }
-                Next::Idle => return,
+                Next::Idle => {
+                    // It may have died meanwhile, and nobody else would take it off the list.
+                    if self.state.lock().death.is_some() {
+                        self.scheduler.retire(self.id);
+                    }
+                    return;
+                }
                 Next::Stop => return self.close(),
             }
         }
@@ -407,8 +435,8 @@ impl Link {
         }
     }
 
-    /// Takes a reply of the process.
-    fn receive(self: &Arc<Self>, reply: BytesMut) -> Result<(), Ending> {
+    /// Takes a reply of the process, and settles the job that it is for.
+    fn receive(&self, reply: BytesMut) -> Result<Arc<dyn Job>, Ending> {
         let mut payload = &reply[..];
         let header = codec::decode_first(&mut payload);
         let (id, outcome) = match header {
@@ -439,10 +467,7 @@ impl Link {
             self.state.lock().verdict = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
         }
         let _: Callbacks = current.job.settle(outcome);
-        // The process is busy again, or known to be idle, before anybody sees the result.
-        self.advance(true);
-        current.job.publish();
-        Ok(())
+        Ok(current.job)
     }
 
     /// There is nothing more to do for the process.
@@ -533,6 +558,21 @@ impl Link {
     fn died(&self, death: Death, task: Option<&'static str>, effect: Effect) -> TaskError {
         let name = self.record.name();
         TaskError::WorkerDied(WorkerDied::new(name, self.pid, death, task, effect))
+    }
+}
+
+/// Buries the process of a link whose task is dropped, which only a mistake of ours could cause.
+struct Burial {
+    link: Arc<Link>,
+    done: bool,
+}
+
+impl Drop for Burial {
+    fn drop(&mut self) {
+        if !self.done {
+            let death = Death::Protocol("the thread that served it failed".into());
+            self.link.bury(death, None);
+        }
     }
 }
 

@@ -3,10 +3,19 @@
 //! It runs a tokio runtime of its own, so that callers may be on any runtime or on none. It starts
 //! when it is first needed and stays. No user code runs on it.
 
-use std::{cell::Cell, future::pending, io, thread, time::Instant};
+use std::{
+    cell::Cell,
+    future::pending,
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
+
+use crate::unwind;
 
 static REACTOR: Mutex<Option<Handle>> = Mutex::new(None);
 
@@ -20,11 +29,15 @@ pub(crate) fn handle() -> io::Result<Handle> {
     if let Some(handle) = &*reactor {
         return Ok(handle.clone());
     }
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .thread_name("freethreading-callbacks")
-        .thread_keep_alive(std::time::Duration::from_secs(1))
-        .build()?;
+    let build = || {
+        Builder::new_current_thread()
+            .enable_all()
+            .thread_name("freethreading-callbacks")
+            .thread_keep_alive(Duration::from_secs(1))
+            .build()
+    };
+    // tokio panics where the last descriptors are used up.
+    let runtime = unwind::catch(build).map_err(|panic| io::Error::other(panic.to_string()))??;
     let handle = runtime.handle().clone();
     thread::Builder::new()
         .name("freethreading-io".into())
@@ -38,17 +51,32 @@ pub(crate) fn handle() -> io::Result<Handle> {
 
 /// Calls `code` here, or on a thread made for such calls if this is the reactor's thread.
 pub(crate) fn off_the_reactor(code: impl FnOnce() + Send + 'static) {
-    if IS_REACTOR.try_with(Cell::get).unwrap_or(false) {
-        // The handle of the detached call is not needed: `code` reports to nobody.
-        drop(Handle::current().spawn_blocking(code));
-    } else {
-        code();
+    if !IS_REACTOR.try_with(Cell::get).unwrap_or(false) {
+        return code();
+    }
+    let code = Arc::new(Mutex::new(Some(code)));
+    let run = {
+        let code = Arc::clone(&code);
+        move || {
+            let code = code.lock().take();
+            if let Some(code) = code {
+                code();
+            }
+        }
+    };
+    // tokio panics where the system refuses the thread; then it has to be done here after all.
+    let spawn = || drop(Handle::current().spawn_blocking(run.clone()));
+    if unwind::catch(spawn).is_err() {
+        run();
     }
 }
 
 /// Waits until the given time, on any runtime.
 pub(crate) async fn sleep_until(deadline: Instant) {
-    let Ok(handle) = handle() else { return };
+    let Ok(handle) = handle() else {
+        // Without a clock it is better to be too late than too early.
+        return pending().await;
+    };
     let timer = handle.spawn(async move { tokio::time::sleep_until(deadline.into()).await });
     let abort = AbortOnDrop(timer.abort_handle());
     let _ = timer.await;
