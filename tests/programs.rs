@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::os::fd::AsRawFd;
 use std::{
     env,
     io::Read,
@@ -92,6 +93,16 @@ const SCENARIOS: &[Scenario] = &[
         a_thread_that_holds_the_standard_output_delays_no_result
     ),
     scenario!(true, &Backend::ALL, a_panic_in_main_ends_the_program),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_panic_stays_a_panic_where_nobody_reads_the_standard_error
+    ),
+    scenario!(
+        true,
+        PROCESSES,
+        a_first_use_without_descriptors_is_an_error_of_its_task
+    ),
     scenario!(false, &[], without_init_there_are_no_process_workers),
     scenario!(false, THREADS, without_init_there_are_thread_workers),
     scenario!(true, &[], an_environment_that_names_no_backend_is_an_error),
@@ -728,6 +739,28 @@ mod an_exit_in_a_worker_after_main_ends_the_program {
         // Either code will do: the first exit was that of main.
         let ended = program.run();
         assert!(matches!(ended.status.code(), Some(0 | 7)), "{ended:#?}");
+    }
+}
+
+mod a_panic_stays_a_panic_where_nobody_reads_the_standard_error {
+    use super::*;
+    use freethreading::{TaskError, WorkerPoolExecutor};
+
+    pub fn main() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        // SAFETY: both are open descriptors.
+        assert_eq!(unsafe { libc::dup2(writer.as_raw_fd(), 2) }, 2);
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let panicked = executor.submit(|| -> () { panic!("unheard") }).result();
+        // Not an assertion, whose message nobody would read either.
+        let as_expected =
+            matches!(panicked, Err(TaskError::Panicked(panic)) if panic.message() == "unheard");
+        std::process::exit(if as_expected { 5 } else { 6 });
+    }
+
+    pub fn check(program: Program) {
+        program.run().had_code(5);
     }
 }
 
@@ -1588,6 +1621,37 @@ mod a_refused_process_may_be_started_again {
 
     pub fn check(program: Program) {
         program.run().said("");
+    }
+}
+
+mod a_first_use_without_descriptors_is_an_error_of_its_task {
+    use super::*;
+    use freethreading::{TaskError, WorkerPoolExecutor};
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let open = common::descriptors() as u64;
+        let mut refused = 0;
+        // Each time a little more of what the first worker needs can be had.
+        for room in 0.. {
+            let before = limit(libc::RLIMIT_NOFILE, open + room);
+            let result = executor.submit(|| 6 * 7).result();
+            limit(libc::RLIMIT_NOFILE, before);
+            match result {
+                Ok(result) => {
+                    assert_eq!(result, 42);
+                    break;
+                }
+                Err(TaskError::Start(_)) => refused += 1,
+                Err(other) => panic!("with room for {room}: {other:?}"),
+            }
+        }
+        assert!(refused > 3, "{refused}");
+        executor.shutdown(true, false);
+    }
+
+    pub fn check(program: Program) {
+        program.run().had_code(0);
     }
 }
 
