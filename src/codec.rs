@@ -10,7 +10,6 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     error::{CodecError, Part},
-    memory::advise_huge_pages,
     unwind,
 };
 
@@ -23,7 +22,6 @@ pub(crate) fn encode<T: Serialize>(
     let start = out.len();
     let encoded = contain::<T, _>(part, || {
         out.reserve(usize::try_from(bincode::serialized_size(value)?).unwrap_or(0));
-        advise_huge_pages(out.spare_capacity_mut());
         bincode::serialize_into(&mut *out, value)
     });
     if encoded.is_err() {
