@@ -215,6 +215,10 @@ fn image() -> &'static Image {
 }
 
 /// Fills in the [`Image`] behind `data` from the first image listed, which is the executable.
+///
+/// # Safety
+///
+/// `info` must be what `dl_iterate_phdr` gives, and `data` an `Image` that nobody else uses.
 unsafe extern "C" fn first_image(
     info: *mut libc::dl_phdr_info,
     _size: libc::size_t,
