@@ -1,10 +1,16 @@
 //! What can go wrong, and what it means for a task: whether it ran.
 
+mod primitives;
+
 use std::{fmt, io, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
+
+pub use primitives::{
+    BarrierError, GetError, NotHeld, NotOwned, Overflow, PutError, TooManyTaskDone,
+};
 
 /// Any error of this crate.
 ///
@@ -35,6 +41,24 @@ pub enum Error {
     JoinSelf,
     /// The time was up; what was waited for goes on.
     Timeout,
+    /// See [`NotHeld`](crate::NotHeld).
+    NotHeld,
+    /// See [`NotOwned`](crate::NotOwned).
+    NotOwned,
+    /// See [`Overflow`](crate::Overflow).
+    Overflow,
+    /// The barrier is broken; see [`BarrierError`](crate::BarrierError).
+    BrokenBarrier,
+    /// There is no room in the queue; see [`PutError`](crate::PutError).
+    Full,
+    /// There is no item in the queue; see [`GetError`](crate::GetError).
+    Empty,
+    /// See [`TooManyTaskDone`](crate::TooManyTaskDone).
+    TooManyTaskDone,
+    /// An item of a queue could not be encoded or decoded.
+    Codec(CodecError),
+    /// There is no memory for primitives, or none that processes can share; the text says why.
+    Arena(String),
 }
 
 impl fmt::Display for Error {
@@ -62,6 +86,15 @@ impl fmt::Display for Error {
                 "a worker cannot wait for its own end, nor anybody for the main worker's",
             ),
             Error::Timeout => f.write_str("the time was up"),
+            Error::NotHeld => NotHeld.fmt(f),
+            Error::NotOwned => NotOwned.fmt(f),
+            Error::Overflow => Overflow.fmt(f),
+            Error::BrokenBarrier => BarrierError::Broken.fmt(f),
+            Error::Full => f.write_str("the queue is full"),
+            Error::Empty => GetError::Empty.fmt(f),
+            Error::TooManyTaskDone => TooManyTaskDone.fmt(f),
+            Error::Codec(error) => error.fmt(f),
+            Error::Arena(why) => write!(f, "no memory for the primitive: {why}"),
         }
     }
 }
@@ -192,19 +225,21 @@ impl std::error::Error for TaskError {
     }
 }
 
-/// The argument of a task, or its result.
+/// The argument of a task, its result, or an item of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Part {
     /// What goes to the worker.
     Argument,
     /// What comes back.
     Result,
+    /// What goes through a queue.
+    Item,
 }
 
 impl Part {
     fn effect(self) -> Effect {
         match self {
-            Part::Argument => Effect::DidNotRun,
+            Part::Argument | Part::Item => Effect::DidNotRun,
             Part::Result => Effect::Ran,
         }
     }
@@ -215,6 +250,7 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Part::Argument => "argument",
             Part::Result => "result",
+            Part::Item => "item",
         })
     }
 }
@@ -309,7 +345,7 @@ impl CodecError {
         }))
     }
 
-    /// Whether it was the task's argument or its result.
+    /// Whether it was a task's argument, its result, or a queue's item.
     pub fn part(&self) -> Part {
         self.0.part
     }
@@ -338,7 +374,11 @@ impl fmt::Display for CodecError {
             type_name,
             message,
         } = &*self.0;
-        write!(f, "the task's {part} of type `{type_name}`: {message}")
+        let whose = match part {
+            Part::Argument | Part::Result => "task",
+            Part::Item => "queue",
+        };
+        write!(f, "the {whose}'s {part} of type `{type_name}`: {message}")
     }
 }
 
