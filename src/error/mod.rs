@@ -225,21 +225,19 @@ impl std::error::Error for TaskError {
     }
 }
 
-/// The argument of a task, its result, or an item of a queue.
+/// The argument of a task, or its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Part {
     /// What goes to the worker.
     Argument,
     /// What comes back.
     Result,
-    /// What goes through a queue.
-    Item,
 }
 
 impl Part {
     fn effect(self) -> Effect {
         match self {
-            Part::Argument | Part::Item => Effect::DidNotRun,
+            Part::Argument => Effect::DidNotRun,
             Part::Result => Effect::Ran,
         }
     }
@@ -250,7 +248,6 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Part::Argument => "argument",
             Part::Result => "result",
-            Part::Item => "item",
         })
     }
 }
@@ -332,6 +329,7 @@ pub struct CodecError(Box<CodecText>);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CodecText {
     part: Part,
+    is_item: bool,
     type_name: String,
     message: String,
 }
@@ -340,12 +338,20 @@ impl CodecError {
     pub(crate) fn new(part: Part, type_name: &str, message: &dyn fmt::Display) -> Self {
         CodecError(Box::new(CodecText {
             part,
+            is_item: false,
             type_name: type_name.into(),
             message: shortened(message.to_string()),
         }))
     }
 
-    /// Whether it was a task's argument, its result, or a queue's item.
+    /// The value was an item of a queue.
+    pub(crate) fn of_item(mut self) -> Self {
+        self.0.is_item = true;
+        self
+    }
+
+    /// Whether it was the task's argument or its result; a queue's item counts as an argument when it is
+    /// put, and as a result when it is taken.
     pub fn part(&self) -> Part {
         self.0.part
     }
@@ -371,14 +377,14 @@ impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CodecText {
             part,
+            is_item,
             type_name,
             message,
         } = &*self.0;
-        let whose = match part {
-            Part::Argument | Part::Result => "task",
-            Part::Item => "queue",
-        };
-        write!(f, "the {whose}'s {part} of type `{type_name}`: {message}")
+        match is_item {
+            true => write!(f, "the queue's item of type `{type_name}`: {message}"),
+            false => write!(f, "the task's {part} of type `{type_name}`: {message}"),
+        }
     }
 }
 

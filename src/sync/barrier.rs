@@ -380,18 +380,16 @@ impl Barrier {
     /// # Errors
     ///
     /// As of [`wait`](Barrier::wait).
-    pub fn wait_async(&self) -> impl Future<Output = Result<usize, BarrierError>> + Send {
-        async move {
-            let arrival = WaitAsync::new(self.arriving());
-            let Some(deadline) = self.timeout.and_then(deadline) else {
-                return self.go_on(arrival.await);
-            };
-            tokio::select! {
-                biased;
-                arrival = arrival => self.go_on(arrival),
-                // With the arrival the barrier breaks.
-                () = reactor::sleep_until(deadline) => Err(BarrierError::Broken),
-            }
+    pub async fn wait_async(&self) -> Result<usize, BarrierError> {
+        let arrival = WaitAsync::new(self.arriving());
+        let Some(deadline) = self.timeout.and_then(deadline) else {
+            return self.go_on(arrival.await);
+        };
+        tokio::select! {
+            biased;
+            arrival = arrival => self.go_on(arrival),
+            // With the arrival the barrier breaks.
+            () = reactor::sleep_until(deadline) => Err(BarrierError::Broken),
         }
     }
 

@@ -435,10 +435,8 @@ impl Condition {
     /// # Cancel safety
     ///
     /// A future that is dropped has not acquired the lock.
-    pub fn acquire_async(&self) -> impl Future<Output = ()> + Send {
-        async move {
-            self.raw().acquire_async().await;
-        }
+    pub async fn acquire_async(&self) {
+        self.raw().acquire_async().await;
     }
 
     /// Releases the lock.
@@ -505,13 +503,11 @@ impl Condition {
     ///
     /// A future that is dropped after its first poll has given the lock up for good; a notification that it was
     /// given goes to another.
-    pub fn wait_async(&self) -> impl Future<Output = Result<(), NotOwned>> + Send {
-        async move {
-            let (raw, owner) = (self.raw(), Owner::current());
-            raw.check(owner)?;
-            ConditionWait::new(raw, owner).await;
-            Ok(())
-        }
+    pub async fn wait_async(&self) -> Result<(), NotOwned> {
+        let (raw, owner) = (self.raw(), Owner::current());
+        raw.check(owner)?;
+        ConditionWait::new(raw, owner).await;
+        Ok(())
     }
 
     /// Waits until the predicate, which is called with the lock held, says `true`.
@@ -550,20 +546,15 @@ impl Condition {
     /// # Cancel safety
     ///
     /// As of [`wait_async`](Condition::wait_async).
-    pub fn wait_for_async<P>(
-        &self,
-        mut predicate: P,
-    ) -> impl Future<Output = Result<(), NotOwned>> + Send
+    pub async fn wait_for_async<P>(&self, mut predicate: P) -> Result<(), NotOwned>
     where
         P: FnMut() -> bool + Send,
     {
-        async move {
-            self.raw().check(Owner::current())?;
-            while !predicate() {
-                self.wait_async().await?;
-            }
-            Ok(())
+        self.raw().check(Owner::current())?;
+        while !predicate() {
+            self.wait_async().await?;
         }
+        Ok(())
     }
 
     /// Notifies so many of those who wait, the longest first; fewer if there are fewer.
@@ -629,11 +620,9 @@ impl Condition {
     /// # Cancel safety
     ///
     /// A future that is dropped has not acquired the lock.
-    pub fn lock_async(&self) -> impl Future<Output = ConditionGuard<'_>> + Send {
-        async move {
-            let owner = self.raw().acquire_async().await;
-            self.guard(owner)
-        }
+    pub async fn lock_async(&self) -> ConditionGuard<'_> {
+        let owner = self.raw().acquire_async().await;
+        self.guard(owner)
     }
 }
 
@@ -683,14 +672,12 @@ impl ConditionGuard<'_> {
     /// # Errors
     ///
     /// As of [`wait`](ConditionGuard::wait).
-    pub fn wait_async(&mut self) -> impl Future<Output = Result<(), NotOwned>> + Send {
-        async move {
-            self.check()?;
-            self.held = false;
-            ConditionWait::new(self.condition.raw(), self.owner).await;
-            self.held = true;
-            Ok(())
-        }
+    pub async fn wait_async(&mut self) -> Result<(), NotOwned> {
+        self.check()?;
+        self.held = false;
+        ConditionWait::new(self.condition.raw(), self.owner).await;
+        self.held = true;
+        Ok(())
     }
 
     /// [`Condition::wait_for`].
@@ -737,20 +724,15 @@ impl ConditionGuard<'_> {
     /// # Errors
     ///
     /// As of [`wait`](ConditionGuard::wait).
-    pub fn wait_for_async<P>(
-        &mut self,
-        mut predicate: P,
-    ) -> impl Future<Output = Result<(), NotOwned>> + Send
+    pub async fn wait_for_async<P>(&mut self, mut predicate: P) -> Result<(), NotOwned>
     where
         P: FnMut() -> bool + Send,
     {
-        async move {
-            self.check()?;
-            while !predicate() {
-                self.wait_async().await?;
-            }
-            Ok(())
+        self.check()?;
+        while !predicate() {
+            self.wait_async().await?;
         }
+        Ok(())
     }
 
     /// [`Condition::notify`].

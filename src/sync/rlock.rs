@@ -219,10 +219,8 @@ impl RLock {
     ///
     /// A future that is dropped has not acquired the lock; it loses its place in the line.
     #[inline]
-    pub fn acquire_async(&self) -> impl Future<Output = ()> + Send {
-        async move {
-            self.raw().acquire_async().await;
-        }
+    pub async fn acquire_async(&self) {
+        self.raw().acquire_async().await;
     }
 
     /// Releases the lock, once.
@@ -286,11 +284,9 @@ impl RLock {
     ///
     /// A future that is dropped has not acquired the lock.
     #[inline]
-    pub fn lock_async(&self) -> impl Future<Output = RLockGuard<'_>> + Send {
-        async move {
-            let owner = self.raw().acquire_async().await;
-            RLockGuard { lock: self, owner }
-        }
+    pub async fn lock_async(&self) -> RLockGuard<'_> {
+        let owner = self.raw().acquire_async().await;
+        RLockGuard { lock: self, owner }
     }
 }
 

@@ -81,13 +81,14 @@ impl<T: Portable> ItemCodec<T> {
         ItemCodec {
             encode: |item| {
                 let mut bytes = Vec::new();
-                let luggage = codec::encode(item, &mut bytes, Part::Item)?;
+                let luggage =
+                    codec::encode(item, &mut bytes, Part::Argument).map_err(CodecError::of_item)?;
                 Ok(Parcel {
                     bytes,
                     luggage: luggage.ids(),
                 })
             },
-            decode: |bytes| codec::decode(bytes, Part::Item),
+            decode: |bytes| codec::decode(bytes, Part::Result).map_err(CodecError::of_item),
         }
     }
 }
@@ -319,11 +320,9 @@ impl<T: Send + 'static> Core<T> {
         self.get(deadline)
     }
 
-    pub(super) fn get_async(&self) -> impl Future<Output = Result<T, GetError>> + Send {
-        async move {
-            let taken = WaitAsync::new(Getting::new(self)).await;
-            self.unpack(Some(taken))
-        }
+    pub(super) async fn get_async(&self) -> Result<T, GetError> {
+        let taken = WaitAsync::new(Getting::new(self)).await;
+        self.unpack(Some(taken))
     }
 
     /// The item that was taken.
@@ -338,8 +337,8 @@ impl<T: Send + 'static> Core<T> {
                 item.map_err(GetError::Decode)
             }
             Some(Taken::Damaged(why)) => {
-                let error = CodecError::new(Part::Item, std::any::type_name::<T>(), &why);
-                Err(GetError::Decode(error))
+                let error = CodecError::new(Part::Result, std::any::type_name::<T>(), &why);
+                Err(GetError::Decode(error.of_item()))
             }
         }
     }
