@@ -9,25 +9,44 @@ use bincode::Options;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    arena::passage::{self, Luggage},
     error::{CodecError, Part},
     unwind,
 };
 
-/// Appends the encoding of `value` to `out`; `out` is as before when that fails.
+/// Appends the encoding of `value` to `out`, and gives the primitives that it names; `out` is as before
+/// when that fails.
 pub(crate) fn encode<T: Serialize>(
     value: &T,
     out: &mut Vec<u8>,
     part: Part,
-) -> Result<(), CodecError> {
+) -> Result<Luggage, CodecError> {
     let start = out.len();
-    let encoded = contain::<T, _>(part, || {
-        out.reserve(usize::try_from(bincode::serialized_size(value)?).unwrap_or(0));
-        bincode::serialize_into(&mut *out, value)
+    let (encoded, luggage) = passage::pack(|| {
+        contain::<T, _>(part, || {
+            // Primitives are packed twice then, which does no harm.
+            out.reserve(usize::try_from(bincode::serialized_size(value)?).unwrap_or(0));
+            bincode::serialize_into(&mut *out, value)
+        })
     });
     if encoded.is_err() {
         out.truncate(start);
     }
-    encoded
+    encoded.map(|()| luggage)
+}
+
+/// Primitives can only go where the memory is shared that they are in.
+pub(crate) fn check_luggage<T>(
+    luggage: Luggage,
+    part: Part,
+    shares_memory: bool,
+) -> Result<Luggage, CodecError> {
+    if luggage.is_empty() || shares_memory {
+        return Ok(luggage);
+    }
+    let why = "it holds a primitive, whose memory this worker process does not share: the launcher \
+               may have started it on another machine";
+    Err(CodecError::new(part, type_name::<T>(), &why))
 }
 
 /// The value that `bytes` encode.

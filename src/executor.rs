@@ -20,18 +20,17 @@ pub use map::{Map, MapStream, Mapping};
 
 use crate::{
     backend::{Backend, get_backend},
-    codec,
     engine::{
-        self, Initializer, Job, Scheduler,
+        self, Job, Scheduler,
         processes::{DEFAULT_MAX_FRAME_LEN, launcher::Launcher},
         scheduler::{Crew, Plan},
     },
-    error::{Error, Part, TaskError},
+    error::{Error, TaskError},
     task::{
         IntoTask, Portable,
         cell::{Shared, TaskCell, Work},
+        encoded::EncodedTask,
     },
-    unwind,
 };
 
 /// Runs tasks on up to a number of workers, which are started as they are needed, and reused.
@@ -110,9 +109,9 @@ impl WorkerPoolExecutor {
     }
 
     fn submit_work<W: Work>(&self, work: W) -> TaskFuture<W::Output> {
-        let cell = match self.scheduler.max_frame_len() {
+        let cell = match self.scheduler.carriage() {
             None => TaskCell::new(work),
-            Some(limit) => TaskCell::encoded(work, limit),
+            Some(carriage) => TaskCell::encoded(work, carriage),
         };
         if !cell.done() {
             self.scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>);
@@ -245,7 +244,7 @@ pub struct Builder {
     max_workers: Option<usize>,
     backend: Option<Backend>,
     name_prefix: Option<String>,
-    initializer: Option<Result<Initializer, TaskError>>,
+    initializer: Option<Result<EncodedTask, TaskError>>,
     max_frame_len: usize,
     launcher: Option<Launcher>,
 }
@@ -289,17 +288,7 @@ impl Builder {
     /// after three failures in a row the executor is broken: all its tasks, present and future, fail
     /// with [`TaskError::Broken`].
     pub fn initializer<M>(mut self, task: impl IntoTask<M>) -> Self {
-        let task = task.into_task();
-        let mut payload = Vec::new();
-        let encoded = codec::encode(&task.args, &mut payload, Part::Argument);
-        self.initializer = Some(match encoded {
-            Ok(()) => Ok(Initializer {
-                entry: task.function.entry(),
-                payload: payload.into(),
-            }),
-            Err(error) => Err(TaskError::Encode(error)),
-        });
-        unwind::contain(|| drop(task));
+        self.initializer = Some(EncodedTask::of(task).map_err(TaskError::Encode));
         self
     }
 

@@ -54,7 +54,7 @@ fn end_workers() {
     }
     // Threads end with the program. Processes would, too, but nobody would wait for them.
     for scheduler in watched(|_| true) {
-        if scheduler.max_frame_len().is_some() {
+        if scheduler.carriage().is_some() {
             scheduler.close(true);
             scheduler.kill();
             scheduler.finished.wait(None);

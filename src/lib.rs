@@ -44,6 +44,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("freethreading runs on Linux; other systems are still to come");
 
+mod arena;
 mod backend;
 mod codec;
 mod engine;
@@ -54,6 +55,7 @@ mod init;
 mod latch;
 mod memory;
 mod shim;
+mod sync;
 mod task;
 mod unwind;
 mod worker;
@@ -61,13 +63,17 @@ mod worker;
 pub use backend::{Backend, get_backend, set_backend};
 pub use engine::processes::launcher::Launcher;
 pub use error::{
-    Broken, CodecError, Death, Effect, Error, Panic, Part, StartError, TaskError, TooLarge,
-    WorkerDied,
+    BarrierError, Broken, CodecError, Death, Effect, Error, GetError, NotHeld, NotOwned, Overflow,
+    Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone, WorkerDied,
 };
 pub use executor::{
     Builder as WorkerPoolExecutorBuilder, Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor,
 };
 pub use init::init;
+pub use sync::{
+    Barrier, BoundedSemaphore, BoundedSemaphorePermit, Condition, ConditionGuard, Event, Lock,
+    LockGuard, Queue, RLock, RLockGuard, Semaphore, SemaphorePermit, SimpleQueue,
+};
 pub use task::{Bare, Built, Callable, IntoTask, Portable, Task};
 pub use worker::{Worker, active_children, active_count, current_worker, enumerate, get_ident};
 

@@ -14,7 +14,7 @@ use crate::{
     backend::{Backend, get_backend},
     engine::{
         self, Job, Scheduler,
-        processes::DEFAULT_MAX_FRAME_LEN,
+        processes::{DEFAULT_MAX_FRAME_LEN, wire::Carriage},
         scheduler::{Crew, Plan},
     },
     error::Error,
@@ -62,8 +62,8 @@ pub struct Worker {
 
 /// What a worker is to do.
 enum Body {
-    /// Not started; makes the job, encoded for frames of at most so many bytes if there is a limit.
-    New(Box<dyn FnOnce(Option<usize>) -> Arc<dyn Job> + Send>),
+    /// Not started; makes the job, encoded if it is to be carried to a process.
+    New(Box<dyn FnOnce(Option<Carriage>) -> Arc<dyn Job> + Send>),
     /// The system refused to start it; it may be tried again.
     Refused(Arc<dyn Job>),
     /// Started, and to be reaped at its end.
@@ -78,9 +78,9 @@ impl Worker {
     /// What the task returns is dropped; use an executor where the result counts.
     pub fn new<M>(task: impl IntoTask<M>) -> Worker {
         let task = Discarding(task.into_task());
-        let make = move |limit: Option<usize>| match limit {
+        let make = move |carriage: Option<Carriage>| match carriage {
             None => TaskCell::new(task) as Arc<dyn Job>,
-            Some(limit) => TaskCell::encoded(task, limit),
+            Some(carriage) => TaskCell::encoded(task, carriage),
         };
         Worker {
             record: Record::new(Role::Solo, false),
@@ -181,7 +181,7 @@ impl Worker {
         };
         let scheduler = Scheduler::new(engine, plan);
         let job = match std::mem::replace(&mut *body, Body::Foreign) {
-            Body::New(make) => make(scheduler.max_frame_len()),
+            Body::New(make) => make(scheduler.carriage()),
             Body::Refused(job) => job,
             Body::Started(_) | Body::Foreign => unreachable!("that was looked at before"),
         };

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
+    arena::passage::Luggage,
     backend::Backend,
     error::{Error, TaskError},
-    task::entry::{Entry, Failure},
+    task::entry::Failure,
 };
-use processes::{Processes, launcher::Launcher};
+use processes::{Processes, launcher::Launcher, wire::Carriage};
 use threads::Threads;
 
 pub(crate) use scheduler::Scheduler;
@@ -44,7 +45,7 @@ pub(crate) trait Job: Send + Sync {
     fn error(&self) -> Option<TaskError>;
 
     /// Decides the outcome; the first one stays.
-    fn settle(&self, outcome: Result<Bytes, TaskError>) -> Callbacks;
+    fn settle(&self, outcome: Result<Payload, TaskError>) -> Callbacks;
 
     /// Makes the outcome visible, wakes those who wait for it and calls the callbacks.
     fn publish(self: Arc<Self>);
@@ -62,6 +63,15 @@ pub(crate) enum Callbacks {
 pub(crate) struct Request {
     pub(crate) id: u64,
     pub(crate) frame: Bytes,
+    /// Keeps the primitives that the frame names, until the worker has answered.
+    pub(crate) _luggage: Luggage,
+}
+
+/// An encoded result.
+pub(crate) struct Payload {
+    pub(crate) bytes: Bytes,
+    /// Keeps the primitives that the result names, until it is decoded.
+    pub(crate) _luggage: Luggage,
 }
 
 /// Ends a job that no worker has.
@@ -87,8 +97,8 @@ pub(crate) trait Engine: Send + Sync {
     /// Starts a worker, which will ask the scheduler for jobs.
     fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError>;
 
-    /// For worker processes, the largest frame in bytes; `None` where jobs need no encoding.
-    fn max_frame_len(&self) -> Option<usize>;
+    /// For worker processes, what a request can carry; `None` where jobs need no encoding.
+    fn carriage(&self) -> Option<Carriage>;
 
     /// Blocks until the threads that were started have ended, and nothing is left of them.
     fn reap(&self) {}
@@ -107,20 +117,6 @@ pub(crate) trait Runner: Send + Sync {
 
     /// Ends the worker at once, whatever it does; `false` if this kind of worker cannot be.
     fn kill(&self) -> bool;
-}
-
-/// A task that every worker runs before its first job; encoded once, decoded by each.
-#[derive(Clone)]
-pub(crate) struct Initializer {
-    pub(crate) entry: &'static Entry,
-    pub(crate) payload: Arc<[u8]>,
-}
-
-impl Initializer {
-    /// Runs it on this thread.
-    pub(crate) fn run(&self) -> Result<(), TaskError> {
-        self.entry.run(&self.payload, None).map_err(TaskError::from)
-    }
 }
 
 impl From<Failure> for TaskError {

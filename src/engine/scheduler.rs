@@ -14,12 +14,13 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{Engine, Initializer, Job, Runner, fail};
+use super::{Engine, Job, Runner, fail, processes::wire::Carriage};
 use crate::{
     backend::Backend,
     error::{Broken, TaskError},
     exit,
     latch::Latch,
+    task::encoded::EncodedTask,
     worker::record::{self, Record, Role},
 };
 
@@ -38,7 +39,7 @@ pub(crate) struct Scheduler {
 /// What the scheduler's workers are to be.
 pub(crate) struct Plan {
     pub(crate) crew: Crew,
-    pub(crate) initializer: Option<Initializer>,
+    pub(crate) initializer: Option<EncodedTask>,
 }
 
 pub(crate) enum Crew {
@@ -112,13 +113,13 @@ impl Scheduler {
         scheduler
     }
 
-    pub(crate) fn initializer(&self) -> Option<&Initializer> {
+    pub(crate) fn initializer(&self) -> Option<&EncodedTask> {
         self.plan.initializer.as_ref()
     }
 
     /// The largest frame that may carry a job to its worker, if jobs travel in frames.
-    pub(crate) fn max_frame_len(&self) -> Option<usize> {
-        self.engine.max_frame_len()
+    pub(crate) fn carriage(&self) -> Option<Carriage> {
+        self.engine.carriage()
     }
 
     /// Whether its worker is a `Worker`, which runs one job and then ends.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::{
     Callbacks, Engine, Job, Runner, Scheduler,
+    processes::wire::Carriage,
     scheduler::{Next, Setback},
     slot::Slot,
 };
@@ -67,7 +68,7 @@ impl Engine for Threads {
         }
     }
 
-    fn max_frame_len(&self) -> Option<usize> {
+    fn carriage(&self) -> Option<Carriage> {
         None
     }
 

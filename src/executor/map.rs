@@ -16,7 +16,13 @@ use super::{
 };
 use crate::{
     codec,
-    engine::processes::{reactor, wire},
+    engine::{
+        Request,
+        processes::{
+            reactor,
+            wire::{self, Carriage},
+        },
+    },
     error::{Panic, Part, TaskError},
     task::{Function, Portable, cell::Work, entry},
     unwind,
@@ -81,7 +87,7 @@ impl<'a> Mapping<'a> {
         let expected = items.size_hint().0;
         let mut inputs = Carver::in_turns(expected);
         // Worker processes send their results back, there is nothing to put in place.
-        let mut results = match executor.scheduler.max_frame_len() {
+        let mut results = match executor.scheduler.carriage() {
             None => Some(Carver::in_place(expected)),
             Some(_) => None,
         };
@@ -201,11 +207,11 @@ impl<I: Portable, R: Portable> Work for ChunkWork<I, R> {
         (self.chunk.here)(self.items, piece)
     }
 
-    fn request(&self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
+    fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError> {
         let entry = self.chunk.elsewhere.entry();
         // A slice is encoded like the vector as which it is decoded.
         let items = (self.items.as_slice(),);
-        wire::request(id, entry, wire::Reply::Value, limit, &items)
+        wire::request(id, entry, wire::Reply::Value, carriage, &items)
     }
 
     fn decode(payload: &[u8]) -> Result<ChunkResult<R>, TaskError> {

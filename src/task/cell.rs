@@ -18,14 +18,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-
 use super::{Portable, Task};
 use crate::{
     codec,
     engine::{
-        Callbacks, Job, Request,
-        processes::{reactor, wire},
+        Callbacks, Job, Payload, Request,
+        processes::{
+            reactor,
+            wire::{self, Carriage},
+        },
     },
     error::{Part, TaskError},
     executor::TaskFuture,
@@ -47,7 +48,7 @@ pub(crate) trait Work: Send + 'static {
     fn call(self) -> Self::Output;
 
     /// Encodes it as a request with this number.
-    fn request(&self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError>;
+    fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError>;
 
     /// Decodes what came back.
     fn decode(payload: &[u8]) -> Result<Self::Output, TaskError>;
@@ -64,12 +65,12 @@ impl<A: Portable, R: Portable> Work for Task<A, R> {
         self.function.call(self.args)
     }
 
-    fn request(&self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
+    fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError> {
         wire::request(
             id,
             self.function.entry(),
             wire::Reply::Value,
-            limit,
+            carriage,
             &self.args,
         )
     }
@@ -93,9 +94,9 @@ impl<A: Portable, R: Portable> Work for Discarding<A, R> {
         drop(self.0.call());
     }
 
-    fn request(&self, id: u64, limit: usize) -> Result<Vec<u8>, TaskError> {
+    fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError> {
         let Task { args, function } = &self.0;
-        wire::request(id, function.entry(), wire::Reply::Nothing, limit, args)
+        wire::request(id, function.entry(), wire::Reply::Nothing, carriage, args)
     }
 
     fn decode(_payload: &[u8]) -> Result<(), TaskError> {
@@ -134,7 +135,7 @@ enum Input<W> {
 enum Outcome<R> {
     Value(R),
     /// Decoded by whoever takes it, not by the thread that reads it from a pipe.
-    Encoded(Box<Bytes>),
+    Encoded(Box<Payload>),
     Error(TaskError),
     Taken,
 }
@@ -183,16 +184,13 @@ impl<W: Work> TaskCell<W> {
     }
 
     /// A task to be run by another process: encoded right here, once. If that fails it is settled.
-    pub(crate) fn encoded(work: W, limit: usize) -> Arc<Self> {
+    pub(crate) fn encoded(work: W, carriage: Carriage) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // Relaxed: only distinctness counts.
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = work.name();
-        let stage = match work.request(id, limit) {
-            Ok(frame) => Stage::Pending(Input::Request(Box::new(Request {
-                id,
-                frame: frame.into(),
-            }))),
+        let stage = match work.request(id, carriage) {
+            Ok(request) => Stage::Pending(Input::Request(Box::new(request))),
             Err(error) => Stage::Settled {
                 outcome: Outcome::Error(error),
                 published: true,
@@ -258,7 +256,7 @@ impl<W: Work> TaskCell<W> {
         drop(state);
         match outcome {
             Outcome::Value(value) => Ok(value),
-            Outcome::Encoded(payload) => W::decode(&payload),
+            Outcome::Encoded(payload) => W::decode(&payload.bytes),
             Outcome::Taken => Err(TaskError::Taken),
             Outcome::Error(_) => unreachable!("errors stay, for every taker"),
         }
@@ -305,7 +303,7 @@ impl<W: Work> Job for TaskCell<W> {
         }
     }
 
-    fn settle(&self, outcome: Result<Bytes, TaskError>) -> Callbacks {
+    fn settle(&self, outcome: Result<Payload, TaskError>) -> Callbacks {
         self.settle_with(match outcome {
             Ok(payload) => Outcome::Encoded(Box::new(payload)),
             Err(error) => Outcome::Error(error),
@@ -500,7 +498,7 @@ mod loom_models {
             7
         }
 
-        fn request(&self, _: u64, _: usize) -> Result<Vec<u8>, TaskError> {
+        fn request(&self, _: u64, _: Carriage) -> Result<Request, TaskError> {
             unreachable!("models run on threads")
         }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Callable, Portable};
 use crate::{
+    arena::passage::Luggage,
     codec,
     error::{CodecError, Panic, Part},
     unwind,
@@ -24,7 +25,7 @@ use crate::{
 
 /// Runs the function of one entry: decodes the arguments, calls, appends the encoded result to the
 /// reply, or drops the result if there is no reply.
-type Run = fn(&[u8], Option<&mut Vec<u8>>) -> Result<(), Failure>;
+type Run = fn(&[u8], Option<&mut Vec<u8>>) -> Result<Luggage, Failure>;
 
 /// What another process needs to call one function with one type of arguments.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ pub(crate) fn summon<F: Send + Sync + 'static>() -> &'static F {
     unsafe { NonNull::dangling().as_ref() }
 }
 
-fn run<F, A>(payload: &[u8], reply: Option<&mut Vec<u8>>) -> Result<(), Failure>
+fn run<F, A>(payload: &[u8], reply: Option<&mut Vec<u8>>) -> Result<Luggage, Failure>
 where
     F: Callable<A>,
     A: Portable,
@@ -98,7 +99,7 @@ where
     let output = unwind::catch(|| summon::<F>().call(args)).map_err(Failure::Panicked)?;
     let encoded = match reply {
         Some(reply) => codec::encode(&output, reply, Part::Result).map_err(Failure::Encode),
-        None => Ok(()),
+        None => Ok(Luggage::default()),
     };
     // A destructor that panics spoils neither the reply nor the worker.
     let _ = unwind::catch(|| drop(output));
@@ -160,8 +161,13 @@ impl Entry {
         Ok(entry)
     }
 
-    /// Runs the function on encoded arguments and appends its encoded result to `reply`, if there is one.
-    pub(crate) fn run(&self, payload: &[u8], reply: Option<&mut Vec<u8>>) -> Result<(), Failure> {
+    /// Runs the function on encoded arguments and appends its encoded result to `reply`, if there is one;
+    /// gives the primitives that the result names.
+    pub(crate) fn run(
+        &self,
+        payload: &[u8],
+        reply: Option<&mut Vec<u8>>,
+    ) -> Result<Luggage, Failure> {
         (self.run)(payload, reply)
     }
 

@@ -7,7 +7,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{self, ErrorKind, IoSliceMut, Write},
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     os::fd::{AsFd, OwnedFd},
     process::{self, exit},
     thread,
@@ -25,12 +25,13 @@ use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::{
     launcher::{self, HANDED_OVER},
-    wire::{self, FromWorker, PROTOCOL, Reply, RunFailure, Setup, ToWorker},
+    wire::{self, Carriage, FromWorker, PROTOCOL, Reply, RunFailure, Setup, ToWorker},
 };
 use crate::{
+    arena::{self, passage::Luggage},
     backend, codec,
     error::Part,
-    task::entry::Entry,
+    task::entry::{Entry, Failure},
     worker::record::{self, Record},
 };
 
@@ -51,18 +52,21 @@ pub(crate) fn work(marker: &OsStr) -> ! {
         libc::signal(libc::SIGINT, libc::SIG_IGN);
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
-    let served = take_pipes(marker).and_then(|(input, output)| {
+    let served = take_pipes(marker).and_then(|pipes| {
         if Handle::try_current().is_err() {
-            return serve(input, output);
+            return serve(pipes);
         }
         // `init` was called from within a runtime, where a task could not block on one of its own.
         let outside = thread::Builder::new()
             .stack_size(MAIN_STACK_SIZE)
-            .spawn(|| serve(input, output))?;
+            .spawn(|| serve(pipes))?;
         outside
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("it panicked, which is a bug")))
     });
+    if served.is_ok() {
+        arena::process::leave();
+    }
     exit(served.unwrap_or_else(|error| {
         // Nobody is left to work for; whoever ended the parent knows.
         let orphaned = matches!(
@@ -77,29 +81,42 @@ pub(crate) fn work(marker: &OsStr) -> ! {
     }))
 }
 
+/// What the parent has given.
+struct Pipes {
+    input: File,
+    output: File,
+    memory: Option<OwnedFd>,
+}
+
 /// Moves the protocol to descriptors of its own; standard input is empty from now on, and standard
 /// output is the parent's.
-fn take_pipes(marker: &OsStr) -> io::Result<(File, File)> {
+fn take_pipes(marker: &OsStr) -> io::Result<Pipes> {
     let stdin = io::stdin();
-    let (input, printed) = if marker == HANDED_OVER {
+    let (input, printed, memory) = if marker == HANDED_OVER {
         receive_pipes(stdin.as_fd())?
     } else {
         // The parent's standard output is out of reach: it may be on another host.
         (
             fcntl_dupfd_cloexec(&stdin, 3)?,
             fcntl_dupfd_cloexec(io::stderr(), 3)?,
+            None,
         )
     };
     // Above the standard descriptors, so that a task that closes those does not close this.
     let output = fcntl_dupfd_cloexec(io::stdout(), 3)?;
     stdio::dup2_stdin(File::open("/dev/null")?)?;
     stdio::dup2_stdout(printed)?;
-    Ok((File::from(input), File::from(output)))
+    Ok(Pipes {
+        input: File::from(input),
+        output: File::from(output),
+        memory,
+    })
 }
 
-/// The descriptors that the parent has put into the socket: the pipe, and its standard output.
-fn receive_pipes(socket: impl AsFd) -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+/// The descriptors that the parent has put into the socket: the pipe, its standard output, and the
+/// memory that it shares, if it does.
+fn receive_pipes(socket: impl AsFd) -> io::Result<(OwnedFd, OwnedFd, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     recvmsg(
@@ -117,8 +134,9 @@ fn receive_pipes(socket: impl AsFd) -> io::Result<(OwnedFd, OwnedFd)> {
         .flatten();
     match (fds.next(), fds.next()) {
         (Some(input), Some(stdout)) => {
-            // Where a standard descriptor was closed, the new one may have its number.
-            Ok((fcntl_dupfd_cloexec(input, 3)?, stdout))
+            // Where a standard descriptor was closed, a new one may have its number.
+            let memory = fds.next().map(|memory| fcntl_dupfd_cloexec(memory, 3));
+            Ok((fcntl_dupfd_cloexec(input, 3)?, stdout, memory.transpose()?))
         }
         _ => Err(io::Error::other(format!(
             "{} is set, but there are no pipes on standard input",
@@ -128,7 +146,12 @@ fn receive_pipes(socket: impl AsFd) -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Runs tasks until the parent closes the pipe; gives the code to exit with.
-fn serve(input: File, mut output: File) -> io::Result<i32> {
+fn serve(pipes: Pipes) -> io::Result<i32> {
+    let Pipes {
+        input,
+        mut output,
+        memory,
+    } = pipes;
     watch_parent(&output)?;
     let mut frames = Frames::new(input);
     let Some(setup) = frames.next()? else {
@@ -139,6 +162,14 @@ fn serve(input: File, mut output: File) -> io::Result<i32> {
         _ => return Err(io::Error::other("the parent speaks another protocol")),
     };
     let limit = usize::try_from(setup.max_frame_len).unwrap_or(usize::MAX);
+    // Where it cannot be had, tasks that are given a primitive fail, and say why.
+    let shares_memory = memory
+        .zip(setup.arena)
+        .is_some_and(|(memory, ticket)| arena::adopt(memory, ticket).is_ok());
+    let carriage = Carriage {
+        max_frame_len: limit,
+        shares_memory,
+    };
     frames.codec.set_max_frame_length(limit);
     let solo = setup.solo;
     output.write_all(&wire::message(&FromWorker::Hello {
@@ -152,8 +183,15 @@ fn serve(input: File, mut output: File) -> io::Result<i32> {
 
     let mut frame = Vec::new();
     let mut failed = false;
+    // What a result names, until the parent, which has it then, says something again.
+    let mut luggage = Luggage::default();
     while let Some(request) = frames.next()? {
-        failed = !answer(request, &mut frame, limit)?;
+        failed = false;
+        drop(mem::take(&mut luggage));
+        match answer(request, &mut frame, carriage)? {
+            Some(named) => luggage = named,
+            None => failed = true,
+        }
         output.write_all(&frame)?;
         if frame.capacity() > KEEP && frame.len() < frame.capacity() / 4 {
             frame = Vec::new();
@@ -167,8 +205,12 @@ fn become_worker(setup: Setup) {
     record::set_process_worker(Record::of_process(setup.name, setup.daemon));
 }
 
-/// Runs one task and leaves its reply in `frame`; says whether the task went well.
-fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<bool> {
+/// Runs one task and leaves its reply in `frame`; gives what the result names if the task went well.
+fn answer(
+    request: BytesMut,
+    frame: &mut Vec<u8>,
+    carriage: Carriage,
+) -> io::Result<Option<Luggage>> {
     let mut payload = &request[..];
     let (id, function, reply) = match codec::decode_first(&mut payload) {
         Ok(ToWorker::Run {
@@ -187,11 +229,32 @@ fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<bo
     };
     // The arguments' buffer is free for the next request.
     drop(request);
-    let done =
-        done.and_then(|()| wire::finish(frame, Part::Result, limit).map_err(RunFailure::TooLarge));
-    let Err(failure) = done else { return Ok(true) };
-    *frame = wire::message(&FromWorker::Failed { id, failure });
-    Ok(false)
+    let done = done.and_then(|luggage| {
+        let luggage = codec::check_luggage::<()>(luggage, Part::Result, carriage.shares_memory)
+            .map_err(|error| RunFailure::Task(Failure::Encode(error)))?;
+        if !luggage.is_empty() {
+            name_luggage(frame, id, &luggage);
+        }
+        wire::finish(frame, Part::Result, carriage.max_frame_len).map_err(RunFailure::TooLarge)?;
+        Ok(luggage)
+    });
+    match done {
+        Ok(luggage) => Ok(Some(luggage)),
+        Err(failure) => {
+            *frame = wire::message(&FromWorker::Failed { id, failure });
+            Ok(None)
+        }
+    }
+}
+
+/// Puts the names of primitives into the header of a reply.
+fn name_luggage(frame: &mut Vec<u8>, id: u64, luggage: &Luggage) {
+    let mut plain = Vec::new();
+    wire::begin(&mut plain, &FromWorker::Done { id });
+    let payload = frame.split_off(plain.len());
+    let luggage = luggage.ids();
+    wire::begin(frame, &FromWorker::DoneWith { id, luggage });
+    frame.extend(payload);
 }
 
 /// Ends this process as soon as nobody can read its replies any more, whatever it is doing then.

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::wire::MARKER;
+use crate::arena::{self, Ticket, process::Place};
 
 /// What [`MARKER`] says to a process that finds its pipe and its standard output in a message on
 /// its standard input.
@@ -95,6 +96,8 @@ pub(super) struct Launched {
     pub(super) input: pipe::Sender,
     /// Where its replies come from.
     pub(super) output: pipe::Receiver,
+    /// Its place in the memory that it shares, if it does.
+    pub(super) place: Option<(Place, Ticket)>,
 }
 
 /// Starts a worker process; the caller must be in the context of a tokio runtime.
@@ -109,15 +112,19 @@ pub(super) fn launch(launcher: Option<&Launcher>) -> io::Result<Launched> {
     }
     let input = pipe::Sender::from_owned_fd(input.into())?;
     let output = pipe::Receiver::from_owned_fd(output.into())?;
+    let mut place = None;
     let mut command = match launcher {
         None => {
             let mut command = Command::new("/proc/self/exe");
             if let Some(name) = std::env::args_os().next() {
                 command.arg0(name);
             }
+            let shared = arena::ticket_for_child();
+            let memory = shared.as_ref().map(|&(.., file)| file);
             command
                 .env(MARKER, HANDED_OVER)
-                .stdin(hand_over(input_end.as_fd())?);
+                .stdin(hand_over(input_end.as_fd(), memory)?);
+            place = shared.map(|(place, ticket, _)| (place, ticket));
             command
         }
         Some(launcher) => {
@@ -132,19 +139,25 @@ pub(super) fn launch(launcher: Option<&Launcher>) -> io::Result<Launched> {
     let child = command
         .stdout(Stdio::from(OwnedFd::from(output_end)))
         .spawn()?;
+    let pid = child.id().expect("the child was not waited for yet");
+    if let Some((place, _)) = &place {
+        place.fill(pid);
+    }
     Ok(Launched {
-        pid: child.id().expect("the child was not waited for yet"),
+        pid,
         child,
         input,
         output,
+        place,
     })
 }
 
-/// A socket from which the child receives its end of a pipe, and this process's standard output.
+/// A socket from which the child receives its end of a pipe, this process's standard output, and the
+/// memory that it shares, if there is any.
 ///
 /// Only this way can it be given more than three descriptors without one of them being open, for a
 /// moment, to every other child that the program starts meanwhile.
-fn hand_over(input: BorrowedFd<'_>) -> io::Result<Stdio> {
+fn hand_over(input: BorrowedFd<'_>, memory: Option<BorrowedFd<'_>>) -> io::Result<Stdio> {
     let (ours, theirs) = UnixStream::pair()?;
     let stdout = std::io::stdout();
     let null;
@@ -156,12 +169,13 @@ fn hand_over(input: BorrowedFd<'_>) -> io::Result<Stdio> {
             null.as_fd()
         }
     };
-    let fds = [input, stdout];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let fds = [input, stdout, memory.unwrap_or(stdout)];
+    let fds = &fds[..if memory.is_some() { 3 } else { 2 }];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(
-        control.push(SendAncillaryMessage::ScmRights(&fds)),
-        "the space was made for two descriptors"
+        control.push(SendAncillaryMessage::ScmRights(fds)),
+        "the space was made for three descriptors"
     );
     sendmsg(
         &ours,

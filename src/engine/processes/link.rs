@@ -16,13 +16,14 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::{
     super::{
-        Callbacks, Job, Request, Runner, Scheduler,
+        Callbacks, Job, Payload, Request, Runner, Scheduler,
         scheduler::{Next, Setback},
     },
     launcher::{self, Launched, PIPE_SIZE},
-    wire::{self, FromWorker, PROTOCOL, Setup, ToWorker},
+    wire::{self, Carriage, FromWorker, PROTOCOL, Setup, ToWorker},
 };
 use crate::{
+    arena::{self, passage::Luggage, process::Place},
     backend::Backend,
     codec,
     error::{Death, Effect, TaskError, WorkerDied},
@@ -84,8 +85,17 @@ pub(super) struct Terms {
     /// The default backend of the tasks.
     pub(super) backend: Backend,
     pub(super) max_frame_len: usize,
-    /// The executable on the other side may be another one.
+    /// The executable on the other side may be another one, on another machine.
     pub(super) remote: bool,
+}
+
+impl Terms {
+    pub(super) fn carriage(&self) -> Carriage {
+        Carriage {
+            max_frame_len: self.max_frame_len,
+            shares_memory: !self.remote,
+        }
+    }
 }
 
 /// Why a link's task has stopped serving its process.
@@ -140,10 +150,14 @@ impl Link {
             mut child,
             input,
             output,
+            place,
             ..
         } = launched;
+        let (place, ticket) = place.unzip();
         let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
-        let ending = self.serve(input, &mut replies, &mut child, terms).await;
+        let ending = self
+            .serve(input, &mut replies, &mut child, terms, ticket)
+            .await;
         let ends_itself = matches!(ending, Ending::Closed | Ending::ClosedInInitializer);
         if !ends_itself || timeout(ENDING_TIME, child.wait()).await.is_err() {
             // It may have exited by itself just now.
@@ -168,6 +182,9 @@ impl Link {
         };
         // Nobody else may read what this process has left unread.
         drop(replies);
+        if let Some(place) = place {
+            bury_in_arena(place).await;
+        }
         burial.done = true;
         self.bury(death, setback);
     }
@@ -178,9 +195,10 @@ impl Link {
         replies: &mut Replies,
         child: &mut Child,
         terms: Terms,
+        ticket: Option<arena::Ticket>,
     ) -> Ending {
         let limit = terms.max_frame_len;
-        let greeting = self.greet(input, replies, terms);
+        let greeting = self.greet(input, replies, terms, ticket);
         let greeted = tokio::select! {
             biased;
             greeted = timeout(GREETING_TIME, greeting) => greeted.unwrap_or(Err(Ending::Silent)),
@@ -192,7 +210,7 @@ impl Link {
         // A result is at most that large; the description of a failure may be a little more.
         let codec = replies.decoder_mut();
         codec.set_max_frame_length(limit.saturating_add(FAILURE_LIMIT));
-        if let Err(ending) = self.initialize(replies, child, limit).await {
+        if let Err(ending) = self.initialize(replies, child, terms.carriage()).await {
             return ending;
         }
         self.advance(false);
@@ -242,6 +260,7 @@ impl Link {
         input: pipe::Sender,
         replies: &mut Replies,
         terms: Terms,
+        ticket: Option<arena::Ticket>,
     ) -> Result<(), Ending> {
         let setup = wire::message(&ToWorker::Setup(Setup {
             protocol: PROTOCOL,
@@ -251,6 +270,7 @@ impl Link {
             backend: terms.backend,
             max_frame_len: terms.max_frame_len as u64,
             fingerprint: terms.remote,
+            arena: ticket,
         }));
         let input = Arc::new(input);
         // Before anything is said: the process must not see the pipe's end while it is being killed.
@@ -288,18 +308,13 @@ impl Link {
         &self,
         replies: &mut Replies,
         child: &mut Child,
-        limit: usize,
+        carriage: Carriage,
     ) -> Result<(), Ending> {
         let Some(initializer) = self.scheduler.initializer() else {
             return Ok(());
         };
         let failed = |error| Err(Ending::Useless(Setback::Initializer(error)));
-        let frame = match wire::request_encoded(
-            INITIALIZER,
-            initializer.entry,
-            limit,
-            &initializer.payload,
-        ) {
+        let frame = match wire::request_encoded(INITIALIZER, initializer, carriage) {
             Ok(frame) => frame,
             Err(error) => return failed(error),
         };
@@ -442,9 +457,13 @@ impl Link {
         let (id, outcome) = match header {
             Ok(FromWorker::Done { id }) => {
                 let header_len = reply.len() - payload.len();
-                let mut payload = reply.freeze();
-                payload.advance(header_len);
-                (id, Ok(payload))
+                (id, Ok(result(reply, header_len, Luggage::default())))
+            }
+            Ok(FromWorker::DoneWith { id, luggage }) => {
+                let header_len = reply.len() - payload.len();
+                // While the worker still holds them.
+                let luggage = Luggage::attach(&luggage);
+                (id, Ok(result(reply, header_len, luggage)))
             }
             Ok(FromWorker::Failed { id, failure }) => (id, Err(TaskError::from(failure))),
             _ => return Err(Ending::Protocol(format!("it said {}", excerpt(&reply)))),
@@ -598,6 +617,30 @@ impl Runner for Link {
         self.changed.notify_one();
         true
     }
+}
+
+/// What follows the header of a reply.
+fn result(reply: BytesMut, header_len: usize, luggage: Luggage) -> Payload {
+    let mut bytes = reply.freeze();
+    bytes.advance(header_len);
+    Payload {
+        bytes,
+        _luggage: luggage,
+    }
+}
+
+/// Puts in order what the process, which is gone, had in its hands, and what those had that it has
+/// started itself.
+async fn bury_in_arena(place: Place) {
+    const PATIENCE: Duration = Duration::from_millis(1);
+    // They end by themselves as well; but who waits for what they hold shall not wait for that.
+    for _ in 0..ENDING_TIME.as_millis() {
+        if place.end_orphans() {
+            break;
+        }
+        tokio::time::sleep(PATIENCE).await;
+    }
+    drop(place);
 }
 
 /// A frame, or the reason why there is none.

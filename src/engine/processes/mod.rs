@@ -21,6 +21,7 @@ use crate::{
 };
 use launcher::Launcher;
 use link::{Link, Terms};
+use wire::Carriage;
 
 /// The largest frame, where the user says nothing else.
 pub(crate) const DEFAULT_MAX_FRAME_LEN: usize = 1 << 30;
@@ -65,7 +66,7 @@ impl Engine for Processes {
         Ok(())
     }
 
-    fn max_frame_len(&self) -> Option<usize> {
-        Some(self.terms.max_frame_len)
+    fn carriage(&self) -> Option<Carriage> {
+        Some(self.terms.carriage())
     }
 }

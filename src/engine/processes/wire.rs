@@ -8,17 +8,22 @@ use serde::{Deserialize, Serialize};
 use tokio_util::codec::LengthDelimitedCodec;
 
 use crate::{
+    arena,
     backend::Backend,
     codec,
-    error::{Part, TaskError, TooLarge},
-    task::entry::{Entry, Failure, FunctionId},
+    engine::Request,
+    error::{CodecError, Part, TaskError, TooLarge},
+    task::{
+        encoded::EncodedTask,
+        entry::{Entry, Failure, FunctionId},
+    },
 };
 
 /// The environment variable that makes a process a worker of the process that started it.
 pub(crate) const MARKER: &str = "FREETHREADING_WORKER";
 
 /// Distinguishes this protocol from whatever else a program may write, and from its other versions.
-pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0001;
+pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0002;
 
 /// The largest frame until both sides know each other.
 pub(super) const GREETING_LIMIT: usize = 64 * 1024;
@@ -50,6 +55,17 @@ pub(super) struct Setup {
     pub(super) max_frame_len: u64,
     /// Whether to say what executable this is, since it may be another one.
     pub(super) fingerprint: bool,
+    /// How to use the memory that was handed over, if any was.
+    pub(super) arena: Option<arena::Ticket>,
+}
+
+/// What a request can carry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carriage {
+    /// The largest frame, in bytes.
+    pub(crate) max_frame_len: usize,
+    /// Whether the worker shares the memory of this process.
+    pub(crate) shares_memory: bool,
 }
 
 /// Whether a task's result is sent back or dropped.
@@ -68,6 +84,12 @@ pub(super) enum FromWorker {
     /// The payload, the encoded result, follows.
     Done {
         id: u64,
+    },
+    /// The same where the result names primitives, which the worker holds until it hears of its parent
+    /// again.
+    DoneWith {
+        id: u64,
+        luggage: Vec<u64>,
     },
     Failed {
         id: u64,
@@ -131,34 +153,40 @@ pub(crate) fn request<A: Serialize>(
     id: u64,
     entry: &'static Entry,
     reply: Reply,
-    limit: usize,
+    carriage: Carriage,
     args: &A,
-) -> Result<Vec<u8>, TaskError> {
-    build_request(id, entry, reply, limit, |frame| {
-        codec::encode(args, frame, Part::Argument).map_err(TaskError::Encode)
+) -> Result<Request, TaskError> {
+    let (frame, luggage) = build_request(id, entry, reply, carriage, |frame| {
+        let luggage = codec::encode(args, frame, Part::Argument)?;
+        codec::check_luggage::<A>(luggage, Part::Argument, carriage.shares_memory)
+    })?;
+    Ok(Request {
+        id,
+        frame: frame.into(),
+        _luggage: luggage,
     })
 }
 
 /// The same with arguments that are encoded already.
 pub(super) fn request_encoded(
     id: u64,
-    entry: &'static Entry,
-    limit: usize,
-    payload: &[u8],
+    task: &EncodedTask,
+    carriage: Carriage,
 ) -> Result<Vec<u8>, TaskError> {
-    build_request(id, entry, Reply::Nothing, limit, |frame| {
-        frame.extend_from_slice(payload);
-        Ok(())
-    })
+    let built = build_request(id, task.entry, Reply::Nothing, carriage, |frame| {
+        frame.extend_from_slice(&task.payload);
+        task.check_luggage(carriage.shares_memory)
+    });
+    built.map(|(frame, ())| frame)
 }
 
-fn build_request(
+fn build_request<T>(
     id: u64,
     entry: &'static Entry,
     reply: Reply,
-    limit: usize,
-    payload: impl FnOnce(&mut Vec<u8>) -> Result<(), TaskError>,
-) -> Result<Vec<u8>, TaskError> {
+    carriage: Carriage,
+    payload: impl FnOnce(&mut Vec<u8>) -> Result<T, CodecError>,
+) -> Result<(Vec<u8>, T), TaskError> {
     let function = entry
         .id()
         .ok_or_else(|| TaskError::SharedLibrary(entry.function_name()))?;
@@ -171,9 +199,9 @@ fn build_request(
             reply,
         },
     );
-    payload(&mut frame)?;
-    finish(&mut frame, Part::Argument, limit).map_err(TaskError::TooLarge)?;
-    Ok(frame)
+    let payload = payload(&mut frame).map_err(TaskError::Encode)?;
+    finish(&mut frame, Part::Argument, carriage.max_frame_len).map_err(TaskError::TooLarge)?;
+    Ok((frame, payload))
 }
 
 #[cfg(test)]

@@ -1,10 +1,16 @@
 //! What can go wrong, and what it means for a task: whether it ran.
 
+mod primitives;
+
 use std::{fmt, io, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
+
+pub use primitives::{
+    BarrierError, GetError, NotHeld, NotOwned, Overflow, PutError, TooManyTaskDone,
+};
 
 /// Any error of this crate.
 ///
@@ -35,6 +41,24 @@ pub enum Error {
     JoinSelf,
     /// The time was up; what was waited for goes on.
     Timeout,
+    /// See [`NotHeld`](crate::NotHeld).
+    NotHeld,
+    /// See [`NotOwned`](crate::NotOwned).
+    NotOwned,
+    /// See [`Overflow`](crate::Overflow).
+    Overflow,
+    /// The barrier is broken; see [`BarrierError`](crate::BarrierError).
+    BrokenBarrier,
+    /// There is no room in the queue; see [`PutError`](crate::PutError).
+    Full,
+    /// There is no item in the queue; see [`GetError`](crate::GetError).
+    Empty,
+    /// See [`TooManyTaskDone`](crate::TooManyTaskDone).
+    TooManyTaskDone,
+    /// An item of a queue could not be encoded or decoded.
+    Codec(CodecError),
+    /// There is no memory for primitives, or none that processes can share; the text says why.
+    Arena(String),
 }
 
 impl fmt::Display for Error {
@@ -62,6 +86,15 @@ impl fmt::Display for Error {
                 "a worker cannot wait for its own end, nor anybody for the main worker's",
             ),
             Error::Timeout => f.write_str("the time was up"),
+            Error::NotHeld => NotHeld.fmt(f),
+            Error::NotOwned => NotOwned.fmt(f),
+            Error::Overflow => Overflow.fmt(f),
+            Error::BrokenBarrier => BarrierError::Broken.fmt(f),
+            Error::Full => f.write_str("the queue is full"),
+            Error::Empty => GetError::Empty.fmt(f),
+            Error::TooManyTaskDone => TooManyTaskDone.fmt(f),
+            Error::Codec(error) => error.fmt(f),
+            Error::Arena(why) => write!(f, "no memory for the primitive: {why}"),
         }
     }
 }
@@ -296,6 +329,7 @@ pub struct CodecError(Box<CodecText>);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CodecText {
     part: Part,
+    is_item: bool,
     type_name: String,
     message: String,
 }
@@ -304,12 +338,20 @@ impl CodecError {
     pub(crate) fn new(part: Part, type_name: &str, message: &dyn fmt::Display) -> Self {
         CodecError(Box::new(CodecText {
             part,
+            is_item: false,
             type_name: type_name.into(),
             message: shortened(message.to_string()),
         }))
     }
 
-    /// Whether it was the task's argument or its result.
+    /// The value was an item of a queue.
+    pub(crate) fn of_item(mut self) -> Self {
+        self.0.is_item = true;
+        self
+    }
+
+    /// Whether it was the task's argument or its result; a queue's item counts as an argument when it is
+    /// put, and as a result when it is taken.
     pub fn part(&self) -> Part {
         self.0.part
     }
@@ -335,10 +377,14 @@ impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CodecText {
             part,
+            is_item,
             type_name,
             message,
         } = &*self.0;
-        write!(f, "the task's {part} of type `{type_name}`: {message}")
+        match is_item {
+            true => write!(f, "the queue's item of type `{type_name}`: {message}"),
+            false => write!(f, "the task's {part} of type `{type_name}`: {message}"),
+        }
     }
 }
 

@@ -1,0 +1,96 @@
+//! How a task is woken from another process: that process sets a bit and rings a bell, on which one
+//! thread of this process sleeps, however many tasks wait.
+
+use std::{io, task::Waker};
+
+use super::{arena, me, process::BELL_WORDS, waiter};
+use crate::shim::Ordering;
+
+/// Where the bit for a waker is, by the waker's place. Many wakers may share one.
+fn bit(local: u32) -> (usize, u64) {
+    let bit = local as usize % (BELL_WORDS * 64);
+    (bit / 64, 1 << (bit % 64))
+}
+
+/// Rings the bell of another process, for its waker in that place.
+pub(super) fn ring(process: u16, local: u32) {
+    let Some(process) = arena().processes.get(u32::from(process)) else {
+        return;
+    };
+    let (word, bit) = bit(local);
+    // Each step may be the last one of a process that is killed here. What it leaves undone is done
+    // again when it is cleaned up after, and setting a bit twice does no harm.
+    process.bits[word].fetch_or(bit, Ordering::Release);
+    // Release: who hears the bell sees the bit.
+    if process.bell.swap(1, Ordering::Release) == 0 {
+        process.bell.wake();
+    }
+}
+
+/// From now on another process may wake tasks of this one.
+#[cfg(not(freethreading_loom))]
+pub(super) fn share() {
+    // SeqCst, and so below: either this sees that some task waits, or who waits sees this.
+    if !arena().shared.swap(true, Ordering::SeqCst) && arena().awaited.load(Ordering::SeqCst) {
+        let _ = listen();
+    }
+}
+
+/// A task of this process waits with this waker: sees to it that the bell is heard.
+pub(super) fn attend(waker: &Waker) {
+    let arena = arena();
+    // Relaxed: once it is heard, it stays so.
+    if arena.heard.load(Ordering::Relaxed) {
+        return;
+    }
+    arena.awaited.store(true, Ordering::SeqCst);
+    if arena.shared.load(Ordering::SeqCst) && listen().is_err() {
+        // Without the thread the task has to look by itself, again and again.
+        waker.wake_by_ref();
+    }
+}
+
+/// Starts the thread that hears the bell, unless it is there.
+fn listen() -> io::Result<()> {
+    if arena().heard.swap(true, Ordering::AcqRel) {
+        return Ok(());
+    }
+    let heard = std::thread::Builder::new()
+        .name("freethreading-bell".into())
+        .stack_size(256 * 1024)
+        .spawn(hear);
+    if let Err(error) = heard {
+        arena().heard.store(false, Ordering::Release);
+        return Err(error);
+    }
+    Ok(())
+}
+
+fn hear() {
+    let process = arena()
+        .processes
+        .get(u32::from(me()))
+        .expect("this process is in the table");
+    loop {
+        // Acquire: pairs with `ring`. Rung from here on, it is looked at once more.
+        process.bell.swap(0, Ordering::Acquire);
+        for (word, bits) in process.bits.iter().enumerate() {
+            if bits.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let mut rung = bits.swap(0, Ordering::Acquire);
+            while rung != 0 {
+                wake_all(word * 64 + rung.trailing_zeros() as usize);
+                rung &= rung - 1;
+            }
+        }
+        process.bell.wait(0, None);
+    }
+}
+
+/// Wakes those whose bit it is.
+fn wake_all(bit: usize) {
+    for local in (bit..arena().locals.count()).step_by(BELL_WORDS * 64) {
+        waiter::wake_task(local as u32);
+    }
+}

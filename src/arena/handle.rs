@@ -1,0 +1,200 @@
+//! What keeps a slot alive: it is freed with the last handle in the last process.
+
+use std::{fmt, io, sync::Arc};
+
+use super::{
+    arena, me,
+    pool::{Tag, Unit},
+    slot::{Kind, SlotRef},
+};
+use crate::{
+    error::Error,
+    shim::{AtomicU64, Ordering},
+};
+
+/// That a process has a slot, so that the slot is let go when the process dies; 16 bytes.
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct Record {
+    tag: AtomicU64,
+    /// The slot's number and generation.
+    slot: AtomicU64,
+}
+
+impl Unit for Record {
+    fn tag(&self) -> &AtomicU64 {
+        &self.tag
+    }
+
+    fn reset(&self) {
+        // Relaxed: freeing the unit publishes it.
+        self.slot.store(0, Ordering::Relaxed);
+    }
+
+    #[cfg(freethreading_loom)]
+    fn new() -> Self {
+        Record::default()
+    }
+}
+
+const RECORD: u16 = 1;
+
+/// A slot as it is named in other processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl SlotId {
+    pub(super) fn pack(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    pub(super) fn unpack(id: u64) -> SlotId {
+        SlotId {
+            index: id as u32,
+            generation: (id >> 32) as u32,
+        }
+    }
+}
+
+/// A handle to a slot. Its clones are handles to the same one.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    slot: SlotRef,
+    _attachment: Arc<Attachment>,
+}
+
+/// One count of a slot, this process's.
+struct Attachment {
+    slot: SlotRef,
+    record: (u32, &'static Record),
+}
+
+impl Handle {
+    /// A new slot, which `init` fills in before anybody else can know of it.
+    pub(crate) fn new(kind: Kind, init: impl FnOnce(SlotRef)) -> Result<Handle, Error> {
+        let no_memory = |error: io::Error| Error::Arena(error.to_string());
+        let (index, slot) = arena().slots.claim(me(), kind as u16).map_err(no_memory)?;
+        let slot = SlotRef { index, slot };
+        slot.refs.store(1, Ordering::Relaxed);
+        init(slot);
+        Handle::recorded(slot).map_err(no_memory)
+    }
+
+    /// Takes over one count of the slot.
+    fn recorded(slot: SlotRef) -> io::Result<Handle> {
+        let (index, record) = match arena().records.claim(me(), RECORD) {
+            Ok(record) => record,
+            Err(error) => {
+                release(slot);
+                return Err(error);
+            }
+        };
+        record.slot.store(slot_id(slot).pack(), Ordering::Release);
+        Ok(Handle {
+            slot,
+            _attachment: Arc::new(Attachment {
+                slot,
+                record: (index, record),
+            }),
+        })
+    }
+
+    /// A handle to the slot that another process, or a queue, has named.
+    pub(crate) fn attach(id: SlotId, kind: Kind) -> Result<Handle, String> {
+        let slot = retain(id).ok_or("the primitive does not exist any more")?;
+        if slot.kind() != Some(kind) {
+            let is = slot.kind();
+            release(slot);
+            return Err(format!("expected a {kind:?}, and it is a {is:?}"));
+        }
+        Handle::recorded(slot).map_err(|error| error.to_string())
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self) -> SlotRef {
+        self.slot
+    }
+
+    pub(crate) fn id(&self) -> SlotId {
+        slot_id(self.slot)
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let (index, record) = self.record;
+        arena().records.free(index, record);
+        release(self.slot);
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.slot.tag(), self.slot.index)
+    }
+}
+
+fn slot_id(slot: SlotRef) -> SlotId {
+    SlotId {
+        index: slot.index,
+        generation: slot.tag().generation,
+    }
+}
+
+/// Adds one to the count of a slot, if it is still the one that is meant.
+pub(super) fn retain(id: SlotId) -> Option<SlotRef> {
+    let slot = arena().slots.get(id.index)?;
+    let slot = SlotRef {
+        index: id.index,
+        slot,
+    };
+    let more = |refs: u32| if refs == 0 { None } else { refs.checked_add(1) };
+    // Acquire: what was done by who made it, or had it, is seen.
+    slot.refs
+        .fetch_update(Ordering::Acquire, Ordering::Relaxed, more)
+        .ok()?;
+    // It was in use, but perhaps as another one already.
+    if slot.tag().generation != id.generation {
+        release(slot);
+        return None;
+    }
+    Some(slot)
+}
+
+/// Takes one from the count of a slot, and frees it if that was the last.
+pub(super) fn release(slot: SlotRef) {
+    let fewer = |refs: u32| refs.checked_sub(1);
+    // AcqRel: who frees it sees what all others have done with it.
+    let before = slot
+        .refs
+        .fetch_update(Ordering::AcqRel, Ordering::Relaxed, fewer);
+    if before == Ok(1) {
+        crate::sync::bereaved::clear(slot);
+        arena().slots.free(slot.index, slot.slot);
+    }
+}
+
+/// Lets go of what a dead process had.
+pub(super) fn release_all_of(process: u16) {
+    for (index, record, tag) in arena().records.used() {
+        let Tag { owner, .. } = tag;
+        if tag.is_free() || owner != process {
+            continue;
+        }
+        let id = SlotId::unpack(record.slot.load(Ordering::Acquire));
+        arena().records.free(index, record);
+        // A record that was never filled in names no slot.
+        if let Some(slot) = arena().slots.get(id.index) {
+            let slot = SlotRef {
+                index: id.index,
+                slot,
+            };
+            if slot.tag().generation == id.generation {
+                release(slot);
+            }
+        }
+    }
+}

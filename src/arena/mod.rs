@@ -1,0 +1,60 @@
+//! The memory that a program and its worker processes share, and how they wait for each other in it.
+//!
+//! - [`sys`] has the system calls, [`pool`] allocates units of one size in the mapping,
+//! - [`slot`] is the state of a primitive, [`handle`] what keeps it alive, [`passage`] how it travels,
+//! - [`waiter`] and [`wait`] are the event count, [`bell`] wakes tasks from other processes,
+//! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
+//! - [`ring`] holds the items of shared queues.
+//!
+//! There is one arena in a program: one anonymous file, mapped by the program and by every worker
+//! process of this machine. It is made when it is first needed. A large range of addresses is
+//! reserved; memory stands behind what is in use.
+
+pub(crate) mod bell;
+pub(crate) mod handle;
+pub(crate) mod passage;
+pub(crate) mod pool;
+pub(crate) mod process;
+pub(crate) mod reaper;
+pub(crate) mod ring;
+pub(crate) mod slot;
+mod sys;
+pub(crate) mod wait;
+pub(crate) mod waiter;
+
+#[cfg(freethreading_loom)]
+mod modelled;
+#[cfg(freethreading_loom)]
+pub(crate) use modelled::{Ticket, adopt, arena, me, reachable, ticket_for_child};
+
+#[cfg(not(freethreading_loom))]
+mod mapped;
+#[cfg(not(freethreading_loom))]
+pub(crate) use mapped::{Ticket, adopt, arena, me, reachable, ticket_for_child};
+
+use crate::shim::{AtomicBool, Mutex};
+use handle::Record;
+use pool::Pool;
+use process::Process;
+use slot::Slot;
+use waiter::{Local, Node, Waiter};
+
+pub(crate) struct Arena {
+    /// Tells this program's arena from any other.
+    pub(crate) id: u64,
+    pub(crate) slots: Pool<Slot>,
+    pub(crate) waiters: Pool<Node>,
+    pub(super) records: Pool<Record>,
+    pub(super) processes: Pool<Process>,
+    pub(crate) blocks: ring::Blocks,
+    /// Where this process's tasks leave their wakers.
+    locals: boxcar::Vec<Local>,
+    /// This process's waiters that nobody uses now.
+    idle: Mutex<Vec<Waiter>>,
+    /// Another process has, or has had, the arena too.
+    shared: AtomicBool,
+    /// Some task of this process has waited.
+    awaited: AtomicBool,
+    /// The thread that hears the bell is there.
+    heard: AtomicBool,
+}

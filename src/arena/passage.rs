@@ -1,0 +1,112 @@
+//! How a primitive travels: its slot's name is encoded, and what carries the encoding, the luggage, holds the slot until
+//! the other side has one of its own.
+
+use std::cell::RefCell;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use super::{
+    arena,
+    handle::{Handle, SlotId},
+    reachable,
+    slot::Kind,
+};
+
+/// Primitives that are on their way, in encoded form.
+#[derive(Clone, Default)]
+pub(crate) struct Luggage(Vec<Handle>);
+
+impl Luggage {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        self.0.iter().map(|handle| handle.id().pack()).collect()
+    }
+
+    /// The same primitives, held by this process; those that are gone are left out.
+    pub(crate) fn attach(ids: &[u64]) -> Luggage {
+        let handles = ids.iter().filter_map(|&id| {
+            let id = SlotId::unpack(id);
+            let slot = arena().slots.get(id.index)?;
+            let kind = Kind::of(super::pool::Tag::unpack(slot_tag(slot)).kind)?;
+            Handle::attach(id, kind).ok()
+        });
+        Luggage(handles.collect())
+    }
+}
+
+fn slot_tag(slot: &super::slot::Slot) -> u64 {
+    use super::pool::Unit;
+    slot.tag().load(crate::shim::Ordering::Acquire)
+}
+
+thread_local! {
+    /// What is being packed on this thread, if anything is.
+    static PACKING: RefCell<Option<Luggage>> = const { RefCell::new(None) };
+}
+
+/// Calls `code`, which encodes something for a process of this program; gives what it has packed.
+pub(crate) fn pack<T>(code: impl FnOnce() -> T) -> (T, Luggage) {
+    struct Restore(Option<Luggage>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            PACKING.set(self.0.take());
+        }
+    }
+    let outer = Restore(PACKING.replace(Some(Luggage::default())));
+    let result = code();
+    let luggage = PACKING.take().unwrap_or_default();
+    drop(outer);
+    (result, luggage)
+}
+
+/// Whether a primitive can be encoded here and now, or why not.
+pub(crate) fn check() -> Result<(), String> {
+    if let Err(why) = reachable() {
+        return Err(format!(
+            "the system has no memory that processes can share, so a primitive can only be used by \
+             threads: {why}"
+        ));
+    }
+    if PACKING.with_borrow(Option::is_none) {
+        return Err(
+            "a primitive can only be encoded for a worker process of this machine, as a part of \
+                    a task, of its result or of a queue's item: nobody else reaches its memory"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// What encloses it carries these primitives too.
+pub(crate) fn add(luggage: &Luggage) {
+    PACKING.with_borrow_mut(|packing| {
+        if let Some(packing) = packing {
+            packing.0.extend_from_slice(&luggage.0);
+        }
+    });
+}
+
+/// Encodes the name of a primitive.
+pub(crate) fn serialize<S: Serializer>(handle: &Handle, serializer: S) -> Result<S::Ok, S::Error> {
+    check().map_err(ser::Error::custom)?;
+    add(&Luggage(vec![handle.clone()]));
+    let SlotId { index, generation } = handle.id();
+    (arena().id, index, generation).serialize(serializer)
+}
+
+/// A handle to the primitive whose name was encoded.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    kind: Kind,
+    deserializer: D,
+) -> Result<Handle, D::Error> {
+    let (id, index, generation) = <(u64, u32, u32)>::deserialize(deserializer)?;
+    if id != arena().id {
+        return Err(de::Error::custom(
+            "the primitive is one of another program, or this process cannot reach its memory",
+        ));
+    }
+    Handle::attach(SlotId { index, generation }, kind).map_err(de::Error::custom)
+}

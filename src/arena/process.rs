@@ -1,0 +1,196 @@
+//! The table of processes that use the arena.
+
+use std::sync::OnceLock;
+
+use super::{arena, me, pool::Unit, reaper, sys};
+use crate::shim::{AtomicU32, AtomicU64, Futex, Ordering};
+
+/// What a process's tag says while it runs.
+pub(super) const RUNNING: u16 = 1;
+
+/// How many words of bits a bell has.
+pub(super) const BELL_WORDS: usize = 64;
+
+/// What the others know of a process.
+#[repr(C, align(1024))]
+pub(crate) struct Process {
+    tag: AtomicU64,
+    pid: AtomicU32,
+    /// The index of the process that started it.
+    parent: AtomicU32,
+    /// When it started, as the system counts; zero until it says so.
+    started: AtomicU64,
+    /// It ends because it has nothing more to do.
+    leaving: AtomicU32,
+    /// What the thread that hears the bell sleeps on: 1 if it was rung.
+    pub(super) bell: Futex,
+    /// For which of its tasks.
+    pub(super) bits: [AtomicU64; BELL_WORDS],
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Process {
+            tag: AtomicU64::default(),
+            pid: AtomicU32::default(),
+            parent: AtomicU32::default(),
+            started: AtomicU64::default(),
+            leaving: AtomicU32::default(),
+            bell: Futex::default(),
+            bits: std::array::from_fn(|_| AtomicU64::default()),
+        }
+    }
+}
+
+impl Unit for Process {
+    fn tag(&self) -> &AtomicU64 {
+        &self.tag
+    }
+
+    // Relaxed: freeing the unit publishes it.
+    fn reset(&self) {
+        self.pid.store(0, Ordering::Relaxed);
+        self.parent.store(0, Ordering::Relaxed);
+        self.started.store(0, Ordering::Relaxed);
+        self.leaving.store(0, Ordering::Relaxed);
+        self.bell.store(0, Ordering::Relaxed);
+        for bits in &self.bits {
+            bits.store(0, Ordering::Relaxed);
+        }
+    }
+
+    #[cfg(freethreading_loom)]
+    fn new() -> Self {
+        Process::default()
+    }
+}
+
+impl Process {
+    /// Says, from within the process, what it is.
+    pub(super) fn register(&self) {
+        let pid = std::process::id();
+        if let Some((_, started)) = sys::process_state(pid) {
+            self.started.store(started, Ordering::Relaxed);
+        }
+        self.pid.store(pid, Ordering::Release);
+    }
+
+    /// Whether the process exists no more.
+    fn is_dead(&self) -> bool {
+        let pid = self.pid.load(Ordering::Acquire);
+        if pid == 0 || !can_tell() {
+            return false;
+        }
+        match sys::process_state(pid) {
+            None | Some((b'Z' | b'X', _)) => true,
+            Some((_, started)) => {
+                let noted = self.started.load(Ordering::Relaxed);
+                noted != 0 && noted != started
+            }
+        }
+    }
+}
+
+/// Whether this system tells which processes there are.
+fn can_tell() -> bool {
+    static CAN_TELL: OnceLock<bool> = OnceLock::new();
+    *CAN_TELL.get_or_init(sys::proc_is_there)
+}
+
+/// Whether a process of the table exists no more; one that never existed is as good as dead.
+pub(super) fn is_dead(index: u16) -> bool {
+    if index == me() {
+        return false;
+    }
+    arena()
+        .processes
+        .get(u32::from(index))
+        .is_none_or(Process::is_dead)
+}
+
+/// This process is about to end because it has nothing more to do: what it holds, it may have left to
+/// others on purpose.
+pub(crate) fn leave() {
+    if let Some(process) = arena().processes.get(u32::from(me())) {
+        process.leaving.store(1, Ordering::Release);
+    }
+}
+
+/// The place of a worker process in the table. Who drops it says that the process is gone.
+pub(crate) struct Place {
+    index: u16,
+    process: &'static Process,
+}
+
+impl Place {
+    pub(super) fn claim() -> Option<Place> {
+        let (index, process) = arena().processes.claim(me(), RUNNING).ok()?;
+        process.parent.store(u32::from(me()), Ordering::Relaxed);
+        match u16::try_from(index) {
+            Ok(index) => Some(Place { index, process }),
+            Err(_) => {
+                arena().processes.free(index, process);
+                None
+            }
+        }
+    }
+
+    pub(super) fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// The process is there, and has this number.
+    pub(crate) fn fill(&self, pid: u32) {
+        self.process.pid.store(pid, Ordering::Release);
+    }
+
+    /// Ends the processes that the dead one has started, which nobody else looks after now.
+    pub(crate) fn end_orphans(&self) -> bool {
+        let mut all_dead = true;
+        for orphan in descendants(self.index) {
+            let pid = orphan.1.pid.load(Ordering::Acquire);
+            if !orphan.1.is_dead() {
+                all_dead = false;
+                sys::kill(pid, || orphan.1.is_dead());
+            }
+        }
+        all_dead
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for (index, process) in descendants(self.index) {
+            if process.is_dead() {
+                bury(index, process);
+            }
+        }
+        bury(self.index, self.process);
+    }
+}
+
+fn bury(index: u16, process: &'static Process) {
+    let crashed = process.leaving.load(Ordering::Acquire) == 0;
+    let pid = process.pid.load(Ordering::Acquire);
+    reaper::reap(index, pid, crashed);
+    arena().processes.free(u32::from(index), process);
+}
+
+/// The processes below another one, children before grandchildren.
+fn descendants(of: u16) -> Vec<(u16, &'static Process)> {
+    let mut found = Vec::new();
+    let mut parents = vec![of];
+    while let Some(parent) = parents.pop() {
+        for (index, process, tag) in arena().processes.used() {
+            let is_child = !tag.is_free()
+                && process.parent.load(Ordering::Acquire) == u32::from(parent)
+                && process.pid.load(Ordering::Acquire) != 0;
+            let index = index as u16;
+            if is_child && index != of && found.iter().all(|&(known, _)| known != index) {
+                found.push((index, process));
+                parents.push(index);
+            }
+        }
+    }
+    found
+}

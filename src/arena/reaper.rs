@@ -1,0 +1,115 @@
+//! What is done when a process is gone: everything that was in its hands is put in order.
+
+use super::{
+    arena,
+    handle::release_all_of,
+    slot::{Kind, LISTS, Locked, SlotRef},
+    waiter::{Node, State, Wakes},
+};
+use crate::{shim::Ordering, sync::bereaved};
+
+/// A process that is gone.
+#[derive(Clone, Copy)]
+pub(crate) struct Dead {
+    /// Its index in the table.
+    pub(crate) process: u16,
+    pub(crate) pid: u32,
+    /// It did not end by itself, with nothing more to do.
+    pub(crate) crashed: bool,
+}
+
+/// Cleans up after a process that is gone.
+pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
+    let dead = Dead {
+        process,
+        pid,
+        crashed,
+    };
+    let arena = arena();
+    for (index, node, tag) in arena.waiters.used() {
+        if !tag.is_free() && tag.owner == process {
+            remove(node);
+            arena.waiters.free(index, node);
+        }
+    }
+    for (index, slot, tag) in arena.slots.used() {
+        if let Some(kind) = Kind::of(tag.kind) {
+            let slot = SlotRef { index, slot };
+            slot.seize(process);
+            bereaved::inherit(slot, kind, dead);
+        }
+    }
+    if crashed {
+        // It may have told somebody something and not woken him.
+        for (_, node, tag) in arena.waiters.used() {
+            if !tag.is_free() {
+                node.reminder().wake();
+            }
+        }
+    }
+    release_all_of(process);
+    arena.blocks.free_all_of(process);
+    arena.slots.recount();
+    arena.waiters.recount();
+    arena.records.recount();
+}
+
+/// Takes a waiter whose process is gone out of its list, and passes on what it was told.
+fn remove(node: &'static Node) {
+    let id = node.list();
+    let Some(slot) = arena().slots.get(id.slot) else {
+        return;
+    };
+    let slot = SlotRef {
+        index: id.slot,
+        slot,
+    };
+    let Some(kind) = slot.kind() else { return };
+    let list = id.list as usize;
+    if list >= LISTS {
+        return;
+    }
+    let locked = slot.lock();
+    // Somebody may have put it into another list meanwhile.
+    if node.list() != id {
+        drop(locked);
+        return remove(node);
+    }
+    match node.state() {
+        State::Waiting | State::Sleeping => {
+            let mut wakes = Wakes::default();
+            locked.unlink(list, node);
+            bereaved::left(&locked, kind, &mut wakes);
+            drop(locked);
+            wakes.wake();
+        }
+        message => {
+            drop(locked);
+            bereaved::pass_on(slot, kind, list, message);
+        }
+    }
+}
+
+/// Puts a slot in order whose mutex was held by a process that is gone; says whom to wake.
+pub(super) fn repair(slot: &Locked) -> Wakes {
+    let mut wakes = Wakes::default();
+    for list in 0..LISTS {
+        let mut waiters: Vec<_> = arena()
+            .waiters
+            .used()
+            .filter(|(_, node, tag)| {
+                let id = node.list();
+                !tag.is_free()
+                    && (id.slot, id.list as usize) == (slot.slot.index, list)
+                    && matches!(node.state(), State::Waiting | State::Sleeping)
+            })
+            .map(|(index, node, _)| (index, node))
+            .collect();
+        waiters.sort_by_key(|(_, node)| node.ticket.load(Ordering::Relaxed));
+        slot.relink(list, &waiters);
+    }
+    if let Some(kind) = slot.slot.kind() {
+        bereaved::repair(slot, kind, &mut wakes);
+    }
+    wakes
+}

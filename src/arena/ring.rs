@@ -1,0 +1,546 @@
+//! The items of a shared queue: a stream of bytes in a chain of blocks, which grows at its end and is
+//! given back at its start.
+//!
+//! All of it is under the mutex of the queue's slot. A put is committed by one store, to the end of the
+//! stream, and a get by one, to its start: a process that is killed half-way leaves the stream as it was,
+//! and what else is not right then is put in order when the slot is repaired.
+#![allow(unsafe_code)]
+
+use std::{io, ops::Range};
+
+use super::{
+    arena,
+    handle::{SlotId, release, retain},
+    me,
+    pool::{Pool, Unit},
+    slot::{Locked, SlotRef},
+    sys::Mapping,
+};
+use crate::shim::{AtomicU32, AtomicU64, Ordering};
+
+/// Bytes in a block.
+const BLOCK: usize = 64 << 10;
+
+/// What is known of a block; its bytes are elsewhere.
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct BlockTag {
+    tag: AtomicU64,
+    /// The next block of the stream.
+    next: AtomicU32,
+    /// The slot that it belongs to, once it is part of the stream.
+    slot: AtomicU32,
+}
+
+impl Unit for BlockTag {
+    fn tag(&self) -> &AtomicU64 {
+        &self.tag
+    }
+
+    fn reset(&self) {
+        // Relaxed: freeing the unit publishes it.
+        self.next.store(0, Ordering::Relaxed);
+        self.slot.store(0, Ordering::Relaxed);
+    }
+
+    #[cfg(freethreading_loom)]
+    fn new() -> Self {
+        BlockTag::default()
+    }
+}
+
+const IN_USE: u16 = 1;
+
+/// All blocks there are.
+pub(crate) struct Blocks {
+    tags: Pool<BlockTag>,
+    mapping: &'static Mapping,
+    start: usize,
+    count: usize,
+}
+
+impl Blocks {
+    pub(super) fn new(
+        tags: Pool<BlockTag>,
+        mapping: &'static Mapping,
+        range: Range<usize>,
+    ) -> Self {
+        Blocks {
+            tags,
+            mapping,
+            start: range.start,
+            count: range.len() / BLOCK,
+        }
+    }
+
+    fn offset(&self, index: u32) -> usize {
+        self.start + index as usize * BLOCK
+    }
+
+    fn claim(&self) -> io::Result<u32> {
+        let (index, tag) = self.tags.claim(me(), IN_USE)?;
+        let backed = match (index as usize) < self.count {
+            true => self.mapping.back(self.offset(index), BLOCK),
+            false => Err(io::Error::other(
+                "the arena is full: there are no more blocks",
+            )),
+        };
+        if let Err(error) = backed {
+            self.tags.free(index, tag);
+            return Err(error);
+        }
+        Ok(index)
+    }
+
+    /// The memory goes back to the system.
+    fn free(&self, index: u32) {
+        if let Some(tag) = self.tags.get(index) {
+            // Where that fails, the memory is there for the next one.
+            let _ = self.mapping.give_back(self.offset(index), BLOCK);
+            self.tags.free(index, tag);
+        }
+    }
+
+    /// Frees the blocks that a dead process had not made part of a stream yet.
+    pub(super) fn free_all_of(&self, process: u16) {
+        for (index, _, tag) in self.tags.used() {
+            if !tag.is_free() && tag.owner == process {
+                self.free(index);
+            }
+        }
+    }
+
+    /// Frees those of a slot's blocks that are not among these.
+    fn free_others(&self, slot: u32, kept: &[u32]) {
+        for (index, block, tag) in self.tags.used() {
+            let is_its =
+                !tag.is_free() && tag.owner == 0 && block.slot.load(Ordering::Relaxed) == slot;
+            if is_its && !kept.contains(&index) {
+                self.free(index);
+            }
+        }
+    }
+
+    fn next(&self, index: u32) -> Option<u32> {
+        let next = self.tags.get(index)?.next.load(Ordering::Relaxed);
+        (next != 0 && (next as usize) < self.count).then_some(next)
+    }
+
+    /// Copies bytes into a block.
+    fn write(&self, index: u32, offset: usize, bytes: &[u8]) {
+        let at = self.mapping.at(self.offset(index) + offset, bytes.len());
+        if let Some(at) = at
+            && offset + bytes.len() <= BLOCK
+        {
+            // SAFETY: the range lies within a block, which is mapped and was backed when it was
+            // claimed. No Rust reference to it exists; that no other process uses it is what the mutex
+            // is for, and one that does so all the same can do damage to the bytes, which are
+            // checked when they are read.
+            unsafe {
+                bytes
+                    .as_ptr()
+                    .copy_to_nonoverlapping(at.as_ptr(), bytes.len())
+            };
+        }
+    }
+
+    /// Appends bytes of a block to a buffer.
+    fn read(&self, index: u32, offset: usize, len: usize, out: &mut Vec<u8>) {
+        let at = self.mapping.at(self.offset(index) + offset, len);
+        if let Some(at) = at
+            && offset + len <= BLOCK
+        {
+            out.reserve(len);
+            // SAFETY: as above for the source; any bytes are valid. The target is spare capacity that was
+            // just reserved, and becomes part of the buffer after it was filled.
+            unsafe {
+                at.as_ptr()
+                    .copy_to_nonoverlapping(out.as_mut_ptr().add(out.len()), len);
+                out.set_len(out.len() + len);
+            }
+        }
+    }
+}
+
+/// A place in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    block: u32,
+    offset: usize,
+}
+
+impl Position {
+    fn pack(self) -> u64 {
+        u64::from(self.block) << 32 | self.offset as u64
+    }
+
+    /// What is in the arena is not trusted: a place that is none is the start of no block.
+    fn unpack(position: u64) -> Position {
+        let offset = position as u32 as usize;
+        match offset <= BLOCK {
+            true => Position {
+                block: (position >> 32) as u32,
+                offset,
+            },
+            false => Position {
+                block: 0,
+                offset: 0,
+            },
+        }
+    }
+}
+
+/// The words of a slot that say where its stream is.
+#[derive(Clone, Copy)]
+pub(crate) struct Words {
+    /// Where it starts, and how many items were taken.
+    pub(crate) head: usize,
+    pub(crate) taken: usize,
+    /// Where it ends, and how many items were put.
+    pub(crate) tail: usize,
+    pub(crate) put: usize,
+    /// A block that is kept for the next one that is needed.
+    pub(crate) spare: usize,
+}
+
+/// An item as it travels: encoded, with the primitives that it names.
+pub(crate) struct Parcel {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) luggage: Vec<u64>,
+}
+
+/// In front of every item: how many bytes it has, and how many primitives' names, which come first.
+const HEADER: usize = 16;
+
+/// The stream of a slot whose mutex is held. Relaxed throughout: the mutex orders it.
+pub(crate) struct Ring<'a> {
+    slot: &'a Locked,
+    words: Words,
+}
+
+impl<'a> Ring<'a> {
+    pub(crate) fn of(slot: &'a Locked, words: Words) -> Self {
+        Ring { slot, words }
+    }
+
+    fn get(&self, word: usize) -> u64 {
+        self.slot.words[word].load(Ordering::Relaxed)
+    }
+
+    fn set(&self, word: usize, value: u64) {
+        self.slot.words[word].store(value, Ordering::Release);
+    }
+
+    fn head(&self) -> Position {
+        Position::unpack(self.get(self.words.head))
+    }
+
+    fn tail(&self) -> Position {
+        Position::unpack(self.get(self.words.tail))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head() == self.tail()
+    }
+
+    /// Appends an item, with blocks from `reserve` where more are needed.
+    pub(crate) fn put(&self, parcel: &Parcel, reserve: &mut Reserve) -> io::Result<()> {
+        let blocks = &arena().blocks;
+        let mut writer = Writer {
+            ring: self,
+            at: self.tail(),
+            new: Vec::new(),
+            reserve,
+        };
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(&(parcel.bytes.len() as u64).to_ne_bytes());
+        header[8..].copy_from_slice(&(parcel.luggage.len() as u64).to_ne_bytes());
+        let written = writer.write(&header).and_then(|()| {
+            for id in &parcel.luggage {
+                writer.write(&id.to_ne_bytes())?;
+            }
+            writer.write(&parcel.bytes)
+        });
+        let Writer { at, new, .. } = writer;
+        if let Err(error) = written {
+            // What was linked behind the end does not belong to the stream.
+            if let Some(last) = blocks.tags.get(self.tail().block) {
+                last.next.store(0, Ordering::Relaxed);
+            }
+            reserve.0.extend(new);
+            return Err(error);
+        }
+        if self.tail().block == 0 {
+            // The first item of all: its start is the start of the stream.
+            let first = new.first().copied().unwrap_or(0);
+            let start = Position {
+                block: first,
+                offset: 0,
+            };
+            self.set(self.words.head, start.pack());
+        }
+        // The item is in the queue, from here on.
+        self.set(self.words.tail, at.pack());
+        self.set(self.words.put, self.get(self.words.put).wrapping_add(1));
+        self.adopt(&new);
+        // The queue has the primitives now, whoever else lets go of them.
+        for &id in &parcel.luggage {
+            let _ = retain(SlotId::unpack(id));
+        }
+        Ok(())
+    }
+
+    /// The blocks are the queue's.
+    fn adopt(&self, new: &[u32]) {
+        let blocks = &arena().blocks;
+        for tag in new.iter().filter_map(|&index| blocks.tags.get(index)) {
+            tag.slot.store(self.slot.slot.index, Ordering::Relaxed);
+            blocks.tags.hand(tag, 0);
+        }
+    }
+
+    /// Takes the first item, if there is one; blocks that are not needed any more go to `spent`.
+    pub(crate) fn take(&self, spent: &mut Reserve) -> Option<Result<Parcel, &'static str>> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut reader = Reader {
+            at: self.head(),
+            end: self.tail(),
+            left: Vec::new(),
+        };
+        let parcel = reader.parcel();
+        if parcel.is_none() {
+            // Somebody has written where he must not: nothing that follows can be made out.
+            reader.at = self.tail();
+        }
+        let Reader { at, left, .. } = reader;
+        // The item is out of the queue, from here on.
+        self.set(self.words.head, at.pack());
+        self.set(self.words.taken, self.get(self.words.taken).wrapping_add(1));
+        if parcel.is_none() {
+            self.set(self.words.taken, self.get(self.words.put));
+        }
+        for block in left {
+            self.put_by(block, spent);
+        }
+        Some(parcel.ok_or("the memory of the queue was damaged"))
+    }
+
+    /// One block is kept, so that a queue that moves on needs no system calls.
+    fn put_by(&self, block: u32, spent: &mut Reserve) {
+        let blocks = &arena().blocks;
+        let Some(tag) = blocks.tags.get(block) else {
+            return;
+        };
+        tag.next.store(0, Ordering::Relaxed);
+        if self.get(self.words.spare) == 0 {
+            self.set(self.words.spare, u64::from(block));
+        } else {
+            // Should this process be killed, they are freed with all that it has.
+            blocks.tags.hand(tag, me());
+            tag.slot.store(0, Ordering::Relaxed);
+            spent.0.push(block);
+        }
+    }
+
+    fn take_spare(&self) -> Option<u32> {
+        let spare = self.get(self.words.spare) as u32;
+        let tag = arena().blocks.tags.get(spare)?;
+        // First it is this process's, then not the queue's.
+        arena().blocks.tags.hand(tag, me());
+        self.set(self.words.spare, 0);
+        Some(spare)
+    }
+
+    /// The process that had the mutex is gone, perhaps in the middle of something.
+    pub(crate) fn repair(&self) {
+        let blocks = &arena().blocks;
+        let (head, tail) = (self.head(), self.tail());
+        if tail.block == 0 {
+            // It was about to put the first item.
+            self.set(self.words.head, 0);
+        }
+        let mut reader = Reader {
+            at: self.head(),
+            end: tail,
+            left: Vec::new(),
+        };
+        let mut count = 0;
+        while reader.at != tail && reader.parcel().is_some() {
+            count += 1;
+        }
+        // A put or a get was committed and not counted.
+        let (put, taken) = (self.get(self.words.put), self.get(self.words.taken));
+        match put.wrapping_sub(taken).wrapping_sub(count) {
+            0 => {}
+            1 => self.set(self.words.taken, taken.wrapping_add(1)),
+            u64::MAX => self.set(self.words.put, put.wrapping_add(1)),
+            // Damaged: what can be read is what there is.
+            _ => self.set(self.words.taken, put.wrapping_sub(count)),
+        }
+        if reader.at != tail {
+            self.set(self.words.head, tail.pack());
+            self.set(self.words.taken, self.get(self.words.put));
+        }
+        if let Some(last) = blocks.tags.get(tail.block) {
+            last.next.store(0, Ordering::Relaxed);
+        }
+        let mut kept = reader.left;
+        kept.push(head.block);
+        kept.push(tail.block);
+        self.adopt(&kept);
+        kept.push(self.get(self.words.spare) as u32);
+        blocks.free_others(self.slot.slot.index, &kept);
+    }
+
+    /// Lets go of all there is.
+    pub(crate) fn clear(&self) {
+        let mut spent = Reserve::default();
+        while let Some(parcel) = self.take(&mut spent) {
+            if let Ok(parcel) = parcel {
+                parcel.release_luggage();
+            }
+        }
+        spent.0.extend(self.take_spare());
+        let last = self.tail().block;
+        self.set(self.words.head, 0);
+        self.set(self.words.tail, 0);
+        if let Some(tag) = arena().blocks.tags.get(last) {
+            arena().blocks.tags.hand(tag, me());
+            spent.0.push(last);
+        }
+    }
+}
+
+/// Blocks that are this process's alone: claimed ahead of time, or to be freed, neither of which is
+/// to be done under the mutex. Dropped, they are freed.
+#[derive(Default)]
+pub(crate) struct Reserve(Vec<u32>);
+
+impl Reserve {
+    /// Enough for an item of so many bytes, but for the last block.
+    pub(crate) fn of(len: usize) -> io::Result<Reserve> {
+        let mut reserve = Reserve::default();
+        for _ in 0..len / BLOCK {
+            reserve.0.push(arena().blocks.claim()?);
+        }
+        Ok(reserve)
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        for block in self.0.drain(..) {
+            arena().blocks.free(block);
+        }
+    }
+}
+
+impl Parcel {
+    /// The primitives are not the queue's any more.
+    pub(crate) fn release_luggage(&self) {
+        for &id in &self.luggage {
+            let id = SlotId::unpack(id);
+            if let Some(slot) = arena().slots.get(id.index) {
+                release(SlotRef {
+                    index: id.index,
+                    slot,
+                });
+            }
+        }
+    }
+}
+
+/// Writes behind the end of the stream, where nobody looks yet.
+struct Writer<'a, 'b> {
+    ring: &'a Ring<'a>,
+    at: Position,
+    /// Blocks that were linked.
+    new: Vec<u32>,
+    reserve: &'b mut Reserve,
+}
+
+impl Writer<'_, '_> {
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let blocks = &arena().blocks;
+        while !bytes.is_empty() {
+            if self.at.block == 0 || self.at.offset == BLOCK {
+                self.link()?;
+            }
+            let len = bytes.len().min(BLOCK - self.at.offset);
+            blocks.write(self.at.block, self.at.offset, &bytes[..len]);
+            self.at.offset += len;
+            bytes = &bytes[len..];
+        }
+        Ok(())
+    }
+
+    fn link(&mut self) -> io::Result<()> {
+        let blocks = &arena().blocks;
+        let spare = self.ring.take_spare().or_else(|| self.reserve.0.pop());
+        let block = match spare {
+            Some(block) => block,
+            None => blocks.claim()?,
+        };
+        self.new.push(block);
+        if let Some(last) = blocks.tags.get(self.at.block) {
+            last.next.store(block, Ordering::Relaxed);
+        }
+        self.at = Position { block, offset: 0 };
+        Ok(())
+    }
+}
+
+/// Reads from the stream, and never beyond its end.
+struct Reader {
+    at: Position,
+    end: Position,
+    /// Blocks that were read to their end.
+    left: Vec<u32>,
+}
+
+impl Reader {
+    fn parcel(&mut self) -> Option<Parcel> {
+        let len = self.number()?;
+        let names = self.number()?;
+        let mut luggage = Vec::new();
+        for _ in 0..names {
+            luggage.push(self.number()?);
+        }
+        let mut bytes = Vec::new();
+        self.read(usize::try_from(len).ok()?, &mut bytes)?;
+        Some(Parcel { bytes, luggage })
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut bytes = Vec::with_capacity(8);
+        self.read(8, &mut bytes)?;
+        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    }
+
+    fn read(&mut self, mut len: usize, out: &mut Vec<u8>) -> Option<()> {
+        let blocks = &arena().blocks;
+        while len > 0 {
+            let end = match self.at.block == self.end.block {
+                true => self.end.offset,
+                false => BLOCK,
+            };
+            let part = len.min(end.checked_sub(self.at.offset)?);
+            if part == 0 {
+                // Links that were damaged may go in a circle.
+                if self.at.block == self.end.block || self.left.len() > blocks.count {
+                    return None;
+                }
+                self.left.push(self.at.block);
+                let block = blocks.next(self.at.block)?;
+                self.at = Position { block, offset: 0 };
+                continue;
+            }
+            blocks.read(self.at.block, self.at.offset, part, out);
+            self.at.offset += part;
+            len -= part;
+        }
+        Some(())
+    }
+}

@@ -1,0 +1,353 @@
+//! A primitive's state: a few words, the lists of those who wait, and a mutex for what takes more than
+//! one compare-and-swap.
+
+use std::ops::Deref;
+
+use super::{
+    arena, me,
+    pool::{Tag, Unit},
+    waiter::{self, Wakes, Woken},
+};
+use crate::shim::{AtomicU32, AtomicU64, Futex, Ordering};
+
+/// What a slot is used as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum Kind {
+    Lock = 1,
+    RLock,
+    Semaphore,
+    BoundedSemaphore,
+    Event,
+    Condition,
+    Barrier,
+    Queue,
+    SimpleQueue,
+}
+
+impl Kind {
+    pub(crate) fn of(kind: u16) -> Option<Kind> {
+        use Kind::*;
+        [
+            Lock,
+            RLock,
+            Semaphore,
+            BoundedSemaphore,
+            Event,
+            Condition,
+            Barrier,
+            Queue,
+            SimpleQueue,
+        ]
+        .into_iter()
+        .find(|&known| known as u16 == kind)
+    }
+}
+
+/// How many words a primitive has for itself.
+pub(crate) const WORDS: usize = 10;
+
+/// How many lists of waiters a primitive may have.
+pub(crate) const LISTS: usize = 3;
+
+/// Two cache lines.
+#[derive(Default)]
+#[repr(C, align(128))]
+pub(crate) struct Slot {
+    tag: AtomicU64,
+    /// How many attachments there are, in all processes, plus those of items in queues.
+    pub(super) refs: AtomicU32,
+    mutex: Futex,
+    lists: [List; LISTS],
+    /// How many have begun to wait.
+    tickets: AtomicU64,
+    pub(crate) words: [AtomicU64; WORDS],
+}
+
+/// The ends of a list of waiters, both zero if there are none. Only used under the mutex.
+#[derive(Default)]
+#[repr(C)]
+struct List {
+    first: AtomicU32,
+    last: AtomicU32,
+}
+
+impl Unit for Slot {
+    fn tag(&self) -> &AtomicU64 {
+        &self.tag
+    }
+
+    // Relaxed: freeing the unit publishes it.
+    fn reset(&self) {
+        self.refs.store(0, Ordering::Relaxed);
+        self.mutex.store(0, Ordering::Relaxed);
+        for list in &self.lists {
+            list.first.store(0, Ordering::Relaxed);
+            list.last.store(0, Ordering::Relaxed);
+        }
+        self.tickets.store(0, Ordering::Relaxed);
+        for word in &self.words {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    #[cfg(freethreading_loom)]
+    fn new() -> Self {
+        Slot::default()
+    }
+}
+
+/// A slot and its number.
+#[derive(Clone, Copy)]
+pub(crate) struct SlotRef {
+    pub(crate) index: u32,
+    pub(crate) slot: &'static Slot,
+}
+
+impl Deref for SlotRef {
+    type Target = Slot;
+
+    #[inline]
+    fn deref(&self) -> &Slot {
+        self.slot
+    }
+}
+
+/// One of the lists of a slot, as a waiter notes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ListId {
+    pub(crate) slot: u32,
+    pub(crate) list: u32,
+}
+
+impl ListId {
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.slot) << 32 | u64::from(self.list)
+    }
+
+    pub(crate) fn unpack(id: u64) -> ListId {
+        ListId {
+            slot: (id >> 32) as u32,
+            list: id as u32,
+        }
+    }
+}
+
+/// In the mutex's word, below the index of the process that has it: somebody sleeps on it.
+const CONTENDED: u32 = 1;
+
+/// How long to sleep before asking whether the holder is still alive.
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(20);
+
+impl SlotRef {
+    pub(crate) fn tag(self) -> Tag {
+        Tag::unpack(self.slot.tag.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn kind(self) -> Option<Kind> {
+        Kind::of(self.tag().kind)
+    }
+
+    /// Locks the slot's mutex, which is never held for long and never while code of a user runs.
+    ///
+    /// If the process that has it dies, whoever finds out puts the slot in order and goes on.
+    #[inline]
+    pub(crate) fn lock(self) -> Locked {
+        let mine = u32::from(me()) << 1;
+        // Acquire: what was done under the mutex before is seen.
+        let locked =
+            self.slot
+                .mutex
+                .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed);
+        if locked.is_err() {
+            self.lock_slow(mine);
+        }
+        Locked { slot: self }
+    }
+
+    /// If the mutex is held by a process that is gone, puts the slot in order and unlocks it.
+    pub(super) fn seize(self, dead: u16) {
+        let mutex = &self.slot.mutex;
+        loop {
+            let word = mutex.load(Ordering::Relaxed);
+            if word >> 1 != u32::from(dead) || dead == 0 {
+                return;
+            }
+            // With the flag, since others may sleep already.
+            let seized = u32::from(me()) << 1 | CONTENDED;
+            if mutex
+                .compare_exchange(word, seized, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+            {
+                let locked = Locked { slot: self };
+                let wakes = super::reaper::repair(&locked);
+                drop(locked);
+                return wakes.wake();
+            }
+        }
+    }
+
+    #[cold]
+    fn lock_slow(self, mine: u32) {
+        let mutex = &self.slot.mutex;
+        for round in 0..waiter::spins() {
+            if mutex.load(Ordering::Relaxed) == 0
+                && mutex
+                    .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
+                return;
+            }
+            waiter::spin(round);
+        }
+        // From here on whoever unlocks it wakes somebody.
+        loop {
+            let word = mutex.load(Ordering::Relaxed);
+            let next = match word {
+                0 => mine | CONTENDED,
+                _ => word | CONTENDED,
+            };
+            let changed = mutex.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed);
+            if changed.is_err() {
+                continue;
+            }
+            if word == 0 {
+                return;
+            }
+            mutex.wait(next, patience());
+            let holder = (next >> 1) as u16;
+            if mutex.load(Ordering::Relaxed) == next && super::process::is_dead(holder) {
+                self.seize(holder);
+            }
+        }
+    }
+}
+
+#[cfg(not(freethreading_loom))]
+fn patience() -> Option<std::time::Duration> {
+    Some(PATIENCE)
+}
+
+/// In a model nobody dies.
+#[cfg(freethreading_loom)]
+fn patience() -> Option<std::time::Duration> {
+    let _ = PATIENCE;
+    None
+}
+
+/// A slot whose mutex is held.
+pub(crate) struct Locked {
+    pub(crate) slot: SlotRef,
+}
+
+impl Deref for Locked {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        self.slot.slot
+    }
+}
+
+impl Drop for Locked {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: what was done under the mutex is seen by who locks it next.
+        if self.mutex.swap(0, Ordering::Release) & CONTENDED != 0 {
+            self.mutex.wake();
+        }
+    }
+}
+
+// Links are read and written under the mutex only, which orders them: Relaxed. A number that leads
+// nowhere ends the list.
+impl Locked {
+    pub(crate) fn is_empty(&self, list: usize) -> bool {
+        self.lists[list].first.load(Ordering::Relaxed) == 0
+    }
+
+    /// Notes that a waiter has come after all that were there before.
+    pub(crate) fn stamp(&self, waiter: &waiter::Node) {
+        let ticket = self.tickets.load(Ordering::Relaxed) + 1;
+        self.tickets.store(ticket, Ordering::Relaxed);
+        waiter.ticket.store(ticket, Ordering::Relaxed);
+    }
+
+    /// Puts a waiter behind the others, or in front of them if it has waited before.
+    pub(crate) fn push(&self, list: usize, index: u32, waiter: &waiter::Node, front: bool) {
+        let id = ListId {
+            slot: self.slot.index,
+            list: list as u32,
+        };
+        waiter.list.store(id.pack(), Ordering::Relaxed);
+        let ends = &self.lists[list];
+        let (end, other_end) = match front {
+            true => (&ends.first, &ends.last),
+            false => (&ends.last, &ends.first),
+        };
+        let (inward, outward) = match front {
+            true => (&waiter.next, &waiter.previous),
+            false => (&waiter.previous, &waiter.next),
+        };
+        let neighbour = end.load(Ordering::Relaxed);
+        inward.store(neighbour, Ordering::Relaxed);
+        outward.store(0, Ordering::Relaxed);
+        match arena().waiters.get(neighbour) {
+            None => other_end.store(index, Ordering::Relaxed),
+            Some(neighbour) if front => neighbour.previous.store(index, Ordering::Relaxed),
+            Some(neighbour) => neighbour.next.store(index, Ordering::Relaxed),
+        }
+        end.store(index, Ordering::Relaxed);
+    }
+
+    /// Takes a waiter, which is in this list, out of it.
+    pub(crate) fn unlink(&self, list: usize, waiter: &waiter::Node) {
+        let ends = &self.lists[list];
+        let next = waiter.next.load(Ordering::Relaxed);
+        let previous = waiter.previous.load(Ordering::Relaxed);
+        match arena().waiters.get(next) {
+            Some(next) => next.previous.store(previous, Ordering::Relaxed),
+            None => ends.last.store(previous, Ordering::Relaxed),
+        }
+        match arena().waiters.get(previous) {
+            Some(previous) => previous.next.store(next, Ordering::Relaxed),
+            None => ends.first.store(next, Ordering::Relaxed),
+        }
+    }
+
+    /// Takes the first waiter out of a list. It has to be told something, or put into another list.
+    ///
+    /// Should this process be killed before it does so, the waiter is put back.
+    pub(crate) fn take(&self, list: usize) -> Option<(u32, &'static waiter::Node)> {
+        let index = self.lists[list].first.load(Ordering::Relaxed);
+        let waiter = arena().waiters.get(index)?;
+        self.unlink(list, waiter);
+        Some((index, waiter))
+    }
+
+    /// Takes the first waiter out of a list and tells it something; it has to be woken, once the mutex
+    /// is free.
+    pub(crate) fn pop(&self, list: usize, message: waiter::State) -> Option<Woken> {
+        self.take(list).map(|(_, waiter)| waiter.tell(message))
+    }
+
+    /// The same for all that are in a list.
+    pub(crate) fn pop_all(&self, list: usize, wakes: &mut Wakes, outcome: u32) {
+        // Links that were damaged must not keep this from ending.
+        for _ in 0..1 << 24 {
+            let Some((_, waiter)) = self.take(list) else {
+                break;
+            };
+            waiter.set_outcome(outcome);
+            wakes.add(waiter.tell(waiter::State::Notified));
+        }
+    }
+
+    /// Forgets the links of a list and makes them anew from the waiters, in this order.
+    pub(super) fn relink(&self, list: usize, waiters: &[(u32, &'static waiter::Node)]) {
+        self.lists[list].first.store(0, Ordering::Relaxed);
+        self.lists[list].last.store(0, Ordering::Relaxed);
+        for &(index, waiter) in waiters {
+            self.push(list, index, waiter, false);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The system calls under the arena: an anonymous file, its mapping, and its growth.
+#![allow(unsafe_code)]
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ptr::NonNull,
+};
+
+use rustix::{
+    fs::{
+        FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
+    },
+    io::Errno,
+    mm::{MapFlags, ProtFlags, mmap, mmap_anonymous},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+/// A range of addresses that stays mapped for as long as the process lives.
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    /// `None` where the memory is this process's alone.
+    file: Option<OwnedFd>,
+}
+
+// SAFETY: the mapping is never moved or undone, so its address is good on every thread; access to what
+// is in it is the business of those who take references.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; the mapping itself is not changed through a shared reference.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// A new file in memory, of `len` bytes of which none is backed, mapped so that worker processes
+    /// can map it too.
+    pub(super) fn shared(len: usize) -> io::Result<Mapping> {
+        let file = memfd_create(
+            "freethreading",
+            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+        )?;
+        ftruncate(&file, len as u64)?;
+        // Nobody can take away what others have mapped.
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Mapping::of(file, len)
+    }
+
+    /// The file that another process has made.
+    pub(super) fn of(file: OwnedFd, len: usize) -> io::Result<Mapping> {
+        if rustix::fs::fstat(&file)?.st_size as u64 != len as u64 {
+            return Err(io::Error::other("the arena has another size"));
+        }
+        // SAFETY: the kernel chooses the address, so no memory of ours is replaced.
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &file,
+                0,
+            )?
+        };
+        Ok(Mapping {
+            base: NonNull::new(base.cast()).expect("a mapping is not at zero"),
+            len,
+            file: Some(file),
+        })
+    }
+
+    /// Memory of this process alone, where the system gives none to share.
+    pub(super) fn private(len: usize) -> io::Result<Mapping> {
+        // SAFETY: as above.
+        let base = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )?
+        };
+        Ok(Mapping {
+            base: NonNull::new(base.cast()).expect("a mapping is not at zero"),
+            len,
+            file: None,
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The file behind the mapping, if others can map it too.
+    pub(super) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Backs a range with memory: where there is none this is an error, and not a signal at the first
+    /// access.
+    pub(super) fn back(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.punch_or_fill(FallocateFlags::KEEP_SIZE, offset, len)
+    }
+
+    /// Gives the memory of a range back to the system; it reads as zeros afterwards.
+    pub(super) fn give_back(&self, offset: usize, len: usize) -> io::Result<()> {
+        let punch = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE;
+        self.punch_or_fill(punch, offset, len)
+    }
+
+    fn punch_or_fill(&self, mode: FallocateFlags, offset: usize, len: usize) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        loop {
+            match fallocate(file, mode, offset as u64, len as u64) {
+                Err(Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// The address of `len` bytes at an offset, if they lie within.
+    pub(super) fn at(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        // SAFETY: the offset lies within the one mapping, whose length fits an isize.
+        Some(unsafe { self.base.add(offset) })
+    }
+}
+
+/// The state of a process in `/proc` and the time of its start, which tells it from a later process
+/// with the same number; `None` if there is no such process.
+pub(super) fn process_state(pid: u32) -> Option<(u8, u64)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // pid (name) state …, where the name may hold anything; the start is the 22nd field.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// Kills a process, unless `is_gone` says that the number is that of another one by now.
+pub(super) fn kill(pid: u32, is_gone: impl FnOnce() -> bool) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
+    // Who has the descriptor has this very process, so the question cannot come too early.
+    if let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+        && !is_gone()
+    {
+        let _ = pidfd_send_signal(process, Signal::KILL);
+    }
+}
+
+/// Whether `/proc` tells about processes at all.
+pub(super) fn proc_is_there() -> bool {
+    File::open("/proc/self/stat").is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static_assertions::assert_impl_all!(Mapping: Send, Sync);
+
+    #[test]
+    fn what_was_given_back_reads_as_zeros() {
+        let mapping = Mapping::shared(1 << 20).unwrap();
+        mapping.back(0, 8192).unwrap();
+        let start = mapping.at(4096, 1).unwrap();
+        // SAFETY: the page is mapped and backed, and nobody else knows it.
+        unsafe { start.write(7) };
+        mapping.give_back(4096, 4096).unwrap();
+        // SAFETY: as above.
+        assert_eq!(unsafe { start.read() }, 0);
+        assert!(mapping.at(1 << 20, 1).is_none());
+        assert!(mapping.at(usize::MAX, 2).is_none());
+    }
+
+    #[test]
+    fn a_process_is_told_from_its_absence() {
+        let (state, started) = process_state(std::process::id()).unwrap();
+        assert!(b"RS".contains(&state));
+        assert!(started > 0);
+        assert!(process_state(u32::MAX).is_none());
+        assert!(proc_is_there());
+    }
+}

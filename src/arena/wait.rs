@@ -1,0 +1,253 @@
+//! Waiting for something, blocking or not: look, get in line and look again, wait, look again.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use super::{
+    slot::{Locked, SlotRef},
+    waiter::{Sleeper, State, Waiter, give_way, spin, spins},
+};
+
+/// What is waited for. The methods that are given a [`Locked`] hold the slot's mutex.
+pub(crate) trait Resource {
+    type Output;
+
+    /// Whether those who want it hold it only for a moment, so that it pays to try a few times.
+    const CONTENDED: bool = false;
+
+    /// The slot whose mutex guards the line.
+    fn slot(&self) -> SlotRef;
+
+    /// Takes it if it is there. Whoever comes by may do so, also ahead of those who wait.
+    fn attempt(&mut self) -> Option<Self::Output>;
+
+    /// The same, and if it is not there, sees to it that whoever brings it looks for waiters.
+    fn attempt_or_join(&mut self, slot: &Locked) -> Result<Self::Output, Miss>;
+
+    /// The mutex is free again.
+    fn unlocked(&mut self) {}
+
+    /// A waiter was told, with this outcome, to look again.
+    fn notified(&mut self, _outcome: u32) -> Option<Self::Output> {
+        self.attempt()
+    }
+
+    /// It was given to the waiter.
+    fn handed(&mut self) -> Self::Output;
+
+    /// A waiter has left the list without having been told anything.
+    fn left(&mut self, slot: &Locked, list: usize);
+
+    /// A waiter that was told something is gone: somebody else shall have it.
+    fn pass_on(&mut self, message: State, outcome: u32);
+}
+
+/// What to do where something is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Miss {
+    /// Get in this line.
+    Join(usize),
+    /// Try once more, without the mutex.
+    Again,
+}
+
+/// How often a waiter is woken in vain before it is given what it waits for.
+const PATIENT: u32 = 2;
+
+/// A thread that was woken in vain goes on competing for so long: a thread that runs makes better use
+/// of what it gets.
+const PATIENCE: Duration = Duration::from_micros(500);
+
+/// Somebody's wait. Dropped half-way, it leaves the line, and passes on what it was given.
+pub(crate) struct Waiting<R: Resource> {
+    resource: R,
+    waiter: Option<Waiter>,
+    /// The waiter is in a list, or was told something.
+    joined: bool,
+    /// How often it was woken in vain.
+    vain: u32,
+    since: Option<Instant>,
+}
+
+impl<R: Resource> Waiting<R> {
+    pub(crate) fn new(resource: R) -> Self {
+        Waiting {
+            resource,
+            waiter: None,
+            joined: false,
+            vain: 0,
+            since: None,
+        }
+    }
+
+    pub(crate) fn resource(&mut self) -> &mut R {
+        &mut self.resource
+    }
+
+    /// Goes on with a waiter that was in another line, and is in this resource's now if `joined`.
+    pub(crate) fn with(resource: R, waiter: Waiter, joined: bool) -> Self {
+        let mut waiting = Waiting::new(resource);
+        waiting.waiter = Some(waiter);
+        waiting.joined = joined;
+        waiting
+    }
+
+    /// Takes what is waited for, or gets in line for it.
+    pub(crate) fn poll(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
+        if !self.joined {
+            if let Some(output) = self.resource.attempt() {
+                return Poll::Ready(output);
+            }
+        } else {
+            let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
+            if let Sleeper::Task(waker) = sleeper {
+                waiter.leave(waker);
+            }
+            match waiter.state() {
+                State::Waiting | State::Sleeping => return Poll::Pending,
+                State::Notified => {
+                    self.joined = false;
+                    waiter.retire();
+                    if let Some(output) = self.resource.notified(waiter.outcome()) {
+                        return Poll::Ready(output);
+                    }
+                    self.vain += 1;
+                }
+                State::Handed => {
+                    self.joined = false;
+                    waiter.retire();
+                    return Poll::Ready(self.resource.handed());
+                }
+            }
+        }
+        self.join(sleeper)
+    }
+
+    fn join(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
+        let waiter = self.waiter.get_or_insert_with(Waiter::claim);
+        waiter.prepare(sleeper);
+        if self.vain >= PATIENT {
+            let patient = matches!(sleeper, Sleeper::Thread)
+                && self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
+            if !patient {
+                waiter.set_starved();
+            }
+        }
+        let slot = self.resource.slot().lock();
+        match self.resource.attempt_or_join(&slot) {
+            Ok(output) => {
+                drop(slot);
+                self.resource.unlocked();
+                Poll::Ready(output)
+            }
+            Err(Miss::Again) => {
+                drop(slot);
+                self.poll(sleeper)
+            }
+            Err(Miss::Join(list)) => {
+                let first_time = self.vain == 0;
+                if first_time {
+                    slot.stamp(waiter.node);
+                }
+                slot.push(list, waiter.index, waiter.node, !first_time);
+                self.joined = true;
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Blocks until it is there or the time is up.
+    pub(crate) fn block(&mut self, deadline: Option<Instant>) -> Option<R::Output> {
+        loop {
+            if R::CONTENDED
+                && !self.joined
+                && let Some(output) = self.compete()
+            {
+                return Some(output);
+            }
+            if let Poll::Ready(output) = self.poll(Sleeper::Thread) {
+                return Some(output);
+            }
+            let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
+            if !waiter.sleep(deadline) {
+                if self.leave() {
+                    return None;
+                }
+            } else if R::CONTENDED && waiter.state() == State::Notified {
+                self.joined = false;
+                waiter.retire();
+                self.vain += 1;
+            }
+        }
+    }
+
+    /// Tries to get it without getting in line, for a moment.
+    fn compete(&mut self) -> Option<R::Output> {
+        for round in 0..10 {
+            if let Some(output) = self.resource.attempt() {
+                return Some(output);
+            }
+            if round < 3 && spins() > 0 {
+                spin(round + 1);
+            } else {
+                give_way();
+            }
+        }
+        None
+    }
+
+    /// Leaves the line: `false` if it was told something in time.
+    fn leave(&mut self) -> bool {
+        let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
+        let slot = self.resource.slot().lock();
+        // Under the mutex nobody tells it anything any more.
+        if !matches!(waiter.state(), State::Waiting | State::Sleeping) {
+            return false;
+        }
+        let list = waiter.node.list().list as usize;
+        slot.unlink(list, waiter.node);
+        waiter.retire();
+        self.resource.left(&slot, list);
+        drop(slot);
+        self.joined = false;
+        self.resource.unlocked();
+        true
+    }
+}
+
+impl<R: Resource> Drop for Waiting<R> {
+    fn drop(&mut self) {
+        if self.joined && !self.leave() {
+            let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
+            let (message, outcome) = (waiter.state(), waiter.outcome());
+            // A process killed here takes what it was told with it; before, it is found with the waiter.
+            waiter.retire();
+            self.resource.pass_on(message, outcome);
+        }
+    }
+}
+
+/// A wait as a future.
+pub(crate) struct WaitAsync<R: Resource>(Waiting<R>);
+
+impl<R: Resource> WaitAsync<R> {
+    pub(crate) fn new(resource: R) -> Self {
+        WaitAsync(Waiting::new(resource))
+    }
+}
+
+impl<R: Resource + Unpin> Future for WaitAsync<R> {
+    type Output = R::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R::Output> {
+        self.0.poll(Sleeper::Task(context.waker()))
+    }
+}
+
+/// When a wait that may take so long ends; `None` if that is beyond all times.
+pub(crate) fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}

@@ -1,0 +1,353 @@
+//! The event count: how a thread or a task waits for a primitive, and is woken by any process.
+//!
+//! Who waits has a node in the arena, which is in one of the slot's lists or, once it was told
+//! something, in none. A thread sleeps on its own node, so that a wake-up reaches whom it is for. A task
+//! leaves its waker in its process; another process rings that process's bell (see [`super::bell`]).
+
+use std::{
+    sync::OnceLock,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use super::{
+    arena, bell, me,
+    pool::{Tag, Unit},
+    slot::ListId,
+};
+use crate::{
+    shim::{AtomicU32, AtomicU64, Futex, Mutex, Ordering, hint, thread},
+    unwind,
+};
+
+/// What a waiter knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum State {
+    /// Nothing yet, and it will look by itself.
+    Waiting = 0,
+    /// Nothing yet, and it sleeps.
+    Sleeping,
+    /// What it waits for has happened or may be had: it is in no list any more.
+    Notified,
+    /// What it waits for is its own: it is in no list any more.
+    Handed,
+}
+
+impl State {
+    fn of(state: u32) -> State {
+        match state {
+            0 => State::Waiting,
+            1 => State::Sleeping,
+            3 => State::Handed,
+            // A number that is none must not leave anybody asleep.
+            _ => State::Notified,
+        }
+    }
+}
+
+/// What others know of a waiter; a cache line.
+#[derive(Default)]
+#[repr(C, align(64))]
+pub(crate) struct Node {
+    tag: AtomicU64,
+    state: Futex,
+    /// Where its process keeps its waker, plus one; zero for a thread.
+    local: AtomicU32,
+    /// The list that it is in, or was in when it was told what its process has not taken note of yet.
+    pub(super) list: AtomicU64,
+    pub(super) next: AtomicU32,
+    pub(super) previous: AtomicU32,
+    /// When it came, among those of its slot.
+    pub(super) ticket: AtomicU64,
+    /// More about what it was told; what it means is the primitive's to say.
+    outcome: AtomicU32,
+    /// It was woken in vain often enough.
+    starved: AtomicU32,
+}
+
+impl Unit for Node {
+    fn tag(&self) -> &AtomicU64 {
+        &self.tag
+    }
+
+    // Relaxed: freeing the unit publishes it.
+    fn reset(&self) {
+        self.state.store(State::Notified as u32, Ordering::Relaxed);
+        self.local.store(0, Ordering::Relaxed);
+        self.list.store(0, Ordering::Relaxed);
+    }
+
+    #[cfg(freethreading_loom)]
+    fn new() -> Self {
+        Node::default()
+    }
+}
+
+/// What waiters' tags say that they are.
+pub(super) const WAITER: u16 = 1;
+
+impl Node {
+    /// Tells the waiter something; it has to be woken afterwards.
+    pub(crate) fn tell(&'static self, message: State) -> Woken {
+        let owner = self.owner();
+        let local = self.local.load(Ordering::Relaxed);
+        // Release: the waiter sees what it was told of. From here on the node may be used for
+        // something else, by its process; a wake-up that comes late does no harm.
+        let before = self.state.swap(message as u32, Ordering::Release);
+        match local {
+            0 if before == State::Sleeping as u32 => Woken::Sleeper(&self.state),
+            0 => Woken::Nobody,
+            local if owner == me() => Woken::Task(local - 1),
+            local => Woken::Elsewhere(owner, local - 1),
+        }
+    }
+
+    /// Whom to wake if the waiter was told something, but perhaps not woken.
+    pub(super) fn reminder(&'static self) -> Woken {
+        let local = self.local.load(Ordering::Relaxed);
+        match self.state() {
+            State::Waiting | State::Sleeping => Woken::Nobody,
+            _ if local == 0 => Woken::Sleeper(&self.state),
+            _ if self.owner() == me() => Woken::Task(local - 1),
+            _ => Woken::Elsewhere(self.owner(), local - 1),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        // Acquire: pairs with `tell`.
+        State::of(self.state.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed) != 0
+    }
+
+    /// The index of its process.
+    pub(crate) fn owner(&self) -> u16 {
+        Tag::unpack(self.tag.load(Ordering::Relaxed)).owner
+    }
+
+    /// Says more to a waiter, before it is told; it must be in a list of a slot that is locked.
+    pub(crate) fn set_outcome(&self, outcome: u32) {
+        self.outcome.store(outcome, Ordering::Relaxed);
+    }
+
+    pub(crate) fn list(&self) -> ListId {
+        ListId::unpack(self.list.load(Ordering::Relaxed))
+    }
+}
+
+/// Somebody who was told something and is to be woken, once no lock is held.
+#[must_use]
+#[derive(Clone, Copy)]
+pub(crate) enum Woken {
+    /// It will look by itself.
+    Nobody,
+    /// A thread that sleeps.
+    Sleeper(&'static Futex),
+    /// A task of this process.
+    Task(u32),
+    /// A task of another process.
+    Elsewhere(u16, u32),
+}
+
+impl Woken {
+    pub(crate) fn wake(self) {
+        match self {
+            Woken::Nobody => {}
+            Woken::Sleeper(futex) => futex.wake(),
+            Woken::Task(local) => wake_task(local),
+            Woken::Elsewhere(process, local) => bell::ring(process, local),
+        }
+    }
+}
+
+/// Those who are to be woken by one notification.
+#[derive(Default)]
+pub(crate) struct Wakes(Vec<Woken>);
+
+impl Wakes {
+    pub(crate) fn add(&mut self, woken: Woken) {
+        self.0.push(woken);
+    }
+
+    pub(crate) fn extend(&mut self, woken: Option<Woken>) {
+        self.0.extend(woken);
+    }
+
+    pub(crate) fn wake(self) {
+        for woken in self.0 {
+            woken.wake();
+        }
+    }
+}
+
+/// Where a task of this process leaves its waker.
+pub(super) type Local = Mutex<Option<Waker>>;
+
+/// Wakes the task that has left its waker there, if there is one.
+pub(super) fn wake_task(local: u32) {
+    let Some(place) = arena().locals.get(local as usize) else {
+        return;
+    };
+    let waker = place.lock().take();
+    if let Some(waker) = waker {
+        unwind::contain(|| waker.wake());
+    }
+}
+
+/// A node that is this process's, and kept for whoever waits next.
+pub(crate) struct Waiter {
+    pub(crate) index: u32,
+    pub(crate) node: &'static Node,
+    local: u32,
+}
+
+/// Who waits: the thread that calls, or the task with this waker.
+#[derive(Clone, Copy)]
+pub(crate) enum Sleeper<'a> {
+    Thread,
+    Task(&'a Waker),
+}
+
+impl Waiter {
+    /// # Panics
+    ///
+    /// If the system has no memory for one more.
+    pub(crate) fn claim() -> Waiter {
+        let arena = arena();
+        if let Some(waiter) = arena.idle.lock().pop() {
+            return waiter;
+        }
+        let (index, node) = arena
+            .waiters
+            .claim(me(), WAITER)
+            .unwrap_or_else(|error| panic!("no memory to wait in: {error}"));
+        let local = arena.locals.push(Local::new(None)) as u32;
+        Waiter { index, node, local }
+    }
+
+    /// Before it is put into a list.
+    pub(crate) fn prepare(&self, sleeper: Sleeper<'_>) {
+        let local = match sleeper {
+            Sleeper::Thread => 0,
+            Sleeper::Task(waker) => {
+                self.leave(waker);
+                self.local + 1
+            }
+        };
+        // Relaxed: it is in no list, and the mutex under which it is put into one orders these.
+        self.node.local.store(local, Ordering::Relaxed);
+        self.node.outcome.store(0, Ordering::Relaxed);
+        self.node.starved.store(0, Ordering::Relaxed);
+        self.node
+            .state
+            .store(State::Waiting as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_starved(&self) {
+        self.node.starved.store(1, Ordering::Relaxed);
+    }
+
+    /// From now on this waker is woken.
+    pub(crate) fn leave(&self, waker: &Waker) {
+        bell::attend(waker);
+        let Some(place) = arena().locals.get(self.local as usize) else {
+            return;
+        };
+        {
+            let left = place.lock();
+            if left.as_ref().is_some_and(|left| left.will_wake(waker)) {
+                return;
+            }
+        }
+        // Cloning and dropping a waker is code of a user: not under the lock.
+        let new = waker.clone();
+        let old = place.lock().replace(new);
+        drop(old);
+    }
+
+    /// Takes the waker back.
+    fn clear(&self) {
+        if self.node.local.load(Ordering::Relaxed) != 0
+            && let Some(place) = arena().locals.get(self.local as usize)
+        {
+            let waker = place.lock().take();
+            drop(waker);
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.node.state()
+    }
+
+    /// What it was told is taken note of, or it has left its list.
+    pub(crate) fn retire(&self) {
+        self.node.list.store(0, Ordering::Release);
+    }
+
+    pub(crate) fn outcome(&self) -> u32 {
+        self.node.outcome.load(Ordering::Relaxed)
+    }
+
+    /// Sleeps until the waiter was told something: `false` if the time was up before.
+    pub(crate) fn sleep(&self, deadline: Option<Instant>) -> bool {
+        let state = &self.node.state;
+        for round in 0..spins() {
+            if state.load(Ordering::Acquire) > State::Sleeping as u32 {
+                return true;
+            }
+            spin(round);
+        }
+        loop {
+            // Acquire: pairs with `tell`.
+            match state.compare_exchange(
+                State::Waiting as u32,
+                State::Sleeping as u32,
+                Ordering::Acquire,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => {}
+                Err(state) if state > State::Sleeping as u32 => return true,
+                Err(_) => {}
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return state.load(Ordering::Acquire) > State::Sleeping as u32;
+            }
+            state.wait(State::Sleeping as u32, left);
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.clear();
+        let Waiter { index, node, local } = *self;
+        arena().idle.lock().push(Waiter { index, node, local });
+    }
+}
+
+/// How often to look before going to sleep; not at all where whoever is waited for cannot run
+/// meanwhile.
+pub(super) fn spins() -> u32 {
+    static SPINS: OnceLock<u32> = OnceLock::new();
+    *SPINS.get_or_init(|| {
+        let alone = cfg!(freethreading_loom)
+            || std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+        if alone { 0 } else { 40 }
+    })
+}
+
+/// A moment between two looks, longer and longer at first.
+pub(super) fn spin(round: u32) {
+    for _ in 0..1 << round.min(3) {
+        hint::spin_loop();
+    }
+}
+
+/// Lets another thread run.
+pub(super) fn give_way() {
+    thread::yield_now();
+}

@@ -1,0 +1,195 @@
+//! What the operations of the primitives can return.
+
+use std::{error, fmt};
+
+use super::{CodecError, Error, TaskError};
+
+/// The lock is not held by anybody, so it cannot be released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotHeld;
+
+impl fmt::Display for NotHeld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the lock is not held; acquire it before releasing it")
+    }
+}
+
+/// The lock is not held by the caller, so it can neither release it nor wait or notify under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotOwned;
+
+impl fmt::Display for NotOwned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the lock is not held by the caller; acquire it first")
+    }
+}
+
+/// The semaphore would have more permits than it can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overflow;
+
+impl fmt::Display for Overflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the semaphore was released too many times")
+    }
+}
+
+/// The work on all items was done already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyTaskDone;
+
+impl fmt::Display for TooManyTaskDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("task_done was called more often than items were put")
+    }
+}
+
+/// Why a barrier was not passed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum BarrierError {
+    /// It is broken, or broke meanwhile: one of those who waited gave up or died, or it was aborted
+    /// or reset.
+    Broken,
+    /// The barrier's action failed, in the worker that gets this error; the others get `Broken`.
+    Action(TaskError),
+}
+
+impl fmt::Display for BarrierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BarrierError::Broken => f.write_str("the barrier is broken; reset it to use it again"),
+            BarrierError::Action(error) => write!(f, "the barrier's action failed: {error}"),
+        }
+    }
+}
+
+/// Why an item was not put into a queue. It comes back.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum PutError<T> {
+    /// There is no room, or there was none in time.
+    Full(T),
+    /// The item cannot be encoded for the other processes that use the queue.
+    Encode(T, CodecError),
+    /// There is no memory to share with the other processes that use the queue.
+    NoMemory(T),
+}
+
+impl<T> PutError<T> {
+    /// The item.
+    pub fn into_inner(self) -> T {
+        match self {
+            PutError::Full(item) | PutError::Encode(item, _) | PutError::NoMemory(item) => item,
+        }
+    }
+}
+
+impl<T> fmt::Debug for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PutError::Full(_) => f.write_str("Full(..)"),
+            PutError::Encode(_, error) => write!(f, "Encode(.., {error:?})"),
+            PutError::NoMemory(_) => f.write_str("NoMemory(..)"),
+        }
+    }
+}
+
+impl<T> fmt::Display for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PutError::Full(_) => f.write_str("the queue is full"),
+            PutError::Encode(_, error) => write!(f, "cannot encode {error}"),
+            PutError::NoMemory(_) => {
+                f.write_str("there is no memory for the item that processes can share")
+            }
+        }
+    }
+}
+
+/// Why there is no item from a queue.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum GetError {
+    /// The queue is empty, or was so until the time was up.
+    Empty,
+    /// The item, which is gone, cannot be decoded.
+    Decode(CodecError),
+}
+
+impl fmt::Display for GetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GetError::Empty => f.write_str("the queue is empty"),
+            GetError::Decode(error) => write!(f, "cannot decode {error}"),
+        }
+    }
+}
+
+impl error::Error for NotHeld {}
+impl error::Error for NotOwned {}
+impl error::Error for Overflow {}
+impl error::Error for TooManyTaskDone {}
+impl<T> error::Error for PutError<T> {}
+impl error::Error for GetError {}
+
+impl error::Error for BarrierError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            BarrierError::Broken => None,
+            BarrierError::Action(error) => Some(error),
+        }
+    }
+}
+
+impl From<NotHeld> for Error {
+    fn from(_: NotHeld) -> Error {
+        Error::NotHeld
+    }
+}
+
+impl From<NotOwned> for Error {
+    fn from(_: NotOwned) -> Error {
+        Error::NotOwned
+    }
+}
+
+impl From<Overflow> for Error {
+    fn from(_: Overflow) -> Error {
+        Error::Overflow
+    }
+}
+
+impl From<TooManyTaskDone> for Error {
+    fn from(_: TooManyTaskDone) -> Error {
+        Error::TooManyTaskDone
+    }
+}
+
+impl From<BarrierError> for Error {
+    fn from(error: BarrierError) -> Error {
+        match error {
+            BarrierError::Broken => Error::BrokenBarrier,
+            BarrierError::Action(error) => error.into(),
+        }
+    }
+}
+
+impl<T> From<PutError<T>> for Error {
+    fn from(error: PutError<T>) -> Error {
+        match error {
+            PutError::Full(_) => Error::Full,
+            PutError::Encode(_, error) => Error::Codec(error),
+            PutError::NoMemory(_) => Error::Arena("the queue cannot grow".into()),
+        }
+    }
+}
+
+impl From<GetError> for Error {
+    fn from(error: GetError) -> Error {
+        match error {
+            GetError::Empty => Error::Empty,
+            GetError::Decode(error) => Error::Codec(error),
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! A place where workers wait for each other.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
+
+use super::face;
+use crate::{
+    arena::{
+        handle::Handle,
+        me,
+        reaper::Dead,
+        slot::{Kind, Locked, SlotRef},
+        wait::{Miss, Resource, WaitAsync, Waiting, deadline},
+        waiter::{State, Wakes},
+    },
+    engine::processes::reactor,
+    error::{BarrierError, CodecError, Error, TaskError},
+    shim::{AtomicU64, Ordering},
+    task::{IntoTask, encoded::EncodedTask},
+};
+
+// All words are written under the mutex only: Relaxed.
+
+/// How many have to come.
+const PARTIES: usize = 0;
+
+/// How many have come.
+const ARRIVED: usize = 1;
+
+/// A [`Phase`].
+const PHASE: usize = 2;
+
+/// How often it was passed, broken or reset.
+const ROUND: usize = 3;
+
+/// The index of the process that runs the action.
+const ACTOR: usize = 4;
+
+/// The list of those who have come.
+const COME: usize = 0;
+
+/// The list of those who come while the action runs: they will try again.
+const OUTSIDE: usize = 1;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Filling = 0,
+    Acting = 1,
+    Broken = 2,
+}
+
+// What those who wait are told.
+const PASSED: u32 = 1;
+const BROKEN: u32 = 2;
+const TRY_AGAIN: u32 = 3;
+
+/// A place where a fixed number of workers wait until all of them have come; Python's
+/// `threading.Barrier` and `multiprocessing.Barrier`.
+///
+/// It can be used again and again. If one of those who wait gives up (its time is up, its future is
+/// dropped, its process dies), or somebody aborts, the barrier breaks: all who wait and all who come get
+/// [`BarrierError::Broken`], until it is reset.
+///
+/// It can be given to any worker of this machine, at any time; clones, and what workers get, are
+/// handles to the same barrier.
+///
+/// # Examples
+///
+/// ```
+/// use std::thread;
+/// use freethreading::Barrier;
+///
+/// let barrier = Barrier::new(2)?;
+/// let other = barrier.clone();
+/// let waiting = thread::spawn(move || other.wait());
+/// let mine = barrier.wait()?;
+/// let theirs = waiting.join().unwrap()?;
+/// assert_eq!(mine + theirs, 1); // Who comes first is number 0, the other 1.
+/// # Ok::<(), freethreading::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Barrier {
+    place: Handle,
+    /// What the last to come runs; encoded, so that it can be run anywhere and again and again.
+    action: Option<Result<EncodedTask, CodecError>>,
+    timeout: Option<Duration>,
+}
+
+/// A slot as a barrier.
+#[derive(Clone, Copy)]
+pub(super) struct RawBarrier {
+    slot: SlotRef,
+    has_action: bool,
+}
+
+/// What became of an arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arrival {
+    Passed,
+    Broken,
+    /// The caller is the last, and runs the action of this round.
+    Act(u64),
+}
+
+impl RawBarrier {
+    pub(super) fn of(slot: SlotRef) -> Self {
+        RawBarrier {
+            slot,
+            has_action: false,
+        }
+    }
+
+    fn word(&self, word: usize) -> &AtomicU64 {
+        &self.slot.slot.words[word]
+    }
+
+    fn get(self, word: usize) -> u64 {
+        self.word(word).load(Ordering::Relaxed)
+    }
+
+    fn set(self, word: usize, value: u64) {
+        self.word(word).store(value, Ordering::Relaxed);
+    }
+
+    fn phase(self) -> Phase {
+        match self.get(PHASE) {
+            0 => Phase::Filling,
+            1 => Phase::Acting,
+            _ => Phase::Broken,
+        }
+    }
+
+    /// Ends the round: those who wait are told how.
+    fn end_round(self, slot: &Locked, phase: Phase, outcome: u32, wakes: &mut Wakes) {
+        self.set(ROUND, self.get(ROUND).wrapping_add(1));
+        self.set(ARRIVED, 0);
+        self.set(PHASE, phase as u64);
+        slot.pop_all(COME, wakes, outcome);
+        slot.pop_all(OUTSIDE, wakes, TRY_AGAIN);
+    }
+
+    /// The barrier breaks.
+    pub(super) fn break_it(self, slot: &Locked, wakes: &mut Wakes) {
+        if self.phase() != Phase::Broken {
+            self.end_round(slot, Phase::Broken, BROKEN, wakes);
+        }
+    }
+
+    fn abort(self) {
+        let mut wakes = Wakes::default();
+        self.break_it(&self.slot.lock(), &mut wakes);
+        wakes.wake();
+    }
+
+    fn reset(self) {
+        let mut wakes = Wakes::default();
+        {
+            let slot = self.slot.lock();
+            self.end_round(&slot, Phase::Filling, BROKEN, &mut wakes);
+        }
+        wakes.wake();
+    }
+
+    /// The action of a round has ended; says whether the barrier was passed.
+    fn acted(self, round: u64, well: bool) -> bool {
+        let mut wakes = Wakes::default();
+        let passed = {
+            let slot = self.slot.lock();
+            // The action itself may have aborted or reset the barrier.
+            let same = self.phase() == Phase::Acting && self.get(ROUND) == round;
+            match (same, well) {
+                (true, true) => self.end_round(&slot, Phase::Filling, PASSED, &mut wakes),
+                (true, false) => self.break_it(&slot, &mut wakes),
+                (false, _) => {}
+            }
+            same && well
+        };
+        wakes.wake();
+        passed
+    }
+
+    /// A process is gone: if it ran the action, nobody will end the round.
+    pub(super) fn inherit(self, dead: Dead) {
+        if self.phase() == Phase::Acting && self.get(ACTOR) == u64::from(dead.process) {
+            self.abort();
+        }
+    }
+}
+
+/// Somebody's arrival at a barrier; knows its number once it has come.
+struct Arriving {
+    barrier: RawBarrier,
+    index: usize,
+    /// Who is to be woken once the mutex is free.
+    wakes: Wakes,
+}
+
+impl Resource for Arriving {
+    type Output = (Arrival, usize);
+
+    fn slot(&self) -> SlotRef {
+        self.barrier.slot
+    }
+
+    fn attempt(&mut self) -> Option<Self::Output> {
+        None
+    }
+
+    fn attempt_or_join(&mut self, slot: &Locked) -> Result<Self::Output, Miss> {
+        let barrier = self.barrier;
+        match barrier.phase() {
+            Phase::Broken => return Ok((Arrival::Broken, 0)),
+            Phase::Acting => return Err(Miss::Join(OUTSIDE)),
+            Phase::Filling => {}
+        }
+        let arrived = barrier.get(ARRIVED) + 1;
+        self.index = (arrived - 1) as usize;
+        if arrived < barrier.get(PARTIES) {
+            barrier.set(ARRIVED, arrived);
+            return Err(Miss::Join(COME));
+        }
+        if barrier.has_action {
+            barrier.set(ARRIVED, arrived);
+            barrier.set(PHASE, Phase::Acting as u64);
+            barrier.set(ACTOR, u64::from(me()));
+            return Ok((Arrival::Act(barrier.get(ROUND)), self.index));
+        }
+        barrier.end_round(slot, Phase::Filling, PASSED, &mut self.wakes);
+        Ok((Arrival::Passed, self.index))
+    }
+
+    fn unlocked(&mut self) {
+        std::mem::take(&mut self.wakes).wake();
+    }
+
+    fn notified(&mut self, outcome: u32) -> Option<Self::Output> {
+        match outcome {
+            PASSED => Some((Arrival::Passed, self.index)),
+            TRY_AGAIN => None,
+            _ => Some((Arrival::Broken, 0)),
+        }
+    }
+
+    fn handed(&mut self) -> Self::Output {
+        (Arrival::Broken, 0)
+    }
+
+    /// Whoever gives up breaks the barrier.
+    fn left(&mut self, slot: &Locked, _list: usize) {
+        self.barrier.break_it(slot, &mut self.wakes);
+    }
+
+    fn pass_on(&mut self, _message: State, _outcome: u32) {}
+}
+
+impl Barrier {
+    /// A new barrier for so many workers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for none, [`Error::Arena`] if the system has no memory.
+    pub fn new(parties: usize) -> Result<Self, Error> {
+        if parties == 0 {
+            return Err(Error::InvalidArgument(
+                "a barrier needs at least one party, or nobody could ever pass".into(),
+            ));
+        }
+        let place = Handle::new(Kind::Barrier, |slot| {
+            // Relaxed: nobody else knows the slot yet.
+            slot.words[PARTIES].store(parties as u64, Ordering::Relaxed);
+        })?;
+        Ok(Barrier {
+            place,
+            action: None,
+            timeout: None,
+        })
+    }
+
+    /// A task that the last to come runs, in its worker, before anybody passes; its result is dropped.
+    ///
+    /// It belongs to this handle, and to the handles that are made of it from now on.
+    #[must_use]
+    pub fn action<M, T: IntoTask<M>>(mut self, task: T) -> Self {
+        self.action = Some(EncodedTask::of(task));
+        self
+    }
+
+    /// How long to wait where the wait itself does not say; it belongs to this handle, and to the
+    /// handles that are made of it from now on.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    fn raw(&self) -> RawBarrier {
+        RawBarrier {
+            slot: self.place.slot(),
+            has_action: self.action.is_some(),
+        }
+    }
+
+    fn arriving(&self) -> Arriving {
+        Arriving {
+            barrier: self.raw(),
+            index: 0,
+            wakes: Wakes::default(),
+        }
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<usize, BarrierError> {
+        match Waiting::new(self.arriving()).block(deadline) {
+            Some(arrival) => self.go_on(arrival),
+            None => Err(BarrierError::Broken),
+        }
+    }
+
+    fn go_on(&self, (arrival, index): (Arrival, usize)) -> Result<usize, BarrierError> {
+        match (arrival, &self.action) {
+            (Arrival::Passed, _) => Ok(index),
+            (Arrival::Broken, _) => Err(BarrierError::Broken),
+            (Arrival::Act(round), None) => match self.raw().acted(round, true) {
+                true => Ok(index),
+                false => Err(BarrierError::Broken),
+            },
+            (Arrival::Act(round), Some(action)) => {
+                let done = match action {
+                    Ok(action) => action.run(),
+                    Err(error) => Err(TaskError::Encode(error.clone())),
+                };
+                let passed = self.raw().acted(round, done.is_ok());
+                done.map_err(BarrierError::Action)?;
+                match passed {
+                    true => Ok(index),
+                    false => Err(BarrierError::Broken),
+                }
+            }
+        }
+    }
+
+    /// Waits until all have come; gives the number of this one among them, from 0 in the order in
+    /// which they came.
+    ///
+    /// # Blocking
+    ///
+    /// Until all have come, or the barrier breaks, or the barrier's own timeout is up, which breaks it.
+    ///
+    /// # Errors
+    ///
+    /// [`BarrierError::Broken`] if the barrier is broken or breaks; [`BarrierError::Action`] if the
+    /// action failed, to who has run it.
+    pub fn wait(&self) -> Result<usize, BarrierError> {
+        self.wait_until(self.timeout.and_then(deadline))
+    }
+
+    /// The same for so long at most: then the barrier breaks.
+    ///
+    /// # Blocking
+    ///
+    /// For so long at most.
+    ///
+    /// # Errors
+    ///
+    /// As of [`wait`](Barrier::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<usize, BarrierError> {
+        self.wait_until(deadline(timeout))
+    }
+
+    /// The async twin of [`wait`](Barrier::wait), with the barrier's own timeout. The action, if it
+    /// is this one's to run, runs within the poll.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping a future that waits breaks the barrier, as a timeout does.
+    ///
+    /// # Errors
+    ///
+    /// As of [`wait`](Barrier::wait).
+    pub async fn wait_async(&self) -> Result<usize, BarrierError> {
+        let arrival = WaitAsync::new(self.arriving());
+        let Some(deadline) = self.timeout.and_then(deadline) else {
+            return self.go_on(arrival.await);
+        };
+        tokio::select! {
+            biased;
+            arrival = arrival => self.go_on(arrival),
+            // With the arrival the barrier breaks.
+            () = reactor::sleep_until(deadline) => Err(BarrierError::Broken),
+        }
+    }
+
+    /// Breaks the barrier: all who wait, and all who come, get an error.
+    pub fn abort(&self) {
+        self.raw().abort();
+    }
+
+    /// Makes the barrier new: those who wait get an error, those who come do not.
+    pub fn reset(&self) {
+        self.raw().reset();
+    }
+
+    /// Whether the barrier is broken.
+    pub fn broken(&self) -> bool {
+        self.raw().phase() == Phase::Broken
+    }
+
+    /// How many wait at this moment.
+    pub fn n_waiting(&self) -> usize {
+        self.raw().get(ARRIVED) as usize
+    }
+
+    /// How many have to come.
+    pub fn parties(&self) -> usize {
+        self.raw().get(PARTIES) as usize
+    }
+}
+
+impl fmt::Debug for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Barrier")
+            .field(
+                "waiters",
+                &format_args!("{}/{}", self.n_waiting(), self.parties()),
+            )
+            .field("broken", &self.broken())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Serialize for Barrier {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let action = self.action.as_ref().map(Result::as_ref).transpose();
+        let action = action.map_err(ser::Error::custom)?;
+        (Place(self.place.clone()), action, self.timeout).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Barrier {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (Place(place), action, timeout) = Deserialize::deserialize(deserializer)?;
+        let action: Option<EncodedTask> = action;
+        Ok(Barrier {
+            place,
+            action: action.map(Ok),
+            timeout,
+        })
+    }
+}
+
+/// The barrier's slot.
+struct Place(Handle);
+
+face::travels!(Place, Kind::Barrier);

@@ -1,0 +1,74 @@
+//! What is done for a primitive when a process that used it is gone.
+
+use super::{
+    barrier::RawBarrier, event::RawEvent, queue::RawQueue, raw::RawLock, rlock::RawRLock,
+    semaphore::RawSemaphore,
+};
+use crate::arena::{
+    reaper::Dead,
+    slot::{Kind, Locked, SlotRef},
+    waiter::{State, Wakes},
+};
+
+/// One of the waiters of the process has left the list.
+pub(crate) fn left(slot: &Locked, kind: Kind, wakes: &mut Wakes) {
+    match kind {
+        Kind::Lock | Kind::RLock => RawLock(slot.slot).tidy(slot),
+        Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot.slot).tidy(slot),
+        Kind::Event => RawEvent(slot.slot).tidy(slot),
+        Kind::Barrier => RawBarrier::of(slot.slot).break_it(slot, wakes),
+        Kind::Condition | Kind::Queue | Kind::SimpleQueue => {}
+    }
+}
+
+/// One of the waiters of the process was told something, and may not have heard it.
+pub(crate) fn pass_on(slot: SlotRef, kind: Kind, list: usize, message: State) {
+    match kind {
+        Kind::Lock | Kind::RLock => RawLock(slot).bequeath(message),
+        Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot).bequeath(message),
+        Kind::Queue | Kind::SimpleQueue => RawQueue(slot).tell_another(list),
+        // Everybody was told; and notifications are for who waits.
+        Kind::Event | Kind::Barrier | Kind::Condition => {}
+    }
+}
+
+/// The process may have held the primitive itself.
+pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
+    let released = match kind {
+        Kind::Lock => RawLock(slot).inherit(dead, || {}),
+        Kind::RLock => {
+            let lock = RawRLock(slot);
+            lock.lock().inherit(dead, || lock.disown())
+        }
+        Kind::Barrier => {
+            RawBarrier::of(slot).inherit(dead);
+            false
+        }
+        _ => false,
+    };
+    if released {
+        tracing::warn!(
+            pid = dead.pid,
+            "a worker process died and held a {kind:?}, which was released: what it protects may be half changed"
+        );
+    }
+}
+
+/// The process held the mutex of the slot, whose lists have been put in order.
+pub(crate) fn repair(slot: &Locked, kind: Kind, wakes: &mut Wakes) {
+    match kind {
+        Kind::Lock | Kind::RLock => RawLock(slot.slot).repair(slot, wakes),
+        Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot.slot).repair(slot, wakes),
+        Kind::Event => RawEvent(slot.slot).repair(slot, wakes),
+        Kind::Barrier => RawBarrier::of(slot.slot).break_it(slot, wakes),
+        Kind::Queue | Kind::SimpleQueue => RawQueue(slot.slot).repair(slot, wakes),
+        Kind::Condition => {}
+    }
+}
+
+/// Nobody has the primitive any more.
+pub(crate) fn clear(slot: SlotRef) {
+    if let Some(Kind::Queue | Kind::SimpleQueue) = slot.kind() {
+        RawQueue(slot).clear();
+    }
+}

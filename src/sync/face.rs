@@ -1,0 +1,69 @@
+//! What the faces of the primitives have in common.
+
+/// The ways to get a guard, over the ways to acquire: four methods with the given names.
+macro_rules! guards {
+    ($type:ident, $guard:ident, $lock:ident, $try_lock:ident, $lock_timeout:ident, $lock_async:ident) => {
+        impl $type {
+            /// Acquires and gives a guard that releases when it is dropped.
+            ///
+            /// # Blocking
+            ///
+            #[doc = concat!("Like [`acquire`](", stringify!($type), "::acquire).")]
+            #[inline]
+            pub fn $lock(&self) -> $guard<'_> {
+                self.acquire();
+                $guard { lock: self }
+            }
+
+            /// Acquires if that can be done at once, and gives a guard.
+            #[inline]
+            pub fn $try_lock(&self) -> Option<$guard<'_>> {
+                self.try_acquire().then(|| $guard { lock: self })
+            }
+
+            /// Acquires if that can be done in time, and gives a guard.
+            ///
+            /// # Blocking
+            ///
+            /// For so long at most.
+            pub fn $lock_timeout(&self, timeout: std::time::Duration) -> Option<$guard<'_>> {
+                self.acquire_timeout(timeout).then(|| $guard { lock: self })
+            }
+
+            #[doc = concat!(
+                "Acquires and gives a guard; the async twin of [`", stringify!($lock), "`](",
+                stringify!($type), "::", stringify!($lock), ")."
+            )]
+            ///
+            /// # Cancel safety
+            ///
+            /// A future that is dropped has acquired nothing.
+            #[inline]
+            pub fn $lock_async(&self) -> impl Future<Output = $guard<'_>> + Send {
+                async move {
+                    self.acquire_async().await;
+                    $guard { lock: self }
+                }
+            }
+        }
+    };
+}
+
+/// `serde`, on the way to a worker.
+macro_rules! travels {
+    ($type:ident, $kind:expr) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                crate::arena::passage::serialize(&self.0, serializer)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                crate::arena::passage::deserialize($kind, deserializer).map($type)
+            }
+        }
+    };
+}
+
+pub(super) use {guards, travels};

@@ -1,0 +1,88 @@
+//! Who owns an RLock: the tokio task, if there is one, else the thread.
+
+use std::hash::{Hash, Hasher};
+
+/// A number that no other task or thread of this process has; never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner(u64);
+
+impl Owner {
+    /// Whoever calls.
+    #[inline]
+    pub(super) fn current() -> Owner {
+        match tokio::task::try_id() {
+            Some(task) => Owner(number_of(task) << 1 | 1),
+            None => Owner(number_of_thread() << 1),
+        }
+    }
+
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// The number of a task, which tokio shows to hashers only.
+fn number_of(task: tokio::task::Id) -> u64 {
+    struct Last(u64);
+    impl Hasher for Last {
+        fn write(&mut self, bytes: &[u8]) {
+            for &byte in bytes {
+                self.0 = self.0.wrapping_mul(31).wrapping_add(u64::from(byte));
+            }
+        }
+
+        fn write_u64(&mut self, number: u64) {
+            self.0 = number;
+        }
+
+        fn finish(&self) -> u64 {
+            self.0
+        }
+    }
+    let mut last = Last(0);
+    task.hash(&mut last);
+    last.finish()
+}
+
+fn number_of_thread() -> u64 {
+    use std::{
+        cell::Cell,
+        sync::atomic::{AtomicU64, Ordering},
+    };
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        // Without a destructor, so it is there until the very end of the thread.
+        static NUMBER: Cell<u64> = const { Cell::new(0) };
+    }
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            // Relaxed: it only deals out numbers.
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        number.get()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_one_owner_and_every_task_is_another() {
+        let thread = Owner::current();
+        assert_eq!(thread, Owner::current());
+        let other = std::thread::spawn(Owner::current).join().unwrap();
+        assert_ne!(thread, other);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            assert_eq!(Owner::current(), thread);
+            let task = || tokio::spawn(async { Owner::current() });
+            let (one, two) = (task().await.unwrap(), task().await.unwrap());
+            assert_ne!(one, two);
+            assert_ne!(one, thread);
+            assert_ne!(one.number(), 0);
+        });
+    }
+}

@@ -1,0 +1,267 @@
+//! First in, first out: [`Queue`], and in [`simple`] `SimpleQueue`; [`core`] is what both are made of.
+
+mod core;
+mod shared;
+pub(crate) mod simple;
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use self::core::{Core, Joining};
+pub(crate) use self::shared::RawQueue;
+use crate::{
+    arena::{
+        slot::Kind,
+        wait::{WaitAsync, Waiting, deadline},
+    },
+    error::{Error, GetError, PutError, TooManyTaskDone},
+    task::Portable,
+};
+
+/// A queue of items, first in, first out, with an end to the work on them that can be waited for; Python's
+/// `queue.Queue` and `multiprocessing.JoinableQueue`.
+///
+/// In one process the items are moved in and out as they are. Once the queue has been given to a worker
+/// process, every item is encoded when it is put and decoded by who gets it, in memory that the processes
+/// share: a process that is killed in the middle of a put or a get leaves the queue as it was before. The size is that
+/// of the whole queue, wherever it is used.
+///
+/// It can be given to any worker of this machine, at any time, if its items are
+/// [`Portable`]; clones, and what workers get, are handles to the same queue.
+///
+/// # Examples
+///
+/// ```
+/// use std::thread;
+/// use freethreading::Queue;
+///
+/// let queue = Queue::new(0);
+/// let worker = thread::spawn({
+///     let queue = queue.clone();
+///     move || {
+///         for _ in 0..3 {
+///             let item: u32 = queue.get().unwrap();
+///             println!("working on {item}");
+///             queue.task_done().unwrap();
+///         }
+///     }
+/// });
+/// for item in 0..3 {
+///     queue.put(item)?;
+/// }
+/// queue.join(); // Returns when all that was put is done.
+/// # worker.join().unwrap();
+/// # Ok::<(), freethreading::PutError<u32>>(())
+/// ```
+pub struct Queue<T> {
+    core: Core<T>,
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Queue {
+            core: self.core.clone(),
+        }
+    }
+}
+
+impl<T: Send + 'static> Queue<T> {
+    /// A new queue for so many items at most; zero is for any number.
+    ///
+    /// # Panics
+    ///
+    /// If the system has no memory for it; see [`try_new`](Queue::try_new).
+    pub fn new(maxsize: usize) -> Self {
+        Self::try_new(maxsize).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A new queue for so many items at most; zero is for any number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Arena`] if the system has no memory for it.
+    pub fn try_new(maxsize: usize) -> Result<Self, Error> {
+        let core = Core::new(Kind::Queue, maxsize)?;
+        Ok(Queue { core })
+    }
+
+    /// Puts an item.
+    ///
+    /// # Blocking
+    ///
+    /// Until there is room, if the queue is full.
+    ///
+    /// # Errors
+    ///
+    /// Once the queue is shared with a process: [`PutError::Encode`] if the item cannot be encoded,
+    /// [`PutError::NoMemory`] if there is none to share. The item comes back.
+    #[inline]
+    pub fn put(&self, item: T) -> Result<(), PutError<T>> {
+        self.core.put(item, None)
+    }
+
+    /// Puts an item if there is room at once.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Full`] with the item if there is none; and as of [`put`](Queue::put).
+    #[inline]
+    pub fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
+        self.core.put_nowait(item)
+    }
+
+    /// Puts an item if there is room in time.
+    ///
+    /// # Blocking
+    ///
+    /// For so long at most.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Full`] with the item if there is none; and as of [`put`](Queue::put).
+    pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
+        self.core.put_until(item, deadline(timeout))
+    }
+
+    /// Puts an item; the async twin of [`put`](Queue::put).
+    ///
+    /// # Cancel safety
+    ///
+    /// The item of a future that is dropped is not in the queue; it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As of [`put`](Queue::put).
+    pub fn put_async(&self, item: T) -> impl Future<Output = Result<(), PutError<T>>> + Send {
+        self.core.put_async(item)
+    }
+
+    /// Takes the first item.
+    ///
+    /// # Blocking
+    ///
+    /// Until there is one.
+    ///
+    /// # Errors
+    ///
+    /// Once the queue is shared with a process: [`GetError::Decode`] if the item, which is gone then,
+    /// cannot be decoded.
+    #[inline]
+    pub fn get(&self) -> Result<T, GetError> {
+        self.core.get(None)
+    }
+
+    /// Takes the first item if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Empty`] if there is none; and as of [`get`](Queue::get).
+    #[inline]
+    pub fn get_nowait(&self) -> Result<T, GetError> {
+        self.core.get_nowait()
+    }
+
+    /// Takes the first item if there is one in time.
+    ///
+    /// # Blocking
+    ///
+    /// For so long at most.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Empty`] if there is none; and as of [`get`](Queue::get).
+    pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
+        self.core.get_until(deadline(timeout))
+    }
+
+    /// Takes the first item; the async twin of [`get`](Queue::get).
+    ///
+    /// # Cancel safety
+    ///
+    /// An item leaves the queue in the poll that gives it: a future that is dropped takes none.
+    ///
+    /// # Errors
+    ///
+    /// As of [`get`](Queue::get).
+    pub fn get_async(&self) -> impl Future<Output = Result<T, GetError>> + Send {
+        self.core.get_async()
+    }
+
+    /// How many items are in the queue.
+    pub fn qsize(&self) -> usize {
+        self.core.len()
+    }
+
+    /// Whether there is no item in the queue.
+    pub fn empty(&self) -> bool {
+        self.qsize() == 0
+    }
+
+    /// Whether there is no room in the queue; never for one without a limit.
+    pub fn full(&self) -> bool {
+        self.maxsize() != 0 && self.qsize() >= self.maxsize()
+    }
+
+    /// How many items there may be; zero for any number.
+    pub fn maxsize(&self) -> usize {
+        self.core.maxsize()
+    }
+
+    /// Says that the work on an item that was taken is done.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyTaskDone`] if that was said of all items already.
+    pub fn task_done(&self) -> Result<(), TooManyTaskDone> {
+        self.core.task_done()
+    }
+
+    /// Waits until the work on all items that were put is done.
+    ///
+    /// # Blocking
+    ///
+    /// Until then.
+    pub fn join(&self) {
+        Waiting::new(Joining(&self.core)).block(None);
+    }
+
+    /// The same for so long at most; says whether it is done.
+    ///
+    /// # Blocking
+    ///
+    /// For so long at most.
+    pub fn join_timeout(&self, timeout: Duration) -> bool {
+        Waiting::new(Joining(&self.core))
+            .block(deadline(timeout))
+            .is_some()
+    }
+
+    /// The async twin of [`join`](Queue::join).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future takes nothing from others.
+    pub fn join_async(&self) -> impl Future<Output = ()> + Send {
+        WaitAsync::new(Joining(&self.core))
+    }
+}
+
+impl<T> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.debug("Queue", f)
+    }
+}
+
+impl<T: Portable> Serialize for Queue<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.core.serialize(serializer)
+    }
+}
+
+impl<'de, T: Portable> Deserialize<'de> for Queue<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let core = Core::deserialize(Kind::Queue, deserializer)?;
+        Ok(Queue { core })
+    }
+}

@@ -1,0 +1,302 @@
+//! The lock word, which Lock, RLock and the Condition over either share.
+//!
+//! A free lock is taken by one compare-and-swap and given back by another. A bit in the word says that
+//! somebody waits; only under the slot's mutex is it set and cleared, and the word of a lock that
+//! somebody waits for given back. Whoever comes by may take a free lock, also ahead of those who wait
+//! (a thread that runs makes better use of it), but a waiter that was woken in vain too often is given
+//! the lock itself.
+
+use std::time::Instant;
+
+use crate::{
+    arena::{
+        me,
+        reaper::Dead,
+        slot::{Locked, SlotRef},
+        wait::{Miss, Resource, WaitAsync, Waiting},
+        waiter::{Node, State, Wakes, Woken},
+    },
+    shim::Ordering,
+};
+
+/// The word: flags, and above them the index of the process that has the lock.
+const WORD: usize = 0;
+const HELD: u64 = 1;
+const WAITED_FOR: u64 = 2;
+const OWNER_SHIFT: u32 = 16;
+
+/// The list of waiters.
+const LINE: usize = 0;
+
+/// A slot as a lock.
+#[derive(Clone, Copy)]
+pub(super) struct RawLock(pub(super) SlotRef);
+
+fn held_by(process: u16) -> u64 {
+    u64::from(process) << OWNER_SHIFT | HELD
+}
+
+impl RawLock {
+    #[inline]
+    fn word(&self) -> &crate::shim::AtomicU64 {
+        &self.0.slot.words[WORD]
+    }
+
+    #[inline]
+    pub(super) fn try_acquire(self) -> bool {
+        // Acquire: what was done under the lock before is seen.
+        match self
+            .word()
+            .compare_exchange(0, held_by(me()), Ordering::Acquire, Ordering::Relaxed)
+        {
+            Ok(_) => true,
+            Err(word) => self.try_take(word),
+        }
+    }
+
+    /// The same, where others wait or somebody is faster.
+    fn try_take(self, mut word: u64) -> bool {
+        while word & HELD == 0 {
+            let taken = held_by(me()) | word & WAITED_FOR;
+            match self.word().compare_exchange_weak(
+                word,
+                taken,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+
+    #[inline]
+    pub(super) fn acquire(self) {
+        if !self.try_acquire() {
+            Waiting::new(self).block(None);
+        }
+    }
+
+    pub(super) fn acquire_until(self, deadline: Option<Instant>) -> bool {
+        self.try_acquire() || Waiting::new(self).block(deadline).is_some()
+    }
+
+    pub(super) fn acquire_async(self) -> WaitAsync<RawLock> {
+        WaitAsync::new(self)
+    }
+
+    /// Gives it back; `false` if nobody has it.
+    #[inline]
+    pub(super) fn release(self) -> bool {
+        // Mostly it is this process that has it. Release: who takes it next sees what was done.
+        self.word()
+            .compare_exchange(held_by(me()), 0, Ordering::Release, Ordering::Relaxed)
+            .is_ok()
+            || self.release_slow()
+    }
+
+    #[cold]
+    fn release_slow(self) -> bool {
+        let mut word = self.word().load(Ordering::Relaxed);
+        // Nobody waits, and another process has acquired it.
+        while word & WAITED_FOR == 0 {
+            if word & HELD == 0 {
+                return false;
+            }
+            match self
+                .word()
+                .compare_exchange_weak(word, 0, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+        self.give_back(&|word| word & HELD != 0)
+    }
+
+    /// Gives the lock to the next, if the word is as it must be.
+    fn give_back(self, is_expected: &dyn Fn(u64) -> bool) -> bool {
+        let slot = self.0.lock();
+        // While it is held and the mutex is ours, at most the fast path above changes the word.
+        loop {
+            let word = self.word().load(Ordering::Relaxed);
+            if !is_expected(word) {
+                return false;
+            }
+            if word & WAITED_FOR != 0 {
+                break;
+            }
+            let freed = self
+                .word()
+                .compare_exchange(word, 0, Ordering::Release, Ordering::Relaxed);
+            if freed.is_ok() {
+                return true;
+            }
+        }
+        let woken = self.hand_on(&slot);
+        drop(slot);
+        woken.wake();
+        true
+    }
+
+    /// The lock, which is held, goes to a starved waiter, or is freed and somebody is told.
+    fn hand_on(self, slot: &Locked) -> Woken {
+        let next = slot.take(LINE);
+        let flag = match slot.is_empty(LINE) {
+            true => 0,
+            false => WAITED_FOR,
+        };
+        let (word, message) = match next {
+            Some((_, next)) if next.is_starved() => (held_by(next.owner()), State::Handed),
+            _ => (0, State::Notified),
+        };
+        // The word before the message, since who is told looks at once. Release: who has the lock next
+        // sees what was done under it.
+        self.word().store(word | flag, Ordering::Release);
+        next.map_or(Woken::Nobody, |(_, next)| next.tell(message))
+    }
+
+    /// Tells somebody to look, since the one who was told is gone.
+    fn tell_another(self) {
+        let slot = self.0.lock();
+        // Who has the lock will tell somebody.
+        let woken = match self.word().load(Ordering::Relaxed) {
+            word if word & HELD == 0 => slot.pop(LINE, State::Notified).unwrap_or(Woken::Nobody),
+            _ => Woken::Nobody,
+        };
+        self.tidy(&slot);
+        drop(slot);
+        woken.wake();
+    }
+
+    /// Nobody waits any more, perhaps.
+    pub(super) fn tidy(self, slot: &Locked) {
+        if slot.is_empty(LINE) {
+            self.word().fetch_and(!WAITED_FOR, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_held(self) -> bool {
+        self.word().load(Ordering::Relaxed) & HELD != 0
+    }
+
+    /// Whether somebody of this process has acquired it.
+    #[inline]
+    pub(super) fn is_held_here(self) -> bool {
+        // Acquire: what the one before wrote before it released the lock is seen.
+        let word = self.word().load(Ordering::Acquire);
+        word & !WAITED_FOR == held_by(me())
+    }
+
+    /// Puts a waiter of another list into the line, if the lock is held: who gives it back will tell it.
+    pub(super) fn enrol(self, slot: &Locked, index: u32, waiter: &'static Node) -> bool {
+        let joined = self.join(|_| None::<()>);
+        if joined.is_some() {
+            return false;
+        }
+        slot.push(LINE, index, waiter, false);
+        true
+    }
+
+    /// Under the mutex: marks a held lock as waited for, or does something with a free one.
+    fn join<T>(self, mut free: impl FnMut(u64) -> Option<T>) -> Option<Option<T>> {
+        loop {
+            let word = self.word().load(Ordering::Relaxed);
+            if word & HELD == 0 {
+                return Some(free(word));
+            }
+            let waited_for = word | WAITED_FOR;
+            let marked = self.word().compare_exchange(
+                word,
+                waited_for,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+            if marked.is_ok() {
+                return None;
+            }
+        }
+    }
+
+    /// The links were lost half-way: the lock may have been given back without anybody being told.
+    pub(super) fn repair(self, slot: &Locked, wakes: &mut Wakes) {
+        slot.pop_all(LINE, wakes, 0);
+        self.tidy(slot);
+    }
+
+    /// A process is gone: if it had the lock, it is given back, unless the process has ended by itself;
+    /// then somebody else may. Says whether it was given back.
+    pub(super) fn inherit(self, dead: Dead, before: impl FnOnce()) -> bool {
+        let is_its = |word: u64| word & !WAITED_FOR == held_by(dead.process);
+        loop {
+            let word = self.word().load(Ordering::Acquire);
+            if !is_its(word) {
+                return false;
+            }
+            if dead.crashed {
+                before();
+                return self.give_back(&is_its);
+            }
+            let orphaned = held_by(0) | word & WAITED_FOR;
+            let left =
+                self.word()
+                    .compare_exchange(word, orphaned, Ordering::Relaxed, Ordering::Relaxed);
+            if left.is_ok() {
+                return false;
+            }
+        }
+    }
+
+    /// What a dead waiter was told.
+    pub(super) fn bequeath(self, message: State) {
+        // A lock that was handed to it is found by its owner.
+        if message == State::Notified {
+            self.tell_another();
+        }
+    }
+}
+
+impl Resource for RawLock {
+    type Output = ();
+
+    const CONTENDED: bool = true;
+
+    fn slot(&self) -> SlotRef {
+        self.0
+    }
+
+    fn attempt(&mut self) -> Option<()> {
+        // Only a look, while it is taken: others want to write the word.
+        (!self.is_held() && self.try_acquire()).then_some(())
+    }
+
+    fn attempt_or_join(&mut self, _slot: &Locked) -> Result<(), Miss> {
+        loop {
+            match self.join(|word| self.try_take(word).then_some(())) {
+                Some(Some(())) => return Ok(()),
+                Some(None) => {}
+                None => return Err(Miss::Join(LINE)),
+            }
+        }
+    }
+
+    fn handed(&mut self) {
+        // Acquire: what was done under the lock before is seen.
+        self.word().load(Ordering::Acquire);
+    }
+
+    fn left(&mut self, slot: &Locked, _list: usize) {
+        self.tidy(slot);
+    }
+
+    fn pass_on(&mut self, message: State, _outcome: u32) {
+        match message {
+            State::Handed => {
+                self.release();
+            }
+            _ => self.tell_another(),
+        }
+    }
+}

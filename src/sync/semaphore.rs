@@ -1,0 +1,418 @@
+//! Permits that are taken and given back.
+
+use std::{fmt, time::Duration};
+
+use super::face;
+use crate::{
+    arena::{
+        handle::Handle,
+        slot::{Kind, Locked, SlotRef},
+        wait::{Miss, Resource, WaitAsync, Waiting, deadline},
+        waiter::{State, Wakes},
+    },
+    error::{Error, Overflow},
+    shim::{AtomicU64, Ordering},
+};
+
+/// The free permits, above a bit that says that somebody waits.
+const WORD: usize = 0;
+const WAITED_FOR: u64 = 1;
+const PERMIT: u64 = 2;
+
+/// How many permits there may be.
+const LIMIT: usize = 1;
+
+/// What a [`Semaphore`] can count to.
+const MAX: u64 = u32::MAX as u64;
+
+/// The list of waiters.
+const LINE: usize = 0;
+
+/// A slot as a semaphore.
+#[derive(Clone, Copy)]
+pub(super) struct RawSemaphore(pub(super) SlotRef);
+
+impl RawSemaphore {
+    #[inline]
+    fn word(&self) -> &AtomicU64 {
+        &self.0.slot.words[WORD]
+    }
+
+    /// The free permits.
+    pub(super) fn value(self) -> u64 {
+        self.word().load(Ordering::Relaxed) / PERMIT
+    }
+
+    pub(super) fn limit(self) -> u64 {
+        self.0.slot.words[LIMIT].load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(super) fn try_acquire(self) -> bool {
+        let mut word = self.word().load(Ordering::Relaxed);
+        while word >= PERMIT {
+            // Acquire: what was done by who gave the permit back is seen.
+            match self.word().compare_exchange_weak(
+                word,
+                word - PERMIT,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+
+    #[inline]
+    fn acquire(self) {
+        if !self.try_acquire() {
+            Waiting::new(self).block(None);
+        }
+    }
+
+    fn acquire_timeout(self, timeout: Duration) -> bool {
+        self.try_acquire() || Waiting::new(self).block(deadline(timeout)).is_some()
+    }
+
+    #[inline]
+    fn release(self, permits: usize) -> Result<(), Overflow> {
+        let permits = u64::try_from(permits).map_err(|_| Overflow)?;
+        let mut word = self.word().load(Ordering::Relaxed);
+        loop {
+            let value = (word / PERMIT).checked_add(permits);
+            if value.is_none_or(|value| value > self.limit()) {
+                return Err(Overflow);
+            }
+            if word & WAITED_FOR != 0 {
+                return self.give_back(permits);
+            }
+            // Release: who takes the permit sees what was done before.
+            match self.word().compare_exchange_weak(
+                word,
+                word + permits * PERMIT,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Gives permits back while somebody waits: the starved get theirs, others are told.
+    #[cold]
+    fn give_back(self, permits: u64) -> Result<(), Overflow> {
+        let mut wakes = Wakes::default();
+        {
+            let slot = self.0.lock();
+            if self.value().saturating_add(permits) > self.limit() {
+                return Err(Overflow);
+            }
+            let mut told = Vec::new();
+            let mut free = permits;
+            for _ in 0..permits {
+                let Some((_, waiter)) = slot.take(LINE) else {
+                    break;
+                };
+                if waiter.is_starved() {
+                    free -= 1;
+                    // Release is in the telling.
+                    wakes.add(waiter.tell(State::Handed));
+                } else {
+                    told.push(waiter);
+                }
+            }
+            // The permits before the messages, since who is told looks at once.
+            self.word().fetch_add(free * PERMIT, Ordering::Release);
+            for waiter in told {
+                wakes.add(waiter.tell(State::Notified));
+            }
+            self.tidy(&slot);
+        }
+        wakes.wake();
+        Ok(())
+    }
+
+    /// Nobody waits any more, perhaps.
+    pub(super) fn tidy(self, slot: &Locked) {
+        if slot.is_empty(LINE) {
+            self.word().fetch_and(!WAITED_FOR, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells somebody to look, since the one who was told is gone.
+    fn tell_another(self) {
+        let mut wakes = Wakes::default();
+        {
+            let slot = self.0.lock();
+            if let Some(woken) = slot.pop(LINE, State::Notified) {
+                wakes.add(woken);
+            }
+            self.tidy(&slot);
+        }
+        wakes.wake();
+    }
+
+    /// What a waiter was told that is gone.
+    pub(super) fn bequeath(self, message: State) {
+        match message {
+            State::Handed => {
+                // It was counted before, so there is room.
+                let _ = self.release(1);
+            }
+            _ => self.tell_another(),
+        }
+    }
+
+    /// The links were lost half-way: permits may have come back without anybody being told.
+    pub(super) fn repair(self, slot: &Locked, wakes: &mut Wakes) {
+        slot.pop_all(LINE, wakes, 0);
+        self.tidy(slot);
+    }
+}
+
+impl Resource for RawSemaphore {
+    type Output = ();
+
+    const CONTENDED: bool = true;
+
+    fn slot(&self) -> SlotRef {
+        self.0
+    }
+
+    fn attempt(&mut self) -> Option<()> {
+        self.try_acquire().then_some(())
+    }
+
+    fn attempt_or_join(&mut self, _slot: &Locked) -> Result<(), Miss> {
+        loop {
+            if self.try_acquire() {
+                return Ok(());
+            }
+            let word = self.word().load(Ordering::Relaxed);
+            let marked = word < PERMIT
+                && self
+                    .word()
+                    .compare_exchange(
+                        word,
+                        word | WAITED_FOR,
+                        Ordering::Relaxed,
+                        Ordering::Relaxed,
+                    )
+                    .is_ok();
+            if marked {
+                return Err(Miss::Join(LINE));
+            }
+        }
+    }
+
+    fn handed(&mut self) {}
+
+    fn left(&mut self, slot: &Locked, _list: usize) {
+        self.tidy(slot);
+    }
+
+    fn pass_on(&mut self, message: State, _outcome: u32) {
+        self.bequeath(message);
+    }
+}
+
+/// A semaphore's face; the two differ in what a release too many does.
+macro_rules! semaphore {
+    (
+        $(#[$doc:meta])* $type:ident, $limit:expr,
+        $(#[$guard_doc:meta])* $guard:ident,
+        $release_errors:literal
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $type(pub(super) Handle);
+
+        $(#[$guard_doc])*
+        #[must_use = "the permit is given back when the guard is dropped"]
+        #[derive(Debug)]
+        pub struct $guard<'a> {
+            lock: &'a $type,
+        }
+
+        impl $type {
+            /// A new semaphore with so many permits.
+            ///
+            /// # Panics
+            ///
+            #[doc = concat!(
+                "If that are more than `u32::MAX`, or if the system has no memory; see [`try_new`](",
+                stringify!($type), "::try_new)."
+            )]
+            pub fn new(value: usize) -> Self {
+                Self::try_new(value).unwrap_or_else(|error| panic!("{error}"))
+            }
+
+            /// A new semaphore with so many permits.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::InvalidArgument`] if that are more than `u32::MAX`, [`Error::Arena`] if the
+            /// system has no memory for it.
+            pub fn try_new(value: usize) -> Result<Self, Error> {
+                let value = u32::try_from(value).map_err(|_| {
+                    Error::InvalidArgument("a semaphore has at most u32::MAX permits".into())
+                })?;
+                let limit: fn(u64) -> u64 = $limit;
+                Ok($type(Handle::new(Kind::$type, |slot| {
+                    let value = u64::from(value);
+                    // Relaxed: nobody else knows the slot yet.
+                    slot.words[WORD].store(value * PERMIT, Ordering::Relaxed);
+                    slot.words[LIMIT].store(limit(value), Ordering::Relaxed);
+                })?))
+            }
+
+            #[inline]
+            pub(super) fn raw(&self) -> RawSemaphore {
+                RawSemaphore(self.0.slot())
+            }
+
+            /// Takes a permit.
+            ///
+            /// # Blocking
+            ///
+            /// Until there is one.
+            #[inline]
+            pub fn acquire(&self) {
+                self.raw().acquire();
+            }
+
+            /// Takes a permit if there is one; says whether it did.
+            #[inline]
+            pub fn try_acquire(&self) -> bool {
+                self.raw().try_acquire()
+            }
+
+            /// Takes a permit; `false` if there was none in time.
+            ///
+            /// # Blocking
+            ///
+            /// For so long at most.
+            pub fn acquire_timeout(&self, timeout: Duration) -> bool {
+                self.raw().acquire_timeout(timeout)
+            }
+
+            #[doc = concat!(
+                "Takes a permit; the async twin of [`acquire`](", stringify!($type), "::acquire)."
+            )]
+            ///
+            /// # Cancel safety
+            ///
+            /// A future that is dropped has taken no permit; it loses its place in the line.
+            #[inline]
+            pub fn acquire_async(&self) -> impl Future<Output = ()> + Send + Unpin {
+                WaitAsync::new(self.raw())
+            }
+
+            /// Gives a permit back; who does so need not be who took it.
+            ///
+            /// # Errors
+            ///
+            #[doc = $release_errors]
+            #[inline]
+            pub fn release(&self) -> Result<(), Overflow> {
+                self.raw().release(1)
+            }
+
+            /// Gives so many permits back at once: all of them, or none where that is an error.
+            ///
+            /// # Errors
+            ///
+            #[doc = $release_errors]
+            pub fn release_many(&self, permits: usize) -> Result<(), Overflow> {
+                self.raw().release(permits)
+            }
+        }
+
+        impl Drop for $guard<'_> {
+            #[inline]
+            fn drop(&mut self) {
+                // Somebody may have given back too many meanwhile.
+                let _ = self.lock.release();
+            }
+        }
+
+        face::guards!($type, $guard, permit, try_permit, permit_timeout, permit_async);
+        face::travels!($type, Kind::$type);
+
+        impl Default for $type {
+            /// With one permit.
+            fn default() -> Self {
+                $type::new(1)
+            }
+        }
+    };
+}
+
+semaphore! {
+    /// A number of permits that workers take and give back; Python's `threading.Semaphore` and
+    /// `multiprocessing.Semaphore`.
+    ///
+    /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
+    /// handles to the same semaphore. A permit belongs to nobody: the death of a worker process does not give back
+    /// what it took.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::Semaphore;
+    ///
+    /// let connections = Semaphore::new(2);
+    /// let one = connections.permit();
+    /// let two = connections.permit();
+    /// assert!(!connections.try_acquire());
+    /// drop(one);
+    /// assert!(connections.try_acquire());
+    /// connections.release()?;
+    /// # drop(two);
+    /// # Ok::<(), freethreading::Overflow>(())
+    /// ```
+    Semaphore, |_| MAX,
+    /// A permit of a [`Semaphore`], which is given back when this is dropped.
+    SemaphorePermit,
+    "[`Overflow`] if there are more than `u32::MAX` permits then."
+}
+
+semaphore! {
+    /// A [`Semaphore`] that never has more permits than it had at first; Python's
+    /// `threading.BoundedSemaphore` and `multiprocessing.BoundedSemaphore`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{BoundedSemaphore, Overflow};
+    ///
+    /// let semaphore = BoundedSemaphore::new(1);
+    /// semaphore.acquire();
+    /// assert_eq!(semaphore.release(), Ok(()));
+    /// assert_eq!(semaphore.release(), Err(Overflow));
+    /// ```
+    BoundedSemaphore, |value| value,
+    /// A permit of a [`BoundedSemaphore`], which is given back when this is dropped.
+    BoundedSemaphorePermit,
+    "[`Overflow`] if there are more permits than at first then."
+}
+
+impl fmt::Debug for Semaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Semaphore")
+            .field("value", &self.raw().value())
+            .finish()
+    }
+}
+
+impl fmt::Debug for BoundedSemaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let raw = self.raw();
+        f.debug_struct("BoundedSemaphore")
+            .field("value", &format_args!("{}/{}", raw.value(), raw.limit()))
+            .finish()
+    }
+}
