@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Scratch, Sign, eventually, watched};
+use common::{Scratch, Sign, watched};
 use freethreading::{
     Backend, BoundedSemaphore, Condition, Error, Lock, RLock, Semaphore, TaskError, Worker,
     WorkerPoolExecutor, task,
@@ -568,8 +568,8 @@ async fn move_to_another_thread() {
     let first = thread::current().id();
     while thread::current().id() == first {
         // Somebody else takes the thread, so that the runtime's other one takes this task.
-        tokio::spawn(async { thread::sleep(Duration::from_millis(1)) });
-        tokio::task::yield_now().await;
+        tokio::spawn(async { thread::sleep(Duration::from_millis(5)) });
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

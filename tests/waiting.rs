@@ -22,7 +22,7 @@ use freethreading::{
     Backend, BoundedSemaphore, Condition, Error, Event, Lock, RLock, Semaphore, WorkerPoolExecutor,
     task,
 };
-use futures::{FutureExt, executor::block_on};
+use futures::FutureExt;
 use primitives::{
     Awaitable, Form, Getting, HeldRLock, Joining, LONG, Meeting, Place, Putting, SimplyGetting,
     Wait, Waiters, asleep_in, current_thread, every_form, every_type, multi_thread,

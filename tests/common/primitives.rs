@@ -777,8 +777,9 @@ pub fn wait_and_note<A: Awaitable>(object: A, form: Form, came: Sign, passed: Si
 /// Makes a test of the body for every way to wait, on every backend: `NAME::FORM::BACKEND`; where
 /// types are given, for each of them: `NAME::TYPE::FORM::BACKEND`.
 macro_rules! every_form {
-    ($(fn $name:ident($form:ident) $body:block)*) => {
+    ($($(#[$attribute:meta])* fn $name:ident($form:ident) $body:block)*) => {
         $(
+            $(#[$attribute])*
             mod $name {
                 use super::*;
 
@@ -790,8 +791,9 @@ macro_rules! every_form {
             }
         )*
     };
-    (for $types:tt $(fn $name:ident<$type:ident: $bound:ident>($form:ident) $body:block)*) => {
+    (for $types:tt $($(#[$attribute:meta])* fn $name:ident<$type:ident: $bound:ident>($form:ident) $body:block)*) => {
         $(
+            $(#[$attribute])*
             mod $name {
                 use super::*;
 
@@ -844,8 +846,9 @@ macro_rules! every_form {
 
 /// Makes a test of the body for each of the types: `NAME::TYPE`.
 macro_rules! every_type {
-    (for $types:tt $(fn $name:ident<$type:ident: $bound:ident>() $body:block)*) => {
+    (for $types:tt $($(#[$attribute:meta])* fn $name:ident<$type:ident: $bound:ident>() $body:block)*) => {
         $(
+            $(#[$attribute])*
             mod $name {
                 use super::*;
 
