@@ -270,6 +270,8 @@ fn it_shows_its_state() {
         assert_eq!(format!("{event:?}"), "Event { set: false }");
         event.set();
         thread.join().unwrap();
-        eventually("it is shown as set", || format!("{event:?}") == "Event { set: true }");
+        eventually("it is shown as set", || {
+            format!("{event:?}") == "Event { set: true }"
+        });
     });
 }

@@ -460,7 +460,9 @@ fn an_owner_that_has_ended_has_no_heirs() {
         let task_lock = RLock::new();
         current_thread().block_on(async {
             let holder = task_lock.clone();
-            tokio::spawn(async move { holder.acquire_async().await }).await.unwrap();
+            tokio::spawn(async move { holder.acquire_async().await })
+                .await
+                .unwrap();
             for _ in 0..300 {
                 let other = task_lock.clone();
                 let tried = tokio::spawn(async move { other.try_acquire() || other.is_owned() });
@@ -501,7 +503,9 @@ fn threads_tasks_and_processes_are_different_owners() {
         current_thread().block_on(async {
             for lock in &locks[50..] {
                 let lock = lock.clone();
-                tokio::spawn(async move { lock.acquire_async().await }).await.unwrap();
+                tokio::spawn(async move { lock.acquire_async().await })
+                    .await
+                    .unwrap();
             }
         });
         assert_eq!(owned(locks.clone()), 0);
@@ -632,7 +636,8 @@ fn a_guard_dropped_elsewhere_races_with_its_owner() {
     watched(|| {
         let lock: &'static RLock = Box::leak(Box::new(RLock::new()));
         let (sender, guards) = mpsc::channel();
-        let dropping = thread::spawn(move || guards.iter().for_each(drop::<freethreading::RLockGuard>));
+        let dropping =
+            thread::spawn(move || guards.iter().for_each(drop::<freethreading::RLockGuard>));
         let inside = AtomicBool::new(false);
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -826,7 +831,10 @@ fn they_show_their_state() {
         let guards = (lock.lock(), lock.lock());
         // By the owner and by others.
         let shown = format!("{lock:?}");
-        assert!(shown.contains("locked: true") && shown.contains('2'), "{shown}");
+        assert!(
+            shown.contains("locked: true") && shown.contains('2'),
+            "{shown}"
+        );
         thread::scope(|scope| {
             scope.spawn(|| assert!(format!("{lock:?}").contains("locked: true")));
         });

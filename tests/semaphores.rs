@@ -449,7 +449,10 @@ fn as_many_releases_succeed_as_permits_are_out() {
                             })
                         })
                         .collect();
-                    releases.into_iter().map(|release| release.join().unwrap()).sum()
+                    releases
+                        .into_iter()
+                        .map(|release| release.join().unwrap())
+                        .sum()
                 });
                 assert_eq!(released, out);
                 assert_eq!(Permits::drain(&semaphore), bound);
@@ -489,6 +492,8 @@ fn they_show_their_values() {
         assert_eq!(format!("{empty:?}"), "Semaphore { value: 0 }");
         empty.release().unwrap();
         thread.join().unwrap();
-        eventually("nothing is left", || format!("{empty:?}") == "Semaphore { value: 0 }");
+        eventually("nothing is left", || {
+            format!("{empty:?}") == "Semaphore { value: 0 }"
+        });
     });
 }

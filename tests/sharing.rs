@@ -295,7 +295,11 @@ every_way! {
 fn as_an_argument<S: Shared>() {
     let gates = GateKeeper::new();
     let (theirs, ours) = (S::fresh(), S::fresh());
-    let worker = Worker::new(task!(exchange::<S>(theirs.clone(), ours.clone(), gates.gate())));
+    let worker = Worker::new(task!(exchange::<S>(
+        theirs.clone(),
+        ours.clone(),
+        gates.gate()
+    )));
     worker.start().unwrap();
     gates.wait_for(1);
     assert!(!ours.changed());
@@ -427,11 +431,20 @@ fn to_a_worker_that_was_there_before<S: Shared>() {
     executor.submit(|| ()).result().unwrap();
     // So many that the memory for them grows.
     let (object, others): (S, _) = make_many(2000);
-    executor.submit(task!(change::<S>(object.clone()))).result().unwrap();
+    executor
+        .submit(task!(change::<S>(object.clone())))
+        .result()
+        .unwrap();
     assert!(object.changed());
-    let (theirs, more): (S, Vec<S>) = executor.submit(task!(make_many::<S>(2000))).result().unwrap();
+    let (theirs, more): (S, Vec<S>) = executor
+        .submit(task!(make_many::<S>(2000)))
+        .result()
+        .unwrap();
     assert!(!theirs.changed());
-    executor.submit(task!(change::<S>(theirs.clone()))).result().unwrap();
+    executor
+        .submit(task!(change::<S>(theirs.clone())))
+        .result()
+        .unwrap();
     assert!(theirs.changed());
     assert!(!others.iter().chain(&more).any(S::changed));
 }
@@ -451,8 +464,13 @@ fn not_out_of_the_program<S: Shared>() {
     let object = S::fresh();
     assert!(outside_encoders_refuse(object.clone()));
     // Nor within a task, where a value is only a value.
-    assert!(elsewhere(task!(outside_encoders_refuse::<S>(object.clone()))));
-    assert!(!thread::scope(|scope| scope.spawn(|| object.changed()).join().unwrap()));
+    assert!(elsewhere(task!(outside_encoders_refuse::<S>(
+        object.clone()
+    ))));
+    assert!(!thread::scope(|scope| scope
+        .spawn(|| object.changed())
+        .join()
+        .unwrap()));
     elsewhere(task!(change::<S>(object.clone())));
     assert!(object.changed());
 }
@@ -587,11 +605,21 @@ fn a_launched_worker_cannot_have_them() {
     fn cannot_have<S: Shared>(executor: &WorkerPoolExecutor) {
         let object = S::fresh();
         for _ in 0..3 {
-            let error = executor.submit(task!(change::<S>(object.clone()))).result().unwrap_err();
-            let TaskError::Encode(why) = &error else { panic!("{error}") };
-            assert_eq!((why.part(), error.effect()), (Part::Argument, Effect::DidNotRun));
+            let error = executor
+                .submit(task!(change::<S>(object.clone())))
+                .result()
+                .unwrap_err();
+            let TaskError::Encode(why) = &error else {
+                panic!("{error}")
+            };
+            assert_eq!(
+                (why.part(), error.effect()),
+                (Part::Argument, Effect::DidNotRun)
+            );
             let error = executor.submit(make::<S>).result().unwrap_err();
-            let TaskError::Encode(why) = &error else { panic!("{error}") };
+            let TaskError::Encode(why) = &error else {
+                panic!("{error}")
+            };
             assert_eq!((why.part(), error.effect()), (Part::Result, Effect::Ran));
             // The worker is none the worse for it.
             assert_eq!(executor.submit(|| 2 + 2).result().unwrap(), 4);
@@ -634,7 +662,10 @@ fn a_launched_worker_has_its_own() {
 fn shares_below<S: Shared>() -> bool {
     let object = S::fresh();
     let executor = processes(2);
-    executor.submit(task!(change::<S>(object.clone()))).result().unwrap();
+    executor
+        .submit(task!(change::<S>(object.clone())))
+        .result()
+        .unwrap();
     object.changed()
 }
 
@@ -695,7 +726,10 @@ fn one_behind_which_decoding_fails_goes_on() {
             let error = error.result().unwrap_err();
             assert!(matches!(error, TaskError::Decode(_)), "{error}");
         }
-        executor.submit(task!(change::<Lock>(lock.clone()))).result().unwrap();
+        executor
+            .submit(task!(change::<Lock>(lock.clone())))
+            .result()
+            .unwrap();
         assert!(lock.locked());
     });
 }

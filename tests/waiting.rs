@@ -279,7 +279,10 @@ fn count_signals() {
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = count as *const () as usize;
-        assert_eq!(libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()), 0);
+        assert_eq!(
+            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()),
+            0
+        );
     }
 }
 
@@ -792,7 +795,10 @@ fn opened_by_a_process<A: Awaitable>(wait: impl FnOnce(A) -> Box<dyn FnOnce()>) 
         .build()
         .unwrap();
     let finish = wait(object.clone());
-    executor.submit(task!(open::<A>(object.clone()))).result().unwrap();
+    executor
+        .submit(task!(open::<A>(object.clone())))
+        .result()
+        .unwrap();
     finish();
     assert_closed_again(&object);
 }
@@ -843,7 +849,12 @@ every_type! {
 /// The guard of a task that is given up goes with it.
 #[test]
 fn a_timeout_may_be_put_around_a_task_that_holds() {
-    async fn hold_for_ever(lock: &Lock, r_lock: &RLock, permits: &Semaphore, condition: &Condition) {
+    async fn hold_for_ever(
+        lock: &Lock,
+        r_lock: &RLock,
+        permits: &Semaphore,
+        condition: &Condition,
+    ) {
         let _guards = (lock.lock_async().await, r_lock.lock_async().await);
         let _more = (permits.permit_async().await, condition.lock_async().await);
         std::future::pending::<()>().await;
@@ -894,7 +905,11 @@ fn wakers_that_release_make_a_chain() {
         semaphores[0].release().unwrap();
         assert!(semaphores[99].try_acquire());
         assert!(links.iter().all(|link| link.1.load(Ordering::SeqCst) == 1));
-        assert!(acquires.into_iter().all(|acquire| acquire.now_or_never().is_some()));
+        assert!(
+            acquires
+                .into_iter()
+                .all(|acquire| acquire.now_or_never().is_some())
+        );
     });
 }
 
@@ -917,7 +932,12 @@ fn a_waker_may_drop_its_own_wait() {
         let mut acquire: Pin<Box<dyn Future<Output = ()> + Send>> =
             Box::pin(async move { acquiring.acquire_async().await });
         let waker = Waker::from(Arc::new(Dropping(Arc::clone(&slot))));
-        assert!(acquire.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            acquire
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
         *slot.lock().unwrap() = Some(acquire);
         lock.release().unwrap();
         assert!(slot.lock().unwrap().is_none());
@@ -967,7 +987,10 @@ fn types_and_futures_cross_threads() {
     sends(condition.lock());
     sends(event.wait_async());
     sends(freethreading::Barrier::new(1).unwrap().wait_async());
-    let (queue, simple) = (freethreading::Queue::new(0), freethreading::SimpleQueue::<u32>::new());
+    let (queue, simple) = (
+        freethreading::Queue::new(0),
+        freethreading::SimpleQueue::<u32>::new(),
+    );
     sends(queue.get_async());
     sends(queue.put_async(7));
     sends(queue.join_async());

@@ -294,7 +294,10 @@ impl Awaitable for HeldRLock {
     }
 
     fn let_through(&self) {
-        let keeper = self.keeper.as_ref().expect("the keeper is a thread of the test");
+        let keeper = self
+            .keeper
+            .as_ref()
+            .expect("the keeper is a thread of the test");
         // Only the first time there is something to do.
         let keeper = keeper.lock().unwrap().take();
         if let Some(Keeper { let_go, thread }) = keeper {
@@ -692,22 +695,14 @@ pub struct Waiters {
 impl Waiters {
     /// Workers of the default backend, each of which `make` makes from the way to wait and the places
     /// for the two lists of notes. Returns when all of them sleep.
-    pub fn asleep(
-        number: usize,
-        form: Form,
-        make: impl Fn(Form, Sign, Sign) -> Worker,
-    ) -> Waiters {
+    pub fn asleep(number: usize, form: Form, make: impl Fn(Form, Sign, Sign) -> Worker) -> Waiters {
         let waiters = Waiters::start(number, form, make);
         waiters.settle(0);
         waiters
     }
 
     /// The same, without waiting for them.
-    pub fn start(
-        number: usize,
-        form: Form,
-        make: impl Fn(Form, Sign, Sign) -> Worker,
-    ) -> Waiters {
+    pub fn start(number: usize, form: Form, make: impl Fn(Form, Sign, Sign) -> Worker) -> Waiters {
         let scratch = Scratch::new();
         let (came, passed) = (scratch.sign("came"), scratch.sign("passed"));
         let workers: Vec<_> = (0..number)
@@ -745,7 +740,9 @@ impl Waiters {
         eventually(&format!("{passed} are let through"), || {
             let places = self.places();
             places.len() == self.workers.len()
-                && places.iter().all(|place| place.is_asleep() || place.is_gone())
+                && places
+                    .iter()
+                    .all(|place| place.is_asleep() || place.is_gone())
                 && self.passed() == passed
         });
     }
