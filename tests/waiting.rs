@@ -617,7 +617,7 @@ every_narrow_type! {
     }
 
     fn those_who_come_and_go_at_random_lose_nothing<A: Awaitable>() {
-        const TIMES: usize = 2000;
+        const TIMES: usize = 500;
         async fn yields(times: usize) {
             for _ in 0..times {
                 tokio::task::yield_now().await;
