@@ -198,6 +198,14 @@ pub(super) fn wake_task(local: u32) {
 }
 
 /// A node that is this process's, and kept for whoever waits next.
+#[derive(Clone, Copy)]
+pub(super) struct Seat {
+    index: u32,
+    node: &'static Node,
+    local: u32,
+}
+
+/// A node in use.
 pub(crate) struct Waiter {
     pub(crate) index: u32,
     pub(crate) node: &'static Node,
@@ -217,8 +225,9 @@ impl Waiter {
     /// If the system has no memory for one more.
     pub(crate) fn claim() -> Waiter {
         let arena = arena();
-        if let Some(waiter) = arena.idle.lock().pop() {
-            return waiter;
+        let idle = arena.idle.lock().pop();
+        if let Some(Seat { index, node, local }) = idle {
+            return Waiter { index, node, local };
         }
         let (index, node) = arena
             .waiters
@@ -325,7 +334,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         self.clear();
         let Waiter { index, node, local } = *self;
-        arena().idle.lock().push(Waiter { index, node, local });
+        arena().idle.lock().push(Seat { index, node, local });
     }
 }
 
