@@ -85,15 +85,15 @@ pub(super) enum FromWorker {
     Done {
         id: u64,
     },
-    /// The same where the result names primitives, which the worker holds until it hears of its parent
+    Failed {
+        id: u64,
+        failure: RunFailure,
+    },
+    /// `Done` with a result that names primitives, which the worker holds until it hears of its parent
     /// again.
     DoneWith {
         id: u64,
         luggage: Vec<u64>,
-    },
-    Failed {
-        id: u64,
-        failure: RunFailure,
     },
 }
 
