@@ -19,7 +19,7 @@ use super::shared::{GETTERS, JOINERS, PUTTERS, RawQueue};
 use crate::{
     arena::{
         handle::Handle,
-        passage,
+        passage::{self, Reach},
         ring::{Parcel, Reserve},
         slot::{Kind, LISTS, Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
@@ -81,8 +81,8 @@ impl<T: Portable> ItemCodec<T> {
         ItemCodec {
             encode: |item| {
                 let mut bytes = Vec::new();
-                let luggage =
-                    codec::encode(item, &mut bytes, Part::Argument).map_err(CodecError::of_item)?;
+                let luggage = codec::encode(item, &mut bytes, Part::Argument, Reach::Tree)
+                    .map_err(CodecError::of_item)?;
                 Ok(Parcel {
                     bytes,
                     luggage: luggage.ids(),
