@@ -11,7 +11,6 @@ use super::{Lock, RLock, face, owner::Owner, raw::RawLock, rlock::RawRLock};
 use crate::{
     arena::{
         handle::Handle,
-        me,
         reaper::Dead,
         slot::{Kind, SlotRef},
         wait::{Waiting, deadline},
@@ -24,24 +23,9 @@ use crate::{
 /// The list of those who wait to be notified.
 const LINE: usize = 0;
 
-/// Who has acquired a condition over a Lock, which knows no owner itself, below the index of its
-/// process; zero if it was acquired through the lock. Only written by who holds the lock: Relaxed.
+/// Who has acquired a condition over a Lock, which knows no owner itself; zero if it was acquired
+/// through the lock. Only written by who holds the lock: Relaxed.
 const HOLDER: usize = 0;
-const PROCESS_SHIFT: u32 = 48;
-
-fn holder(owner: Owner) -> u64 {
-    u64::from(me()) << PROCESS_SHIFT | owner.number() & ((1 << PROCESS_SHIFT) - 1)
-}
-
-/// A process is gone: it holds no condition any more.
-pub(super) fn inherit(slot: SlotRef, dead: Dead) {
-    let word = &slot.slot.words[HOLDER];
-    let holder = word.load(Ordering::Relaxed);
-    if holder >> PROCESS_SHIFT == u64::from(dead.process) {
-        // Unless somebody else has acquired it meanwhile.
-        let _ = word.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed);
-    }
-}
 
 /// A condition variable; Python's `threading.Condition` and `multiprocessing.Condition`.
 ///
@@ -99,6 +83,16 @@ pub struct ConditionGuard<'a> {
     held: bool,
 }
 
+/// A process is gone: it holds no condition any more.
+pub(super) fn inherit(slot: SlotRef, dead: Dead) {
+    let word = &slot.slot.words[HOLDER];
+    let holder = word.load(Ordering::Relaxed);
+    if Owner::process_of(holder) == dead.process {
+        // Unless somebody else has acquired it meanwhile.
+        let _ = word.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
 /// A condition as its waiters need it: all of it is `Copy`.
 #[derive(Clone, Copy)]
 struct Raw {
@@ -129,7 +123,7 @@ impl Raw {
             RawAnyLock::RLock(lock) => lock.is_owned_by(owner),
             RawAnyLock::Lock(lock) => {
                 let noted = self.holder().load(Ordering::Relaxed);
-                lock.is_held() && (noted == 0 || noted == holder(owner))
+                lock.is_held() && (noted == 0 || noted == owner.number())
             }
         };
         if owned { Ok(()) } else { Err(NotOwned) }
@@ -141,7 +135,7 @@ impl Raw {
             RawAnyLock::Lock(lock) => {
                 let acquired = lock.acquire_until(deadline);
                 if acquired {
-                    self.holder().store(holder(owner), Ordering::Relaxed);
+                    self.holder().store(owner.number(), Ordering::Relaxed);
                 }
                 acquired
             }
@@ -154,7 +148,7 @@ impl Raw {
             RawAnyLock::Lock(lock) => {
                 let acquired = lock.try_acquire();
                 if acquired {
-                    self.holder().store(holder(owner), Ordering::Relaxed);
+                    self.holder().store(owner.number(), Ordering::Relaxed);
                 }
                 acquired
             }
@@ -167,7 +161,7 @@ impl Raw {
             RawAnyLock::Lock(lock) => {
                 let owner = Owner::current();
                 lock.acquire_async().await;
-                self.holder().store(holder(owner), Ordering::Relaxed);
+                self.holder().store(owner.number(), Ordering::Relaxed);
                 owner
             }
         }
@@ -204,7 +198,7 @@ impl Raw {
     /// The lock was acquired again by who gave it up.
     fn take_back(self, owner: Owner, depth: u64) {
         match self.lock {
-            RawAnyLock::RLock(lock) => lock.own(owner, depth),
+            RawAnyLock::RLock(lock) => lock.take_back(owner, depth),
             RawAnyLock::Lock(_) => self.holder().store(depth, Ordering::Relaxed),
         }
     }
