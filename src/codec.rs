@@ -9,20 +9,21 @@ use bincode::Options;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    arena::passage::{self, Luggage},
+    arena::passage::{self, Luggage, Reach},
     error::{CodecError, Part},
     unwind,
 };
 
-/// Appends the encoding of `value` to `out`, and gives the primitives that it names; `out` is as before
-/// when that fails.
+/// Appends the encoding of `value` to `out`; `out` is as before when that fails. Gives the primitives that
+/// it names, which are errors where they cannot be [`Reach`]ed.
 pub(crate) fn encode<T: Serialize>(
     value: &T,
     out: &mut Vec<u8>,
     part: Part,
+    reach: Reach,
 ) -> Result<Luggage, CodecError> {
     let start = out.len();
-    let (encoded, luggage) = passage::pack(|| {
+    let (encoded, luggage) = passage::pack(reach, || {
         contain::<T, _>(part, || {
             // Primitives are packed twice then, which does no harm.
             out.reserve(usize::try_from(bincode::serialized_size(value)?).unwrap_or(0));
@@ -33,20 +34,6 @@ pub(crate) fn encode<T: Serialize>(
         out.truncate(start);
     }
     encoded.map(|()| luggage)
-}
-
-/// Primitives can only go where the memory is shared that they are in.
-pub(crate) fn check_luggage<T>(
-    luggage: Luggage,
-    part: Part,
-    shares_memory: bool,
-) -> Result<Luggage, CodecError> {
-    if luggage.is_empty() || shares_memory {
-        return Ok(luggage);
-    }
-    let why = "it holds a primitive, whose memory this worker process does not share: the launcher \
-               may have started it on another machine";
-    Err(CodecError::new(part, type_name::<T>(), &why))
 }
 
 /// The value that `bytes` encode.

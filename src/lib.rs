@@ -1,11 +1,14 @@
 //! Run functions on workers, be they threads or processes, with one API, from blocking and async code
-//! alike.
+//! alike; and the primitives that workers coordinate with.
 //!
 //! | to | use |
 //! |---|---|
 //! | run one function on a worker of its own | [`Worker`] |
 //! | run many tasks on a few workers, and have their results | [`WorkerPoolExecutor`] |
 //! | make a task of a call or of a closure | [`task!`] |
+//! | keep others out, or let so many in | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`] |
+//! | wait for others | [`Event`], [`Condition`], [`Barrier`] |
+//! | pass items on | [`Queue`], [`SimpleQueue`] |
 //! | choose threads or processes | [`set_backend`], `FREETHREADING_BACKEND`, `.backend(…)` |
 //! | make worker processes possible | [`init()`] in `main`, [`init_tests!`] in a test crate |
 //! | know where one is | [`current_worker`], [`active_children`], [`enumerate`] |
@@ -37,6 +40,12 @@
 //! queue and workers are kept by one scheduler, whatever the workers are. Worker processes are
 //! this executable, run again; requests and replies are frames on pipes, which one background thread
 //! serves for all of them. There is no thread per task, per process or per waiting caller.
+//!
+//! The state of every primitive lies in memory that a program shares with its worker processes from the
+//! start, so that a primitive is the same for threads, tasks and processes, and an uncontended
+//! operation makes no system call. Who waits has a place in that memory too, and is woken by whoever
+//! brings what it waits for: a thread by a futex, a task by its waker, a task of another process by that
+//! process's one thread that hears its bell.
 
 #![deny(missing_docs, unsafe_code)]
 #![warn(missing_debug_implementations)]

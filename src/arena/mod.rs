@@ -37,7 +37,7 @@ use handle::Record;
 use pool::Pool;
 use process::Process;
 use slot::Slot;
-use waiter::{Local, Node, Waiter};
+use waiter::{Local, Node, Seat};
 
 pub(crate) struct Arena {
     /// Tells this program's arena from any other.
@@ -50,7 +50,7 @@ pub(crate) struct Arena {
     /// Where this process's tasks leave their wakers.
     locals: boxcar::Vec<Local>,
     /// This process's waiters that nobody uses now.
-    idle: Mutex<Vec<Waiter>>,
+    idle: Mutex<Vec<Seat>>,
     /// Another process has, or has had, the arena too.
     shared: AtomicBool,
     /// Some task of this process has waited.

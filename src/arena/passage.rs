@@ -1,7 +1,10 @@
 //! How a primitive travels: its slot's name is encoded, and what carries the encoding, the luggage, holds the slot until
 //! the other side has one of its own.
 
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
@@ -11,6 +14,15 @@ use super::{
     reachable,
     slot::Kind,
 };
+
+/// How far an encoding goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To a process that shares this one's memory.
+    Tree,
+    /// Perhaps to another machine.
+    Beyond,
+}
 
 /// Primitives that are on their way, in encoded form.
 #[derive(Clone, Default)]
@@ -42,20 +54,37 @@ fn slot_tag(slot: &super::slot::Slot) -> u64 {
     slot.tag().load(crate::shim::Ordering::Acquire)
 }
 
+/// Whether the process that started this one shares its memory.
+static PARENT: AtomicBool = AtomicBool::new(true);
+
+/// How far what is encoded for the parent goes.
+pub(crate) fn to_parent() -> Reach {
+    // Relaxed: it is set before any task runs.
+    match PARENT.load(Ordering::Relaxed) {
+        true => Reach::Tree,
+        false => Reach::Beyond,
+    }
+}
+
+/// The parent does not share this process's memory.
+pub(crate) fn parent_is_beyond() {
+    PARENT.store(false, Ordering::Relaxed);
+}
+
 thread_local! {
     /// What is being packed on this thread, if anything is.
     static PACKING: RefCell<Option<Luggage>> = const { RefCell::new(None) };
 }
 
-/// Calls `code`, which encodes something for a process of this program; gives what it has packed.
-pub(crate) fn pack<T>(code: impl FnOnce() -> T) -> (T, Luggage) {
+/// Calls `code`, which encodes something that goes so far; gives what it has packed.
+pub(crate) fn pack<T>(reach: Reach, code: impl FnOnce() -> T) -> (T, Luggage) {
     struct Restore(Option<Luggage>);
     impl Drop for Restore {
         fn drop(&mut self) {
             PACKING.set(self.0.take());
         }
     }
-    let outer = Restore(PACKING.replace(Some(Luggage::default())));
+    let outer = Restore(PACKING.replace((reach == Reach::Tree).then(Luggage::default)));
     let result = code();
     let luggage = PACKING.take().unwrap_or_default();
     drop(outer);

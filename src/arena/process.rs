@@ -111,6 +111,10 @@ pub(super) fn is_dead(index: u16) -> bool {
 /// This process is about to end because it has nothing more to do: what it holds, it may have left to
 /// others on purpose.
 pub(crate) fn leave() {
+    if me() == 0 {
+        // It has never had an arena.
+        return;
+    }
     if let Some(process) = arena().processes.get(u32::from(me())) {
         process.leaving.store(1, Ordering::Release);
     }

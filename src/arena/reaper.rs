@@ -66,9 +66,6 @@ fn remove(node: &'static Node) {
     };
     let Some(kind) = slot.kind() else { return };
     let list = id.list as usize;
-    if list >= LISTS {
-        return;
-    }
     let locked = slot.lock();
     // Somebody may have put it into another list meanwhile.
     if node.list() != id {

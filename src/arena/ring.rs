@@ -121,6 +121,14 @@ impl Blocks {
         }
     }
 
+    /// Whether a block is part of this slot's stream, or about to be.
+    fn belongs(&self, index: u32, slot: u32) -> bool {
+        self.tags.get(index).is_some_and(|block| {
+            let owner = block.slot.load(Ordering::Relaxed);
+            (index as usize) < self.count && (owner == slot || owner == 0)
+        })
+    }
+
     fn next(&self, index: u32) -> Option<u32> {
         let next = self.tags.get(index)?.next.load(Ordering::Relaxed);
         (next != 0 && (next as usize) < self.count).then_some(next)
@@ -246,15 +254,20 @@ impl<'a> Ring<'a> {
     /// Appends an item, with blocks from `reserve` where more are needed.
     pub(crate) fn put(&self, parcel: &Parcel, reserve: &mut Reserve) -> io::Result<()> {
         let blocks = &arena().blocks;
+        let last = self.tail().block;
+        if last != 0 && !blocks.belongs(last, self.slot.slot.index) {
+            self.forget();
+        }
         let mut writer = Writer {
             ring: self,
             at: self.tail(),
             new: Vec::new(),
             reserve,
         };
+        let (len, names) = (parcel.bytes.len() as u64, parcel.luggage.len() as u64);
         let mut header = [0; HEADER];
-        header[..8].copy_from_slice(&(parcel.bytes.len() as u64).to_ne_bytes());
-        header[8..].copy_from_slice(&(parcel.luggage.len() as u64).to_ne_bytes());
+        header[..8].copy_from_slice(&len.to_ne_bytes());
+        header[8..].copy_from_slice(&names.to_ne_bytes());
         let written = writer.write(&header).and_then(|()| {
             for id in &parcel.luggage {
                 writer.write(&id.to_ne_bytes())?;
@@ -293,9 +306,30 @@ impl<'a> Ring<'a> {
     /// The blocks are the queue's.
     fn adopt(&self, new: &[u32]) {
         let blocks = &arena().blocks;
-        for tag in new.iter().filter_map(|&index| blocks.tags.get(index)) {
-            tag.slot.store(self.slot.slot.index, Ordering::Relaxed);
-            blocks.tags.hand(tag, 0);
+        let slot = self.slot.slot.index;
+        for &index in new.iter().filter(|&&index| blocks.belongs(index, slot)) {
+            if let Some(tag) = blocks.tags.get(index) {
+                tag.slot.store(slot, Ordering::Relaxed);
+                blocks.tags.hand(tag, 0);
+            }
+        }
+    }
+
+    /// The words were damaged: nothing can be found any more.
+    fn forget(&self) {
+        self.set(self.words.head, 0);
+        self.set(self.words.tail, 0);
+        self.set(self.words.spare, 0);
+        self.set(self.words.taken, self.get(self.words.put));
+    }
+
+    fn reader(&self) -> Reader {
+        Reader {
+            slot: self.slot.slot.index,
+            at: self.head(),
+            end: self.tail(),
+            left: Vec::new(),
+            scratch: Vec::new(),
         }
     }
 
@@ -304,11 +338,7 @@ impl<'a> Ring<'a> {
         if self.is_empty() {
             return None;
         }
-        let mut reader = Reader {
-            at: self.head(),
-            end: self.tail(),
-            left: Vec::new(),
-        };
+        let mut reader = self.reader();
         let parcel = reader.parcel();
         if parcel.is_none() {
             // Somebody has written where he must not: nothing that follows can be made out.
@@ -330,7 +360,8 @@ impl<'a> Ring<'a> {
     /// One block is kept, so that a queue that moves on needs no system calls.
     fn put_by(&self, block: u32, spent: &mut Reserve) {
         let blocks = &arena().blocks;
-        let Some(tag) = blocks.tags.get(block) else {
+        let is_ours = |tag: &&BlockTag| tag.slot.load(Ordering::Relaxed) == self.slot.slot.index;
+        let Some(tag) = blocks.tags.get(block).filter(is_ours) else {
             return;
         };
         tag.next.store(0, Ordering::Relaxed);
@@ -346,7 +377,11 @@ impl<'a> Ring<'a> {
 
     fn take_spare(&self) -> Option<u32> {
         let spare = self.get(self.words.spare) as u32;
-        let tag = arena().blocks.tags.get(spare)?;
+        let blocks = &arena().blocks;
+        let tag = blocks.tags.get(spare)?;
+        if !blocks.belongs(spare, self.slot.slot.index) {
+            return None;
+        }
         // First it is this process's, then not the queue's.
         arena().blocks.tags.hand(tag, me());
         self.set(self.words.spare, 0);
@@ -361,11 +396,7 @@ impl<'a> Ring<'a> {
             // It was about to put the first item.
             self.set(self.words.head, 0);
         }
-        let mut reader = Reader {
-            at: self.head(),
-            end: tail,
-            left: Vec::new(),
-        };
+        let mut reader = self.reader();
         let mut count = 0;
         while reader.at != tail && reader.parcel().is_some() {
             count += 1;
@@ -406,8 +437,11 @@ impl<'a> Ring<'a> {
         let last = self.tail().block;
         self.set(self.words.head, 0);
         self.set(self.words.tail, 0);
-        if let Some(tag) = arena().blocks.tags.get(last) {
-            arena().blocks.tags.hand(tag, me());
+        let blocks = &arena().blocks;
+        if let Some(tag) = blocks.tags.get(last)
+            && blocks.belongs(last, self.slot.slot.index)
+        {
+            blocks.tags.hand(tag, me());
             spent.0.push(last);
         }
     }
@@ -494,10 +528,12 @@ impl Writer<'_, '_> {
 
 /// Reads from the stream, and never beyond its end.
 struct Reader {
+    slot: u32,
     at: Position,
     end: Position,
     /// Blocks that were read to their end.
     left: Vec<u32>,
+    scratch: Vec<u8>,
 }
 
 impl Reader {
@@ -514,14 +550,20 @@ impl Reader {
     }
 
     fn number(&mut self) -> Option<u64> {
-        let mut bytes = Vec::with_capacity(8);
-        self.read(8, &mut bytes)?;
-        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+        self.scratch.clear();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.read(8, &mut scratch)?;
+        let number = u64::from_ne_bytes(scratch[..].try_into().ok()?);
+        self.scratch = scratch;
+        Some(number)
     }
 
     fn read(&mut self, mut len: usize, out: &mut Vec<u8>) -> Option<()> {
         let blocks = &arena().blocks;
         while len > 0 {
+            if !blocks.belongs(self.at.block, self.slot) {
+                return None;
+            }
             let end = match self.at.block == self.end.block {
                 true => self.end.offset,
                 false => BLOCK,
@@ -544,3 +586,6 @@ impl Reader {
         Some(())
     }
 }
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests;

@@ -128,7 +128,8 @@ impl ListId {
     pub(crate) fn unpack(id: u64) -> ListId {
         ListId {
             slot: (id >> 32) as u32,
-            list: id as u32,
+            // Whatever it says, it is one of the lists there are.
+            list: id as u32 % LISTS as u32,
         }
     }
 }

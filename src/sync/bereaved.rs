@@ -1,8 +1,8 @@
 //! What is done for a primitive when a process that used it is gone.
 
 use super::{
-    barrier::RawBarrier, event::RawEvent, queue::RawQueue, raw::RawLock, rlock::RawRLock,
-    semaphore::RawSemaphore,
+    barrier::RawBarrier, condition, event::RawEvent, queue::RawQueue, raw::RawLock,
+    rlock::RawRLock, semaphore::RawSemaphore,
 };
 use crate::arena::{
     reaper::Dead,
@@ -42,6 +42,10 @@ pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
         }
         Kind::Barrier => {
             RawBarrier::of(slot).inherit(dead);
+            false
+        }
+        Kind::Condition => {
+            condition::inherit(slot, dead);
             false
         }
         _ => false,

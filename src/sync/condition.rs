@@ -11,6 +11,7 @@ use super::{Lock, RLock, face, owner::Owner, raw::RawLock, rlock::RawRLock};
 use crate::{
     arena::{
         handle::Handle,
+        reaper::Dead,
         slot::{Kind, SlotRef},
         wait::{Waiting, deadline},
         waiter::{Sleeper, State, Waiter, Wakes},
@@ -82,6 +83,16 @@ pub struct ConditionGuard<'a> {
     held: bool,
 }
 
+/// A process is gone: it holds no condition any more.
+pub(super) fn inherit(slot: SlotRef, dead: Dead) {
+    let word = &slot.slot.words[HOLDER];
+    let holder = word.load(Ordering::Relaxed);
+    if Owner::process_of(holder) == dead.process {
+        // Unless somebody else has acquired it meanwhile.
+        let _ = word.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
 /// A condition as its waiters need it: all of it is `Copy`.
 #[derive(Clone, Copy)]
 struct Raw {
@@ -111,8 +122,8 @@ impl Raw {
         let owned = match self.lock {
             RawAnyLock::RLock(lock) => lock.is_owned_by(owner),
             RawAnyLock::Lock(lock) => {
-                let holder = self.holder().load(Ordering::Relaxed);
-                lock.is_held() && (holder == 0 || holder == owner.number())
+                let noted = self.holder().load(Ordering::Relaxed);
+                lock.is_held() && (noted == 0 || noted == owner.number())
             }
         };
         if owned { Ok(()) } else { Err(NotOwned) }
@@ -187,7 +198,7 @@ impl Raw {
     /// The lock was acquired again by who gave it up.
     fn take_back(self, owner: Owner, depth: u64) {
         match self.lock {
-            RawAnyLock::RLock(lock) => lock.own(owner, depth),
+            RawAnyLock::RLock(lock) => lock.take_back(owner, depth),
             RawAnyLock::Lock(_) => self.holder().store(depth, Ordering::Relaxed),
         }
     }
@@ -263,7 +274,8 @@ impl ConditionWait {
                     return Poll::Pending;
                 }
                 Stage::InLine(waiter) => {
-                    if let Sleeper::Task(waker) = sleeper {
+                    if let (State::Waiting, Sleeper::Task(waker)) = (waiter.state(), sleeper) {
+                        // Whoever tells it something from now on finds this waker.
                         waiter.leave(waker);
                     }
                     if matches!(waiter.state(), State::Waiting | State::Sleeping) {

@@ -10,6 +10,8 @@ mod condition;
 mod event;
 mod face;
 mod lock;
+#[cfg(all(test, freethreading_loom))]
+mod models;
 mod owner;
 mod queue;
 mod raw;

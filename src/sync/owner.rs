@@ -2,7 +2,12 @@
 
 use std::hash::{Hash, Hasher};
 
-/// A number that no other task or thread of this process has; never zero.
+use crate::arena::me;
+
+/// Where the index of the process is in the number.
+const PROCESS_SHIFT: u32 = 48;
+
+/// A number that no other task or thread has, in any process that uses the arena now; never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner(u64);
 
@@ -11,9 +16,20 @@ impl Owner {
     #[inline]
     pub(super) fn current() -> Owner {
         match tokio::task::try_id() {
-            Some(task) => Owner(number_of(task) << 1 | 1),
-            None => Owner(number_of_thread() << 1),
+            Some(task) => Owner::of(number_of(task) << 1 | 1),
+            None => Owner::of(number_of_thread() << 1),
         }
+    }
+
+    #[inline]
+    fn of(number: u64) -> Owner {
+        // A process that makes 2^47 tasks takes years.
+        Owner(u64::from(me()) << PROCESS_SHIFT | number & ((1 << PROCESS_SHIFT) - 1))
+    }
+
+    /// The process of the owner with this number.
+    pub(super) fn process_of(number: u64) -> u16 {
+        (number >> PROCESS_SHIFT) as u16
     }
 
     pub(super) fn number(self) -> u64 {

@@ -182,14 +182,6 @@ impl RawLock {
         self.word().load(Ordering::Relaxed) & HELD != 0
     }
 
-    /// Whether somebody of this process has acquired it.
-    #[inline]
-    pub(super) fn is_held_here(self) -> bool {
-        // Acquire: what the one before wrote before it released the lock is seen.
-        let word = self.word().load(Ordering::Acquire);
-        word & !WAITED_FOR == held_by(me())
-    }
-
     /// Puts a waiter of another list into the line, if the lock is held: who gives it back will tell it.
     pub(super) fn enrol(self, slot: &Locked, index: u32, waiter: &'static Node) -> bool {
         let joined = self.join(|_| None::<()>);
@@ -230,13 +222,16 @@ impl RawLock {
     /// then somebody else may. Says whether it was given back.
     pub(super) fn inherit(self, dead: Dead, before: impl FnOnce()) -> bool {
         let is_its = |word: u64| word & !WAITED_FOR == held_by(dead.process);
+        if !is_its(self.word().load(Ordering::Acquire)) {
+            return false;
+        }
+        before();
         loop {
             let word = self.word().load(Ordering::Acquire);
             if !is_its(word) {
                 return false;
             }
             if dead.crashed {
-                before();
                 return self.give_back(&is_its);
             }
             let orphaned = held_by(0) | word & WAITED_FOR;

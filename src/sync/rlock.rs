@@ -57,8 +57,8 @@ pub struct RLockGuard<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct RawRLock(pub(super) SlotRef);
 
-/// Who owns it, and how often; only the owner writes them, and they mean nothing while the lock is
-/// not held. Relaxed: nobody else's decisions depend on them, since no other can have the same number.
+/// Who owns it, zero if nobody does, and how often beyond once. Only the owner writes them. Relaxed: who
+/// finds its own number there has written it itself, and any other number is as good as none.
 const OWNER: usize = 1;
 const DEPTH: usize = 2;
 
@@ -75,23 +75,36 @@ impl RawRLock {
 
     #[inline]
     pub(super) fn is_owned_by(self, owner: Owner) -> bool {
-        // In this order: a lock that was just taken over from another process has lost its old owner.
-        self.lock().is_held_here() && self.word(OWNER).load(Ordering::Relaxed) == owner.number()
+        self.word(OWNER).load(Ordering::Relaxed) == owner.number()
     }
 
+    /// How often the owner has acquired it, beyond once.
     pub(super) fn depth(self) -> u64 {
         self.word(DEPTH).load(Ordering::Relaxed)
     }
 
     /// The owner has just acquired the lock, and had it so often before it gave it up.
     #[inline]
-    pub(super) fn own(self, owner: Owner, depth: u64) {
-        self.word(OWNER).store(owner.number(), Ordering::Relaxed);
+    pub(super) fn take_back(self, owner: Owner, depth: u64) {
+        self.own(owner);
         self.word(DEPTH).store(depth, Ordering::Relaxed);
     }
 
-    /// Nobody owns it any more; it is about to be released.
+    /// The owner has just acquired the lock.
     #[inline]
+    fn own(self, owner: Owner) {
+        self.word(OWNER).store(owner.number(), Ordering::Relaxed);
+    }
+
+    /// How often whoever owns it has acquired it.
+    fn acquired(self) -> u64 {
+        match self.lock().is_held() {
+            true => self.depth() + 1,
+            false => 0,
+        }
+    }
+
+    /// Nobody owns it any more; it is about to be released.
     pub(super) fn disown(self) {
         self.word(OWNER).store(0, Ordering::Relaxed);
         self.word(DEPTH).store(0, Ordering::Relaxed);
@@ -112,14 +125,14 @@ impl RawRLock {
     pub(super) fn acquire(self, owner: Owner) {
         if !self.try_acquire(owner) {
             self.lock().acquire();
-            self.own(owner, 1);
+            self.own(owner);
         }
     }
 
     #[inline]
     pub(super) fn try_acquire(self, owner: Owner) -> bool {
         if self.lock().try_acquire() {
-            self.own(owner, 1);
+            self.own(owner);
             return true;
         }
         self.again(owner)
@@ -131,7 +144,7 @@ impl RawRLock {
         }
         let acquired = self.lock().acquire_until(deadline);
         if acquired {
-            self.own(owner, 1);
+            self.own(owner);
         }
         acquired
     }
@@ -141,7 +154,7 @@ impl RawRLock {
         let owner = Owner::current();
         if !self.try_acquire(owner) {
             self.lock().acquire_async().await;
-            self.own(owner, 1);
+            self.own(owner);
         }
         owner
     }
@@ -152,11 +165,11 @@ impl RawRLock {
             return Err(NotOwned);
         }
         match self.depth() {
-            depth @ 2.. => self.word(DEPTH).store(depth - 1, Ordering::Relaxed),
-            _ => {
-                self.disown();
+            0 => {
+                self.word(OWNER).store(0, Ordering::Relaxed);
                 self.lock().release();
             }
+            depth => self.word(DEPTH).store(depth - 1, Ordering::Relaxed),
         }
         Ok(())
     }
@@ -242,7 +255,7 @@ impl RLock {
     /// How often the caller has acquired the lock and not released it; zero if it does not own it.
     pub fn recursion_count(&self) -> usize {
         match self.is_owned() {
-            true => self.raw().depth() as usize,
+            true => self.raw().depth() as usize + 1,
             false => 0,
         }
     }
@@ -320,7 +333,7 @@ impl fmt::Debug for RLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RLock")
             .field("locked", &self.raw().lock().is_held())
-            .field("recursion_count", &self.raw().depth())
+            .field("recursion_count", &self.raw().acquired())
             .finish()
     }
 }

@@ -19,7 +19,7 @@ const WORD: usize = 0;
 const WAITED_FOR: u64 = 1;
 const PERMIT: u64 = 2;
 
-/// How many permits there may be.
+/// How many permits there were at first, which for a bounded one is how many there may be.
 const LIMIT: usize = 1;
 
 /// What a [`Semaphore`] can count to.
@@ -76,63 +76,67 @@ impl RawSemaphore {
         self.try_acquire() || Waiting::new(self).block(deadline(timeout)).is_some()
     }
 
+    /// Gives permits back, where the limit is so far away that nobody gets there unless by mistake.
     #[inline]
     fn release(self, permits: usize) -> Result<(), Overflow> {
-        let permits = u64::try_from(permits).map_err(|_| Overflow)?;
+        let permits = u32::try_from(permits).map_err(|_| Overflow)?;
+        let added = u64::from(permits) * PERMIT;
+        // Release: who takes the permit sees what was done before.
+        let before = self.word().fetch_add(added, Ordering::Release);
+        if before / PERMIT + u64::from(permits) > MAX {
+            self.word().fetch_sub(added, Ordering::Relaxed);
+            return Err(Overflow);
+        }
+        if before & WAITED_FOR != 0 {
+            self.tell(permits);
+        }
+        Ok(())
+    }
+
+    /// The same up to the limit.
+    #[inline]
+    fn release_bounded(self, permits: usize) -> Result<(), Overflow> {
+        let permits = u32::try_from(permits).map_err(|_| Overflow)?;
         let mut word = self.word().load(Ordering::Relaxed);
         loop {
-            let value = (word / PERMIT).checked_add(permits);
-            if value.is_none_or(|value| value > self.limit()) {
+            if word / PERMIT + u64::from(permits) > self.limit() {
                 return Err(Overflow);
             }
-            if word & WAITED_FOR != 0 {
-                return self.give_back(permits);
-            }
-            // Release: who takes the permit sees what was done before.
             match self.word().compare_exchange_weak(
                 word,
-                word + permits * PERMIT,
+                word + u64::from(permits) * PERMIT,
                 Ordering::Release,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return Ok(()),
+                Ok(_) => break,
                 Err(now) => word = now,
             }
         }
+        if word & WAITED_FOR != 0 {
+            self.tell(permits);
+        }
+        Ok(())
     }
 
-    /// Gives permits back while somebody waits: the starved get theirs, others are told.
+    /// So many permits have come back: a starved waiter is given one, others are told.
     #[cold]
-    fn give_back(self, permits: u64) -> Result<(), Overflow> {
+    fn tell(self, permits: u32) {
         let mut wakes = Wakes::default();
         {
             let slot = self.0.lock();
-            if self.value().saturating_add(permits) > self.limit() {
-                return Err(Overflow);
-            }
-            let mut told = Vec::new();
-            let mut free = permits;
             for _ in 0..permits {
                 let Some((_, waiter)) = slot.take(LINE) else {
                     break;
                 };
-                if waiter.is_starved() {
-                    free -= 1;
-                    // Release is in the telling.
-                    wakes.add(waiter.tell(State::Handed));
-                } else {
-                    told.push(waiter);
-                }
-            }
-            // The permits before the messages, since who is told looks at once.
-            self.word().fetch_add(free * PERMIT, Ordering::Release);
-            for waiter in told {
-                wakes.add(waiter.tell(State::Notified));
+                let message = match waiter.is_starved() && self.try_acquire() {
+                    true => State::Handed,
+                    false => State::Notified,
+                };
+                wakes.add(waiter.tell(message));
             }
             self.tidy(&slot);
         }
         wakes.wake();
-        Ok(())
     }
 
     /// Nobody waits any more, perhaps.
@@ -142,28 +146,12 @@ impl RawSemaphore {
         }
     }
 
-    /// Tells somebody to look, since the one who was told is gone.
-    fn tell_another(self) {
-        let mut wakes = Wakes::default();
-        {
-            let slot = self.0.lock();
-            if let Some(woken) = slot.pop(LINE, State::Notified) {
-                wakes.add(woken);
-            }
-            self.tidy(&slot);
-        }
-        wakes.wake();
-    }
-
     /// What a waiter was told that is gone.
     pub(super) fn bequeath(self, message: State) {
-        match message {
-            State::Handed => {
-                // It was counted before, so there is room.
-                let _ = self.release(1);
-            }
-            _ => self.tell_another(),
+        if message == State::Handed {
+            self.word().fetch_add(PERMIT, Ordering::Release);
         }
+        self.tell(1);
     }
 
     /// The links were lost half-way: permits may have come back without anybody being told.
@@ -222,7 +210,7 @@ impl Resource for RawSemaphore {
 /// A semaphore's face; the two differ in what a release too many does.
 macro_rules! semaphore {
     (
-        $(#[$doc:meta])* $type:ident, $limit:expr,
+        $(#[$doc:meta])* $type:ident, $release:ident,
         $(#[$guard_doc:meta])* $guard:ident,
         $release_errors:literal
     ) => {
@@ -260,12 +248,11 @@ macro_rules! semaphore {
                 let value = u32::try_from(value).map_err(|_| {
                     Error::InvalidArgument("a semaphore has at most u32::MAX permits".into())
                 })?;
-                let limit: fn(u64) -> u64 = $limit;
                 Ok($type(Handle::new(Kind::$type, |slot| {
                     let value = u64::from(value);
                     // Relaxed: nobody else knows the slot yet.
                     slot.words[WORD].store(value * PERMIT, Ordering::Relaxed);
-                    slot.words[LIMIT].store(limit(value), Ordering::Relaxed);
+                    slot.words[LIMIT].store(value, Ordering::Relaxed);
                 })?))
             }
 
@@ -318,7 +305,7 @@ macro_rules! semaphore {
             #[doc = $release_errors]
             #[inline]
             pub fn release(&self) -> Result<(), Overflow> {
-                self.raw().release(1)
+                self.raw().$release(1)
             }
 
             /// Gives so many permits back at once: all of them, or none where that is an error.
@@ -327,7 +314,7 @@ macro_rules! semaphore {
             ///
             #[doc = $release_errors]
             pub fn release_many(&self, permits: usize) -> Result<(), Overflow> {
-                self.raw().release(permits)
+                self.raw().$release(permits)
             }
         }
 
@@ -374,7 +361,7 @@ semaphore! {
     /// # drop(two);
     /// # Ok::<(), freethreading::Overflow>(())
     /// ```
-    Semaphore, |_| MAX,
+    Semaphore, release,
     /// A permit of a [`Semaphore`], which is given back when this is dropped.
     SemaphorePermit,
     "[`Overflow`] if there are more than `u32::MAX` permits then."
@@ -394,7 +381,7 @@ semaphore! {
     /// assert_eq!(semaphore.release(), Ok(()));
     /// assert_eq!(semaphore.release(), Err(Overflow));
     /// ```
-    BoundedSemaphore, |value| value,
+    BoundedSemaphore, release_bounded,
     /// A permit of a [`BoundedSemaphore`], which is given back when this is dropped.
     BoundedSemaphorePermit,
     "[`Overflow`] if there are more permits than at first then."

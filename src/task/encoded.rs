@@ -9,7 +9,7 @@ use super::{
     entry::{Entry, FunctionId},
 };
 use crate::{
-    arena::passage::{self, Luggage},
+    arena::passage::{self, Luggage, Reach},
     codec,
     error::{CodecError, Part, TaskError},
     unwind,
@@ -27,7 +27,7 @@ impl EncodedTask {
     pub(crate) fn of<M>(task: impl IntoTask<M>) -> Result<Self, CodecError> {
         let task = task.into_task();
         let mut payload = Vec::new();
-        let encoded = codec::encode(&task.args, &mut payload, Part::Argument);
+        let encoded = codec::encode(&task.args, &mut payload, Part::Argument, Reach::Tree);
         let entry = task.function.entry();
         unwind::contain(|| drop(task));
         Ok(EncodedTask {
@@ -45,9 +45,18 @@ impl EncodedTask {
 }
 
 impl EncodedTask {
-    /// Primitives can only go where the memory is shared that they are in.
-    pub(crate) fn check_luggage(&self, shares_memory: bool) -> Result<(), CodecError> {
-        codec::check_luggage::<Self>(self.luggage.clone(), Part::Argument, shares_memory).map(drop)
+    /// Whether it can go there: primitives go only where the memory is shared that they are in.
+    pub(crate) fn check(&self, reach: Reach) -> Result<(), CodecError> {
+        if reach == Reach::Tree || self.luggage.is_empty() {
+            return Ok(());
+        }
+        let why =
+            "it holds a primitive, and the worker is not known to share this process's memory";
+        Err(CodecError::new(
+            Part::Argument,
+            self.entry.argument_name(),
+            &why,
+        ))
     }
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Callable, Portable};
 use crate::{
-    arena::passage::Luggage,
+    arena::passage::{self, Luggage},
     codec,
     error::{CodecError, Panic, Part},
     unwind,
@@ -98,7 +98,8 @@ where
     let args = codec::decode::<A>(payload, Part::Argument).map_err(Failure::Decode)?;
     let output = unwind::catch(|| summon::<F>().call(args)).map_err(Failure::Panicked)?;
     let encoded = match reply {
-        Some(reply) => codec::encode(&output, reply, Part::Result).map_err(Failure::Encode),
+        Some(reply) => codec::encode(&output, reply, Part::Result, passage::to_parent())
+            .map_err(Failure::Encode),
         None => Ok(Luggage::default()),
     };
     // A destructor that panics spoils neither the reply nor the worker.
@@ -110,6 +111,11 @@ impl Entry {
     /// The path of the function.
     pub(crate) fn function_name(&self) -> &'static str {
         (self.function_name)()
+    }
+
+    /// The type of the tuple of its arguments.
+    pub(crate) fn argument_name(&self) -> &'static str {
+        (self.argument_name)()
     }
 
     /// How another process of this executable finds this entry, or `None` where the entry lies
@@ -252,6 +258,7 @@ unsafe extern "C" fn first_image(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arena::passage::Reach;
 
     fn double(x: u32) -> u32 {
         x * 2
@@ -265,7 +272,7 @@ mod tests {
     fn an_entry_is_found_by_its_id_and_runs() {
         let found = Entry::find(entry_of(double).id().unwrap()).unwrap();
         let (mut args, mut reply) = (Vec::new(), Vec::new());
-        codec::encode(&(21u32,), &mut args, Part::Argument).unwrap();
+        codec::encode(&(21u32,), &mut args, Part::Argument, Reach::Beyond).unwrap();
         found.run(&args, Some(&mut reply)).unwrap();
         assert_eq!(codec::decode::<u32>(&reply, Part::Result).unwrap(), 42);
     }

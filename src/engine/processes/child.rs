@@ -25,13 +25,16 @@ use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::{
     launcher::{self, HANDED_OVER},
-    wire::{self, Carriage, FromWorker, PROTOCOL, Reply, RunFailure, Setup, ToWorker},
+    wire::{self, FromWorker, PROTOCOL, Reply, RunFailure, Setup, ToWorker},
 };
 use crate::{
-    arena::{self, passage::Luggage},
+    arena::{
+        self,
+        passage::{self, Luggage},
+    },
     backend, codec,
     error::Part,
-    task::entry::{Entry, Failure},
+    task::entry::Entry,
     worker::record::{self, Record},
 };
 
@@ -163,13 +166,12 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
     };
     let limit = usize::try_from(setup.max_frame_len).unwrap_or(usize::MAX);
     // Where it cannot be had, tasks that are given a primitive fail, and say why.
-    let shares_memory = memory
+    let adopted = memory
         .zip(setup.arena)
         .is_some_and(|(memory, ticket)| arena::adopt(memory, ticket).is_ok());
-    let carriage = Carriage {
-        max_frame_len: limit,
-        shares_memory,
-    };
+    if !adopted {
+        passage::parent_is_beyond();
+    }
     frames.codec.set_max_frame_length(limit);
     let solo = setup.solo;
     output.write_all(&wire::message(&FromWorker::Hello {
@@ -188,7 +190,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
     while let Some(request) = frames.next()? {
         failed = false;
         drop(mem::take(&mut luggage));
-        match answer(request, &mut frame, carriage)? {
+        match answer(request, &mut frame, limit)? {
             Some(named) => luggage = named,
             None => failed = true,
         }
@@ -206,11 +208,7 @@ fn become_worker(setup: Setup) {
 }
 
 /// Runs one task and leaves its reply in `frame`; gives what the result names if the task went well.
-fn answer(
-    request: BytesMut,
-    frame: &mut Vec<u8>,
-    carriage: Carriage,
-) -> io::Result<Option<Luggage>> {
+fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<Option<Luggage>> {
     let mut payload = &request[..];
     let (id, function, reply) = match codec::decode_first(&mut payload) {
         Ok(ToWorker::Run {
@@ -230,12 +228,10 @@ fn answer(
     // The arguments' buffer is free for the next request.
     drop(request);
     let done = done.and_then(|luggage| {
-        let luggage = codec::check_luggage::<()>(luggage, Part::Result, carriage.shares_memory)
-            .map_err(|error| RunFailure::Task(Failure::Encode(error)))?;
         if !luggage.is_empty() {
             name_luggage(frame, id, &luggage);
         }
-        wire::finish(frame, Part::Result, carriage.max_frame_len).map_err(RunFailure::TooLarge)?;
+        wire::finish(frame, Part::Result, limit).map_err(RunFailure::TooLarge)?;
         Ok(luggage)
     });
     match done {

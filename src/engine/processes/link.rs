@@ -23,7 +23,11 @@ use super::{
     wire::{self, Carriage, FromWorker, PROTOCOL, Setup, ToWorker},
 };
 use crate::{
-    arena::{self, passage::Luggage, process::Place},
+    arena::{
+        self,
+        passage::{Luggage, Reach},
+        process::Place,
+    },
     backend::Backend,
     codec,
     error::{Death, Effect, TaskError, WorkerDied},
@@ -93,7 +97,10 @@ impl Terms {
     pub(super) fn carriage(&self) -> Carriage {
         Carriage {
             max_frame_len: self.max_frame_len,
-            shares_memory: !self.remote,
+            reach: match self.remote {
+                true => Reach::Beyond,
+                false => Reach::Tree,
+            },
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::codec::LengthDelimitedCodec;
 
 use crate::{
-    arena,
+    arena::{self, passage::Reach},
     backend::Backend,
     codec,
     engine::Request,
@@ -65,7 +65,7 @@ pub(crate) struct Carriage {
     /// The largest frame, in bytes.
     pub(crate) max_frame_len: usize,
     /// Whether the worker shares the memory of this process.
-    pub(crate) shares_memory: bool,
+    pub(crate) reach: Reach,
 }
 
 /// Whether a task's result is sent back or dropped.
@@ -85,15 +85,15 @@ pub(super) enum FromWorker {
     Done {
         id: u64,
     },
-    /// The same where the result names primitives, which the worker holds until it hears of its parent
+    Failed {
+        id: u64,
+        failure: RunFailure,
+    },
+    /// `Done` with a result that names primitives, which the worker holds until it hears of its parent
     /// again.
     DoneWith {
         id: u64,
         luggage: Vec<u64>,
-    },
-    Failed {
-        id: u64,
-        failure: RunFailure,
     },
 }
 
@@ -127,7 +127,7 @@ pub(super) fn codec(limit: usize) -> LengthDelimitedCodec {
 pub(super) fn begin<H: Serialize>(frame: &mut Vec<u8>, header: &H) {
     frame.clear();
     frame.extend_from_slice(&[0; PREFIX]);
-    codec::encode(header, frame, Part::Argument).expect("headers are plain data");
+    codec::encode(header, frame, Part::Argument, Reach::Beyond).expect("headers are plain data");
 }
 
 /// Puts the length in front of a frame that is complete, unless it is too large.
@@ -157,8 +157,7 @@ pub(crate) fn request<A: Serialize>(
     args: &A,
 ) -> Result<Request, TaskError> {
     let (frame, luggage) = build_request(id, entry, reply, carriage, |frame| {
-        let luggage = codec::encode(args, frame, Part::Argument)?;
-        codec::check_luggage::<A>(luggage, Part::Argument, carriage.shares_memory)
+        codec::encode(args, frame, Part::Argument, carriage.reach)
     })?;
     Ok(Request {
         id,
@@ -175,7 +174,7 @@ pub(super) fn request_encoded(
 ) -> Result<Vec<u8>, TaskError> {
     let built = build_request(id, task.entry, Reply::Nothing, carriage, |frame| {
         frame.extend_from_slice(&task.payload);
-        task.check_luggage(carriage.shares_memory)
+        task.check(carriage.reach)
     });
     built.map(|(frame, ())| frame)
 }

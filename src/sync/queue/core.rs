@@ -19,7 +19,7 @@ use super::shared::{GETTERS, JOINERS, PUTTERS, RawQueue};
 use crate::{
     arena::{
         handle::Handle,
-        passage,
+        passage::{self, Reach},
         ring::{Parcel, Reserve},
         slot::{Kind, LISTS, Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
@@ -81,8 +81,8 @@ impl<T: Portable> ItemCodec<T> {
         ItemCodec {
             encode: |item| {
                 let mut bytes = Vec::new();
-                let luggage =
-                    codec::encode(item, &mut bytes, Part::Argument).map_err(CodecError::of_item)?;
+                let luggage = codec::encode(item, &mut bytes, Part::Argument, Reach::Tree)
+                    .map_err(CodecError::of_item)?;
                 Ok(Parcel {
                     bytes,
                     luggage: luggage.ids(),
@@ -201,6 +201,38 @@ impl<T> Core<T> {
         }
     }
 
+    /// Puts the item if there is room, and it is to stay in this process.
+    #[inline]
+    fn try_put_plain(&self, item: &mut Option<T>) -> Found<Option<()>> {
+        let maxsize = self.local.maxsize;
+        match self.local.with(|plain| plain.try_put(item, maxsize)) {
+            Found::Plain(put) => {
+                if put == Some(true) {
+                    self.tell(GETTERS, false);
+                }
+                Found::Plain(put.map(drop))
+            }
+            Found::Shared => Found::Shared,
+            Found::Moving => Found::Moving,
+        }
+    }
+
+    /// Takes an item of this process, if there is one.
+    #[inline]
+    fn try_get_plain(&self) -> Found<Option<T>> {
+        match self.local.with(Plain::try_get) {
+            Found::Plain(Some((item, waited_for))) => {
+                if waited_for {
+                    self.tell(PUTTERS, false);
+                }
+                Found::Plain(Some(item))
+            }
+            Found::Plain(None) => Found::Plain(None),
+            Found::Shared => Found::Shared,
+            Found::Moving => Found::Moving,
+        }
+    }
+
     fn unfinished(&self) -> u64 {
         match self.local.with(|plain| plain.unfinished as u64) {
             Found::Plain(unfinished) => unfinished,
@@ -273,11 +305,16 @@ impl<T> Core<T> {
 impl<T: Send + 'static> Core<T> {
     #[inline]
     pub(super) fn put(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
-        let mut putting = Putting::new(self, item);
-        match putting.attempt() {
-            Some(put) => put,
-            None => Waiting::new(putting).block(deadline).unwrap_or(Ok(())),
+        // What is most likely, without any preparation.
+        let mut item = Some(item);
+        match self.try_put_plain(&mut item) {
+            Found::Plain(Some(())) => return Ok(()),
+            Found::Plain(None) | Found::Shared | Found::Moving => {}
         }
+        let item = item.take().expect("it was not put");
+        Waiting::new(Putting::new(self, item))
+            .block(deadline)
+            .unwrap_or(Ok(()))
     }
 
     pub(super) fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
@@ -304,12 +341,11 @@ impl<T: Send + 'static> Core<T> {
 
     #[inline]
     pub(super) fn get(&self, deadline: Option<Instant>) -> Result<T, GetError> {
-        let mut getting = Getting::new(self);
-        let taken = match getting.attempt() {
-            Some(taken) => Some(taken),
-            None => Waiting::new(getting).block(deadline),
-        };
-        self.unpack(taken)
+        // What is most likely, without any preparation.
+        if let Found::Plain(Some(item)) = self.try_get_plain() {
+            return Ok(item);
+        }
+        self.unpack(Waiting::new(Getting::new(self)).block(deadline))
     }
 
     pub(super) fn get_nowait(&self) -> Result<T, GetError> {
@@ -389,14 +425,8 @@ impl<T> Resource for Getting<'_, T> {
 
     #[inline]
     fn attempt(&mut self) -> Option<Taken<T>> {
-        match self.core.local.with(Plain::try_get) {
-            Found::Plain(got) => {
-                let (item, waited_for) = got?;
-                if waited_for {
-                    self.core.tell(PUTTERS, false);
-                }
-                Some(Taken::Item(item))
-            }
+        match self.core.try_get_plain() {
+            Found::Plain(item) => item.map(Taken::Item),
             Found::Moving => None,
             Found::Shared => {
                 let raw = self.core.raw();
@@ -526,15 +556,8 @@ impl<T> Resource for Putting<'_, T> {
 
     #[inline]
     fn attempt(&mut self) -> Option<Self::Output> {
-        let maxsize = self.core.local.maxsize;
-        let item = &mut self.item;
-        match self.core.local.with(|plain| plain.try_put(item, maxsize)) {
-            Found::Plain(put) => {
-                if put? {
-                    self.core.tell(GETTERS, false);
-                }
-                Some(Ok(()))
-            }
+        match self.core.try_put_plain(&mut self.item) {
+            Found::Plain(put) => put.map(Ok),
             Found::Moving => None,
             Found::Shared => {
                 if let Err(error) = self.pack() {
