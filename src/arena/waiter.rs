@@ -313,7 +313,8 @@ impl Waiter {
         self.node.state()
     }
 
-    /// What it was told is taken note of, or it has left its list.
+    /// What it was told is taken note of, or it has left its list. Should the process be killed before,
+    /// somebody else is told: so not before what it was told of is its own, or gone.
     pub(crate) fn retire(&self) {
         self.node.list.store(0, Ordering::Release);
     }
@@ -358,6 +359,7 @@ impl Drop for Waiter {
         if matches!(self.state(), State::Waiting | State::Sleeping) {
             self.clear();
         }
+        self.retire();
         let Waiter { index, node, local } = *self;
         seats::give(Seat { index, node, local });
     }
