@@ -64,6 +64,8 @@ pub(crate) struct Node {
     outcome: AtomicU32,
     /// It was woken in vain often enough.
     starved: AtomicU32,
+    /// The condition that has notified it, until its wait is over.
+    pub(crate) notified_by: AtomicU32,
 }
 
 impl Unit for Node {
@@ -76,6 +78,7 @@ impl Unit for Node {
         self.state.store(State::Notified as u32, Ordering::Relaxed);
         self.local.store(0, Ordering::Relaxed);
         self.list.store(0, Ordering::Relaxed);
+        self.notified_by.store(0, Ordering::Relaxed);
     }
 
     #[cfg(freethreading_loom)]
@@ -360,6 +363,7 @@ impl Drop for Waiter {
             self.clear();
         }
         self.retire();
+        self.node.notified_by.store(0, Ordering::Release);
         let Waiter { index, node, local } = *self;
         seats::give(Seat { index, node, local });
     }

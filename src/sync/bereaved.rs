@@ -5,6 +5,7 @@ use super::{
     rlock::RawRLock, semaphore::RawSemaphore,
 };
 use crate::arena::{
+    arena,
     reaper::Dead,
     slot::{Kind, Locked, SlotRef},
     waiter::{State, Wakes},
@@ -27,8 +28,23 @@ pub(crate) fn pass_on(slot: SlotRef, kind: Kind, list: usize, message: State) {
         Kind::Lock | Kind::RLock => RawLock(slot).bequeath(message),
         Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot).bequeath(message),
         Kind::Queue | Kind::SimpleQueue => RawQueue(slot).tell_another(list),
-        // Everybody was told; and notifications are for who waits.
+        // Everybody was told; and notifications are known by the waiter, wherever it is.
         Kind::Event | Kind::Barrier | Kind::Condition => {}
+    }
+}
+
+/// One of the waiters of the process was notified by this condition, if by any, and has not gone on yet.
+pub(crate) fn notify_another(condition: u32) {
+    let Some(slot) = arena().slots.get(condition) else {
+        return;
+    };
+    let slot = SlotRef {
+        index: condition,
+        slot,
+    };
+    // The process still has a handle: it is that condition yet.
+    if slot.kind() == Some(Kind::Condition) {
+        condition::notify_another(slot);
     }
 }
 

@@ -27,6 +27,18 @@ const LINE: usize = 0;
 /// through the lock. Only written by who holds the lock: Relaxed.
 const HOLDER: usize = 0;
 
+/// Notifies the longest waiting, since one that was notified is gone; it will look for the lock itself.
+pub(super) fn notify_another(slot: SlotRef) {
+    let line = slot.lock();
+    let Some((_, waiter)) = line.take(LINE) else {
+        return;
+    };
+    waiter.notified_by.store(slot.index, Ordering::Relaxed);
+    let woken = waiter.tell(State::Notified);
+    drop(line);
+    woken.wake();
+}
+
 /// A condition variable; Python's `threading.Condition` and `multiprocessing.Condition`.
 ///
 /// It goes with a lock, an [`RLock`] of its own or a lock that it is made over and shares. Who holds the lock
@@ -218,6 +230,7 @@ impl Raw {
                 let Some((index, waiter)) = line.take(LINE) else {
                     break;
                 };
+                waiter.notified_by.store(self.line.index, Ordering::Relaxed);
                 if !lock.enrol(&lock_slot, index, waiter) {
                     // Somebody has released the lock behind the notifier's back.
                     wakes.add(waiter.tell(State::Notified));
