@@ -51,17 +51,17 @@ pub(crate) fn notify_another(condition: u32) {
 /// The process may have held the primitive itself.
 pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
     let released = match kind {
-        Kind::Lock => RawLock(slot).inherit(dead, || {}),
+        Kind::Lock => {
+            let lock = RawLock(slot);
+            condition::forget(lock, dead);
+            lock.inherit(dead, || {})
+        }
         Kind::RLock => {
             let lock = RawRLock(slot);
             lock.lock().inherit(dead, || lock.disown())
         }
         Kind::Barrier => {
             RawBarrier::of(slot).inherit(dead);
-            false
-        }
-        Kind::Condition => {
-            condition::inherit(slot, dead);
             false
         }
         _ => false,
