@@ -119,8 +119,9 @@ impl<R: Resource> Waiting<R> {
                 State::Waiting | State::Sleeping => return Poll::Pending,
                 State::Notified => {
                     self.joined = false;
-                    waiter.retire();
-                    if let Some(output) = self.resource.notified(waiter.outcome()) {
+                    let output = self.resource.notified(waiter.outcome());
+                    if let Some(output) = output {
+                        waiter.retire();
                         return Poll::Ready(output);
                     }
                     self.vain += 1;
@@ -137,6 +138,7 @@ impl<R: Resource> Waiting<R> {
 
     fn join(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
         let waiter = self.waiter.get_or_insert_with(Waiter::claim);
+        waiter.retire();
         waiter.prepare(sleeper);
         if self.vain >= PATIENT {
             let patient = matches!(sleeper, Sleeper::Thread)
@@ -187,7 +189,6 @@ impl<R: Resource> Waiting<R> {
                 }
             } else if R::CONTENDED.is_some() && waiter.state() == State::Notified {
                 self.joined = false;
-                waiter.retire();
                 self.vain += 1;
             }
         }
@@ -236,8 +237,10 @@ impl<R: Resource> Drop for Waiting<R> {
         if self.joined && !self.leave() {
             let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
             let (message, outcome) = (waiter.state(), waiter.outcome());
-            // A process killed here takes what it was told with it; before, it is found with the waiter.
-            waiter.retire();
+            // A process killed here takes what it was given with it; telling somebody twice does no harm.
+            if message == State::Handed {
+                waiter.retire();
+            }
             self.resource.pass_on(message, outcome);
         }
     }

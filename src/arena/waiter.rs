@@ -65,6 +65,8 @@ pub(crate) struct Node {
     outcome: AtomicU32,
     /// It was woken in vain often enough.
     starved: AtomicU32,
+    /// The condition that has notified it, until its wait is over.
+    pub(crate) notified_by: AtomicU32,
 }
 
 impl Unit for Node {
@@ -77,6 +79,7 @@ impl Unit for Node {
         self.state.store(State::Notified as u32, Ordering::Relaxed);
         self.local.store(0, Ordering::Relaxed);
         self.list.store(0, Ordering::Relaxed);
+        self.notified_by.store(0, Ordering::Relaxed);
     }
 
     #[cfg(freethreading_loom)]
@@ -314,7 +317,8 @@ impl Waiter {
         self.node.state()
     }
 
-    /// What it was told is taken note of, or it has left its list.
+    /// What it was told is taken note of, or it has left its list. Should the process be killed before,
+    /// somebody else is told: so not before what it was told of is its own, or gone.
     pub(crate) fn retire(&self) {
         self.node.list.store(0, Ordering::Release);
     }
@@ -357,6 +361,8 @@ impl Drop for Waiter {
         if matches!(self.state(), State::Waiting | State::Sleeping) {
             self.clear();
         }
+        self.retire();
+        self.node.notified_by.store(0, Ordering::Release);
         let Waiter { index, node, local } = *self;
         seats::give(Seat { index, node, local });
     }

@@ -26,6 +26,10 @@ const HELD: u64 = 1;
 const WAITED_FOR: u64 = 2;
 const OWNER_SHIFT: u32 = 16;
 
+/// Who has acquired a Lock through a condition, since it knows no owner itself; zero if it was acquired
+/// as it is. Only written by who holds the lock: Relaxed.
+const HOLDER: usize = 1;
+
 /// The list of waiters.
 const LINE: usize = 0;
 
@@ -41,6 +45,11 @@ impl RawLock {
     #[inline]
     fn word(&self) -> &crate::shim::AtomicU64 {
         &self.0.slot.words[WORD]
+    }
+
+    #[inline]
+    pub(super) fn holder(&self) -> &crate::shim::AtomicU64 {
+        &self.0.slot.words[HOLDER]
     }
 
     #[inline]
