@@ -264,9 +264,10 @@ impl<'a> Ring<'a> {
             new: Vec::new(),
             reserve,
         };
+        let (len, names) = (parcel.bytes.len() as u64, parcel.luggage.len() as u64);
         let mut header = [0; HEADER];
-        header[..8].copy_from_slice(&(parcel.bytes.len() as u64).to_ne_bytes());
-        header[8..].copy_from_slice(&(parcel.luggage.len() as u64).to_ne_bytes());
+        header[..8].copy_from_slice(&len.to_ne_bytes());
+        header[8..].copy_from_slice(&names.to_ne_bytes());
         let written = writer.write(&header).and_then(|()| {
             for id in &parcel.luggage {
                 writer.write(&id.to_ne_bytes())?;
@@ -328,6 +329,7 @@ impl<'a> Ring<'a> {
             at: self.head(),
             end: self.tail(),
             left: Vec::new(),
+            scratch: Vec::new(),
         }
     }
 
@@ -531,6 +533,7 @@ struct Reader {
     end: Position,
     /// Blocks that were read to their end.
     left: Vec<u32>,
+    scratch: Vec<u8>,
 }
 
 impl Reader {
@@ -547,9 +550,12 @@ impl Reader {
     }
 
     fn number(&mut self) -> Option<u64> {
-        let mut bytes = Vec::with_capacity(8);
-        self.read(8, &mut bytes)?;
-        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+        self.scratch.clear();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.read(8, &mut scratch)?;
+        let number = u64::from_ne_bytes(scratch[..].try_into().ok()?);
+        self.scratch = scratch;
+        Some(number)
     }
 
     fn read(&mut self, mut len: usize, out: &mut Vec<u8>) -> Option<()> {

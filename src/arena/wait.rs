@@ -103,10 +103,15 @@ impl<R: Resource> Waiting<R> {
             }
         } else {
             let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
-            if let Sleeper::Task(waker) = sleeper {
-                waiter.leave(waker);
-            }
-            match waiter.state() {
+            let state = match (waiter.state(), sleeper) {
+                (State::Waiting, Sleeper::Task(waker)) => {
+                    // Whoever tells it something from now on finds this waker.
+                    waiter.leave(waker);
+                    waiter.state()
+                }
+                (state, _) => state,
+            };
+            match state {
                 State::Waiting | State::Sleeping => return Poll::Pending,
                 State::Notified => {
                     self.joined = false;

@@ -92,14 +92,18 @@ impl Node {
     pub(crate) fn tell(&'static self, message: State) -> Woken {
         let owner = self.owner();
         let local = self.local.load(Ordering::Relaxed);
-        // Release: the waiter sees what it was told of. From here on the node may be used for
-        // something else, by its process; a wake-up that comes late does no harm.
-        let before = self.state.swap(message as u32, Ordering::Release);
-        match local {
-            0 if before == State::Sleeping as u32 => Woken::Sleeper(&self.state),
-            0 => Woken::Nobody,
-            local if owner == me() => Woken::Task(local - 1),
-            local => Woken::Elsewhere(owner, local - 1),
+        // Release, in both: the waiter sees what it was told of. From here on the node may be used
+        // for something else, by its process; a wake-up that comes late does no harm.
+        if local != 0 {
+            self.state.store(message as u32, Ordering::Release);
+            return match owner == me() {
+                true => Woken::Task(local - 1),
+                false => Woken::Elsewhere(owner, local - 1),
+            };
+        }
+        match self.state.swap(message as u32, Ordering::Release) == State::Sleeping as u32 {
+            true => Woken::Sleeper(&self.state),
+            false => Woken::Nobody,
         }
     }
 
@@ -163,22 +167,34 @@ impl Woken {
     }
 }
 
-/// Those who are to be woken by one notification.
+/// Those who are to be woken by one notification; mostly that is one.
 #[derive(Default)]
-pub(crate) struct Wakes(Vec<Woken>);
+pub(crate) struct Wakes {
+    first: Option<Woken>,
+    others: Vec<Woken>,
+}
 
 impl Wakes {
     pub(crate) fn add(&mut self, woken: Woken) {
-        self.0.push(woken);
+        match self.first {
+            None => self.first = Some(woken),
+            Some(_) => self.others.push(woken),
+        }
     }
 
     pub(crate) fn extend(&mut self, woken: Option<Woken>) {
-        self.0.extend(woken);
+        if let Some(woken) = woken {
+            self.add(woken);
+        }
     }
 
+    #[inline]
     pub(crate) fn wake(self) {
-        for woken in self.0 {
-            woken.wake();
+        if let Some(first) = self.first {
+            first.wake();
+            for woken in self.others {
+                woken.wake();
+            }
         }
     }
 }
@@ -224,11 +240,10 @@ impl Waiter {
     ///
     /// If the system has no memory for one more.
     pub(crate) fn claim() -> Waiter {
-        let arena = arena();
-        let idle = arena.idle.lock().pop();
-        if let Some(Seat { index, node, local }) = idle {
+        if let Some(Seat { index, node, local }) = seats::take() {
             return Waiter { index, node, local };
         }
+        let arena = arena();
         let (index, node) = arena
             .waiters
             .claim(me(), WAITER)
@@ -242,7 +257,14 @@ impl Waiter {
         let local = match sleeper {
             Sleeper::Thread => 0,
             Sleeper::Task(waker) => {
-                self.leave(waker);
+                bell::attend(waker);
+                // Cloning and dropping a waker is code of a user: not under the lock.
+                let new = waker.clone();
+                let old = arena()
+                    .locals
+                    .get(self.local as usize)
+                    .and_then(|place| place.lock().replace(new));
+                drop(old);
                 self.local + 1
             }
         };
@@ -332,9 +354,61 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.clear();
+        // Who was told something is woken by who told it, which takes the waker.
+        if matches!(self.state(), State::Waiting | State::Sleeping) {
+            self.clear();
+        }
         let Waiter { index, node, local } = *self;
-        arena().idle.lock().push(Seat { index, node, local });
+        seats::give(Seat { index, node, local });
+    }
+}
+
+/// The process's nodes that nobody uses now: each thread keeps one for itself.
+#[cfg(not(freethreading_loom))]
+mod seats {
+    use std::cell::Cell;
+
+    use super::{Seat, arena};
+
+    struct Own(Cell<Option<Seat>>);
+
+    impl Drop for Own {
+        fn drop(&mut self) {
+            if let Some(seat) = self.0.take() {
+                arena().idle.lock().push(seat);
+            }
+        }
+    }
+
+    thread_local! {
+        static OWN: Own = const { Own(Cell::new(None)) };
+    }
+
+    pub(super) fn take() -> Option<Seat> {
+        // Thread-locals are gone while a thread ends.
+        let own = OWN.try_with(|own| own.0.take()).ok().flatten();
+        own.or_else(|| arena().idle.lock().pop())
+    }
+
+    pub(super) fn give(seat: Seat) {
+        let spare = OWN.try_with(|own| own.0.replace(Some(seat)));
+        if let Some(spare) = spare.unwrap_or(Some(seat)) {
+            arena().idle.lock().push(spare);
+        }
+    }
+}
+
+/// The models have no thread-locals.
+#[cfg(freethreading_loom)]
+mod seats {
+    use super::{Seat, arena};
+
+    pub(super) fn take() -> Option<Seat> {
+        arena().idle.lock().pop()
+    }
+
+    pub(super) fn give(seat: Seat) {
+        arena().idle.lock().push(seat);
     }
 }
 

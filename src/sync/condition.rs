@@ -274,7 +274,8 @@ impl ConditionWait {
                     return Poll::Pending;
                 }
                 Stage::InLine(waiter) => {
-                    if let Sleeper::Task(waker) = sleeper {
+                    if let (State::Waiting, Sleeper::Task(waker)) = (waiter.state(), sleeper) {
+                        // Whoever tells it something from now on finds this waker.
                         waiter.leave(waker);
                     }
                     if matches!(waiter.state(), State::Waiting | State::Sleeping) {

@@ -87,7 +87,9 @@ impl RawEvent {
         let mut wakes = Wakes::default();
         {
             let slot = self.0.lock();
-            self.word().swap(SET, Ordering::Release);
+            // Only under the mutex does anybody begin to wait; and a clear or a set that comes at the same
+            // moment may as well have come before.
+            self.word().store(SET, Ordering::Release);
             slot.pop_all(LINE, &mut wakes, 0);
         }
         wakes.wake();
