@@ -1,6 +1,7 @@
 //! Queues between threads and between tasks.
 
 use std::{
+    hint::black_box,
     sync::{Arc, Barrier, mpsc},
     thread,
 };
@@ -9,7 +10,7 @@ use freethreading::{Queue, SimpleQueue};
 use tokio::{runtime::Runtime, sync::mpsc as tokio_mpsc};
 
 use crate::{
-    contention::Tally,
+    contention::{Tally, alone, alone_awaited},
     harness::{Case, Contender, Unit, contender, stay_on},
     threads::multi_thread,
 };
@@ -25,6 +26,12 @@ const OPEN: &str = "both ends stay open";
 pub fn cases() -> Vec<Case> {
     let unit = Unit::MegaPerSecond;
     vec![
+        Unit::Nanos.case("Queue, put + get, uncontended", 2, uncontended),
+        Unit::Nanos.case(
+            "Queue, put + get, uncontended, awaited",
+            2,
+            uncontended_awaited,
+        ),
         unit.case("Queue(1024), 1-1 threads", 2, || bounded(1, 1)),
         unit.case("Queue(1024), 2-2 threads", 2, || bounded(2, 2)),
         unit.case("Queue(1024), 4-4 threads", 2, || bounded(4, 4)),
@@ -243,6 +250,53 @@ fn tasks<P: AsyncPut, G: AsyncGet>(
         });
         tally.rate()
     })
+}
+
+/// One item in and out again.
+fn both<P: Put + 'static, G: Get + 'static>(
+    name: &'static str,
+    (put, mut get): (P, G),
+) -> Contender {
+    alone(name, move || {
+        put.put_item(7);
+        black_box(get.get_item());
+    })
+}
+
+fn both_awaited<P: AsyncPut, G: AsyncGet>(name: &'static str, (put, mut get): (P, G)) -> Contender {
+    alone_awaited(name, async move || {
+        put.put_item(7).await;
+        black_box(get.get_item().await);
+    })
+}
+
+fn uncontended() -> Vec<Contender> {
+    let [queue, bounded] = [Queue::new(0), Queue::new(SIZE)];
+    let simple = SimpleQueue::new();
+    vec![
+        both("ours", (queue.clone(), queue)),
+        both("ours, bounded", (bounded.clone(), bounded)),
+        both("ours, SimpleQueue", (simple.clone(), simple)),
+        both("async-channel", async_channel::unbounded()),
+        both("crossbeam-channel", crossbeam_channel::unbounded()),
+        both("flume", flume::unbounded()),
+        both("kanal", kanal::unbounded()),
+        both("std mpsc", mpsc::channel()),
+    ]
+}
+
+fn uncontended_awaited() -> Vec<Contender> {
+    let [queue, bounded] = [Queue::new(0), Queue::new(SIZE)];
+    let simple = SimpleQueue::new();
+    vec![
+        both_awaited("ours", (queue.clone(), queue)),
+        both_awaited("ours, bounded", (bounded.clone(), bounded)),
+        both_awaited("ours, SimpleQueue", (simple.clone(), simple)),
+        both_awaited("async-channel", async_channel::unbounded()),
+        both_awaited("flume", flume::unbounded()),
+        both_awaited("kanal", kanal::unbounded_async()),
+        both_awaited("tokio mpsc", tokio_mpsc::unbounded_channel()),
+    ]
 }
 
 fn bounded(p: usize, c: usize) -> Vec<Contender> {
