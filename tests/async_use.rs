@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Gate, GateKeeper, Random, Wakes, eventually, watched};
+use common::{Gate, GateKeeper, Panicking, Random, Wakes, eventually, watched};
 use freethreading::{Error, TaskError, TaskFuture, Worker, WorkerPoolExecutor, task};
 use futures::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
 
@@ -627,15 +627,6 @@ freethreading::test_backends! {
 }
 
 type Awaited = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A waker that is of no help.
-struct Panicking;
-
-impl Wake for Panicking {
-    fn wake(self: Arc<Self>) {
-        panic!("a waker");
-    }
-}
 
 fn future_at(gate: Gate) -> Awaited {
     let executor = WorkerPoolExecutor::new(1).unwrap();

@@ -29,6 +29,8 @@ pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
     for (index, node, tag) in arena.waiters.used() {
         if !tag.is_free() && tag.owner == process {
             remove(node);
+            // From here on nobody notifies it.
+            bereaved::notify_another(node.notified_by.load(Ordering::Relaxed));
             arena.waiters.free(index, node);
         }
     }

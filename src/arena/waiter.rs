@@ -5,18 +5,19 @@
 //! leaves its waker in its process; another process rings that process's bell (see [`super::bell`]).
 
 use std::{
-    sync::OnceLock,
     task::Waker,
     time::{Duration, Instant},
 };
 
 use super::{
-    arena, bell, me,
+    arena, bell,
+    look::{Looker, look},
+    me,
     pool::{Tag, Unit},
     slot::ListId,
 };
 use crate::{
-    shim::{AtomicU32, AtomicU64, Futex, Mutex, Ordering, hint, thread},
+    shim::{AtomicU32, AtomicU64, Futex, Mutex, Ordering},
     unwind,
 };
 
@@ -64,6 +65,8 @@ pub(crate) struct Node {
     outcome: AtomicU32,
     /// It was woken in vain often enough.
     starved: AtomicU32,
+    /// The condition that has notified it, until its wait is over.
+    pub(crate) notified_by: AtomicU32,
 }
 
 impl Unit for Node {
@@ -76,6 +79,7 @@ impl Unit for Node {
         self.state.store(State::Notified as u32, Ordering::Relaxed);
         self.local.store(0, Ordering::Relaxed);
         self.list.store(0, Ordering::Relaxed);
+        self.notified_by.store(0, Ordering::Relaxed);
     }
 
     #[cfg(freethreading_loom)]
@@ -313,7 +317,8 @@ impl Waiter {
         self.node.state()
     }
 
-    /// What it was told is taken note of, or it has left its list.
+    /// What it was told is taken note of, or it has left its list. Should the process be killed before,
+    /// somebody else is told: so not before what it was told of is its own, or gone.
     pub(crate) fn retire(&self) {
         self.node.list.store(0, Ordering::Release);
     }
@@ -325,11 +330,9 @@ impl Waiter {
     /// Sleeps until the waiter was told something: `false` if the time was up before.
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> bool {
         let state = &self.node.state;
-        for round in 0..spins() {
-            if state.load(Ordering::Acquire) > State::Sleeping as u32 {
-                return true;
-            }
-            spin(round);
+        let told = || (state.load(Ordering::Acquire) > State::Sleeping as u32).then_some(());
+        if look(Looker::Waiter, told).is_some() {
+            return true;
         }
         loop {
             // Acquire: pairs with `tell`.
@@ -358,6 +361,8 @@ impl Drop for Waiter {
         if matches!(self.state(), State::Waiting | State::Sleeping) {
             self.clear();
         }
+        self.retire();
+        self.node.notified_by.store(0, Ordering::Release);
         let Waiter { index, node, local } = *self;
         seats::give(Seat { index, node, local });
     }
@@ -410,27 +415,4 @@ mod seats {
     pub(super) fn give(seat: Seat) {
         arena().idle.lock().push(seat);
     }
-}
-
-/// How often to look before going to sleep; not at all where whoever is waited for cannot run
-/// meanwhile.
-pub(super) fn spins() -> u32 {
-    static SPINS: OnceLock<u32> = OnceLock::new();
-    *SPINS.get_or_init(|| {
-        let alone = cfg!(freethreading_loom)
-            || std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
-        if alone { 0 } else { 40 }
-    })
-}
-
-/// A moment between two looks, longer and longer at first.
-pub(super) fn spin(round: u32) {
-    for _ in 0..1 << round.min(3) {
-        hint::spin_loop();
-    }
-}
-
-/// Lets another thread run.
-pub(super) fn give_way() {
-    thread::yield_now();
 }

@@ -5,6 +5,7 @@ use super::{
     rlock::RawRLock, semaphore::RawSemaphore,
 };
 use crate::arena::{
+    arena,
     reaper::Dead,
     slot::{Kind, Locked, SlotRef},
     waiter::{State, Wakes},
@@ -27,25 +28,40 @@ pub(crate) fn pass_on(slot: SlotRef, kind: Kind, list: usize, message: State) {
         Kind::Lock | Kind::RLock => RawLock(slot).bequeath(message),
         Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot).bequeath(message),
         Kind::Queue | Kind::SimpleQueue => RawQueue(slot).tell_another(list),
-        // Everybody was told; and notifications are for who waits.
+        // Everybody was told; and notifications are known by the waiter, wherever it is.
         Kind::Event | Kind::Barrier | Kind::Condition => {}
+    }
+}
+
+/// One of the waiters of the process was notified by this condition, if by any, and has not gone on yet.
+pub(crate) fn notify_another(condition: u32) {
+    let Some(slot) = arena().slots.get(condition) else {
+        return;
+    };
+    let slot = SlotRef {
+        index: condition,
+        slot,
+    };
+    // The process still has a handle: it is that condition yet.
+    if slot.kind() == Some(Kind::Condition) {
+        condition::notify_another(slot);
     }
 }
 
 /// The process may have held the primitive itself.
 pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
     let released = match kind {
-        Kind::Lock => RawLock(slot).inherit(dead, || {}),
+        Kind::Lock => {
+            let lock = RawLock(slot);
+            condition::forget(lock, dead);
+            lock.inherit(dead, || {})
+        }
         Kind::RLock => {
             let lock = RawRLock(slot);
             lock.lock().inherit(dead, || lock.disown())
         }
         Kind::Barrier => {
             RawBarrier::of(slot).inherit(dead);
-            false
-        }
-        Kind::Condition => {
-            condition::inherit(slot, dead);
             false
         }
         _ => false,

@@ -17,15 +17,11 @@ use crate::{
         waiter::{Sleeper, State, Waiter, Wakes},
     },
     error::{Error, NotOwned},
-    shim::{AtomicU64, Ordering},
+    shim::Ordering,
 };
 
 /// The list of those who wait to be notified.
 const LINE: usize = 0;
-
-/// Who has acquired a condition over a Lock, which knows no owner itself; zero if it was acquired
-/// through the lock. Only written by who holds the lock: Relaxed.
-const HOLDER: usize = 0;
 
 /// A condition variable; Python's `threading.Condition` and `multiprocessing.Condition`.
 ///
@@ -83,9 +79,21 @@ pub struct ConditionGuard<'a> {
     held: bool,
 }
 
-/// A process is gone: it holds no condition any more.
-pub(super) fn inherit(slot: SlotRef, dead: Dead) {
-    let word = &slot.slot.words[HOLDER];
+/// Notifies the longest waiting, since one that was notified is gone; it will look for the lock itself.
+pub(super) fn notify_another(slot: SlotRef) {
+    let line = slot.lock();
+    let Some((_, waiter)) = line.take(LINE) else {
+        return;
+    };
+    waiter.notified_by.store(slot.index, Ordering::Relaxed);
+    let woken = waiter.tell(State::Notified);
+    drop(line);
+    woken.wake();
+}
+
+/// A process is gone: it holds no condition over this lock any more.
+pub(super) fn forget(lock: RawLock, dead: Dead) {
+    let word = lock.holder();
     let holder = word.load(Ordering::Relaxed);
     if Owner::process_of(holder) == dead.process {
         // Unless somebody else has acquired it meanwhile.
@@ -114,15 +122,11 @@ impl Raw {
         }
     }
 
-    fn holder(&self) -> &AtomicU64 {
-        &self.line.slot.words[HOLDER]
-    }
-
     fn check(self, owner: Owner) -> Result<(), NotOwned> {
         let owned = match self.lock {
             RawAnyLock::RLock(lock) => lock.is_owned_by(owner),
             RawAnyLock::Lock(lock) => {
-                let noted = self.holder().load(Ordering::Relaxed);
+                let noted = lock.holder().load(Ordering::Relaxed);
                 lock.is_held() && (noted == 0 || noted == owner.number())
             }
         };
@@ -135,7 +139,7 @@ impl Raw {
             RawAnyLock::Lock(lock) => {
                 let acquired = lock.acquire_until(deadline);
                 if acquired {
-                    self.holder().store(owner.number(), Ordering::Relaxed);
+                    lock.holder().store(owner.number(), Ordering::Relaxed);
                 }
                 acquired
             }
@@ -148,7 +152,7 @@ impl Raw {
             RawAnyLock::Lock(lock) => {
                 let acquired = lock.try_acquire();
                 if acquired {
-                    self.holder().store(owner.number(), Ordering::Relaxed);
+                    lock.holder().store(owner.number(), Ordering::Relaxed);
                 }
                 acquired
             }
@@ -161,7 +165,7 @@ impl Raw {
             RawAnyLock::Lock(lock) => {
                 let owner = Owner::current();
                 lock.acquire_async().await;
-                self.holder().store(owner.number(), Ordering::Relaxed);
+                lock.holder().store(owner.number(), Ordering::Relaxed);
                 owner
             }
         }
@@ -172,7 +176,7 @@ impl Raw {
             RawAnyLock::RLock(lock) => lock.release(owner),
             RawAnyLock::Lock(lock) => {
                 self.check(owner)?;
-                self.holder().store(0, Ordering::Relaxed);
+                lock.holder().store(0, Ordering::Relaxed);
                 match lock.release() {
                     true => Ok(()),
                     false => Err(NotOwned),
@@ -189,7 +193,7 @@ impl Raw {
                 lock.disown();
                 depth
             }
-            RawAnyLock::Lock(_) => self.holder().swap(0, Ordering::Relaxed),
+            RawAnyLock::Lock(lock) => lock.holder().swap(0, Ordering::Relaxed),
         };
         self.lock().release();
         depth
@@ -199,7 +203,7 @@ impl Raw {
     fn take_back(self, owner: Owner, depth: u64) {
         match self.lock {
             RawAnyLock::RLock(lock) => lock.take_back(owner, depth),
-            RawAnyLock::Lock(_) => self.holder().store(depth, Ordering::Relaxed),
+            RawAnyLock::Lock(lock) => lock.holder().store(depth, Ordering::Relaxed),
         }
     }
 
@@ -218,6 +222,7 @@ impl Raw {
                 let Some((index, waiter)) = line.take(LINE) else {
                     break;
                 };
+                waiter.notified_by.store(self.line.index, Ordering::Relaxed);
                 if !lock.enrol(&lock_slot, index, waiter) {
                     // Somebody has released the lock behind the notifier's back.
                     wakes.add(waiter.tell(State::Notified));

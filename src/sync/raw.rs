@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::{
     arena::{
+        look::Looker,
         me,
         reaper::Dead,
         slot::{Locked, SlotRef},
@@ -24,6 +25,10 @@ const WORD: usize = 0;
 const HELD: u64 = 1;
 const WAITED_FOR: u64 = 2;
 const OWNER_SHIFT: u32 = 16;
+
+/// Who has acquired a Lock through a condition, since it knows no owner itself; zero if it was acquired
+/// as it is. Only written by who holds the lock: Relaxed.
+const HOLDER: usize = 1;
 
 /// The list of waiters.
 const LINE: usize = 0;
@@ -40,6 +45,11 @@ impl RawLock {
     #[inline]
     fn word(&self) -> &crate::shim::AtomicU64 {
         &self.0.slot.words[WORD]
+    }
+
+    #[inline]
+    pub(super) fn holder(&self) -> &crate::shim::AtomicU64 {
+        &self.0.slot.words[HOLDER]
     }
 
     #[inline]
@@ -256,7 +266,7 @@ impl RawLock {
 impl Resource for RawLock {
     type Output = ();
 
-    const CONTENDED: bool = true;
+    const CONTENDED: Option<Looker> = Some(Looker::Lock);
 
     fn slot(&self) -> SlotRef {
         self.0

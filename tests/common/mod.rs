@@ -1,5 +1,7 @@
 //! What the tests share. Not every test crate uses all of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports, unused_macros)]
+
+pub mod ways;
 
 use std::{
     fs,
@@ -20,10 +22,28 @@ pub fn watched<T>(body: impl FnOnce() -> T) -> T {
             std::process::abort();
         }
     });
+    let _release = ReleaseOnFailure;
     let result = body();
     drop(done);
     watchdog.join().expect("the watchdog does not panic");
     result
+}
+
+/// A test that failed may leave tasks behind that wait for ever. The program is then not to wait for
+/// them at its end.
+struct ReleaseOnFailure;
+
+impl Drop for ReleaseOnFailure {
+    fn drop(&mut self) {
+        extern "C" fn end() {
+            // SAFETY: the call takes no pointers.
+            unsafe { libc::_exit(101) };
+        }
+        if thread::panicking() {
+            // SAFETY: the function unwinds in no case. It is called before what was registered before.
+            unsafe { libc::atexit(end) };
+        }
+    }
 }
 
 /// Waits until the condition holds, for what no handle tells: files, processes, other programs. The
@@ -236,6 +256,11 @@ impl Gate {
     }
 }
 
+/// Whether all bytes are this one; quickly, also without optimization.
+pub fn is_all(bytes: &[u8], byte: u8) -> bool {
+    bytes == vec![byte; bytes.len()]
+}
+
 /// A waker that counts.
 #[derive(Default)]
 pub struct Wakes(std::sync::atomic::AtomicUsize);
@@ -253,6 +278,15 @@ impl Wakes {
 impl std::task::Wake for Wakes {
     fn wake(self: std::sync::Arc<Self>) {
         self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+/// A waker that is of no help.
+pub struct Panicking;
+
+impl std::task::Wake for Panicking {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a waker");
     }
 }
 
