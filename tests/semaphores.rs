@@ -497,3 +497,54 @@ fn they_show_their_values() {
         });
     });
 }
+
+/// Nobody comes through on permits that were refused.
+#[test]
+fn refused_permits_are_never_there() {
+    const ROUNDS: usize = 20_000;
+    fn up_to_five(semaphore: &Semaphore) -> usize {
+        (0..5).filter(|_| semaphore.try_acquire()).count()
+    }
+    watched(|| {
+        let semaphores: Vec<_> = (0..ROUNDS).map(|_| Semaphore::new(1)).collect();
+        // Who comes to a round first waits for the other, without sleeping.
+        let come = AtomicUsize::new(0);
+        let meet = |round: usize| {
+            come.fetch_add(1, Ordering::SeqCst);
+            for spins in 0.. {
+                if come.load(Ordering::SeqCst) >= 2 * (round + 1) {
+                    break;
+                }
+                match spins {
+                    0..1000 => std::hint::spin_loop(),
+                    _ => thread::yield_now(),
+                }
+            }
+        };
+        let (through, released): (Vec<_>, Vec<_>) = thread::scope(|scope| {
+            let through = scope.spawn(|| {
+                let rounds = semaphores.iter().enumerate();
+                rounds
+                    .map(|(round, semaphore)| {
+                        meet(round);
+                        up_to_five(semaphore)
+                    })
+                    .collect()
+            });
+            let rounds = semaphores.iter().enumerate();
+            let released = rounds
+                .map(|(round, semaphore)| {
+                    meet(round);
+                    semaphore.release_many(u32::MAX as usize).is_ok()
+                })
+                .collect();
+            (through.join().unwrap(), released)
+        });
+        for ((semaphore, through), released) in semaphores.iter().zip(through).zip(released) {
+            // If the one permit was taken before, there was room for all of them.
+            if !released {
+                assert_eq!(through + up_to_five(semaphore), 1);
+            }
+        }
+    });
+}
