@@ -665,6 +665,41 @@ every_narrow_type! {
         assert_one_is_let_through(&object);
     }
 
+    /// Somebody comes by and is faster, again and again, but not for ever.
+    fn a_task_is_not_overtaken_for_ever<A: Awaitable>() {
+        let object = A::closed(1);
+        let (mut wait, wakes) = pending(&object);
+        for overtaken in 0.. {
+            assert!(overtaken < 100, "starved");
+            let seen = wakes.count();
+            object.let_through();
+            eventually("it is woken", || wakes.count() > seen);
+            let overtakes = object.try_wait();
+            let is_through = poll(&mut wait, &wakes).is_ready();
+            assert_eq!(is_through, !overtakes);
+            if is_through {
+                break;
+            }
+        }
+        assert_closed(&object);
+    }
+
+    fn a_thread_is_not_overtaken_for_ever<A: Awaitable>() {
+        let object = A::closed(1);
+        let waiting = object.clone();
+        let (thread, place) = asleep_in(move || waiting.wait());
+        for overtaken in 0.. {
+            assert!(overtaken < 2000, "starved");
+            object.let_through();
+            if !object.try_wait() {
+                break;
+            }
+            place.wait_until_asleep();
+        }
+        thread.join().unwrap();
+        assert_closed(&object);
+    }
+
     fn tasks_are_let_through_in_the_order_in_which_they_came<A: Awaitable>() {
         let object = A::closed(3);
         let mut waits: Vec<_> = (0..3).map(|_| pending(&object)).collect();
