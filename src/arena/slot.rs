@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use super::{
     arena,
-    look::{Looker, look},
+    look::{Looker, give_way_and, look},
     me,
     pool::{Tag, Unit},
     waiter::{self, Wakes, Woken},
@@ -193,12 +193,15 @@ impl SlotRef {
     #[cold]
     fn lock_slow(self, mine: u32) {
         let mutex = &self.slot.mutex;
-        let taken = look(Looker::Mutex, || {
+        let mut take = || {
             let is_free = mutex.load(Ordering::Relaxed) == 0;
-            let take = || mutex.compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed);
-            (is_free && take().is_ok()).then_some(())
-        });
-        if taken.is_some() {
+            let taken = is_free
+                && mutex
+                    .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok();
+            taken.then_some(())
+        };
+        if look(Looker::Mutex, &mut take).is_some() || give_way_and(take).is_some() {
             return;
         }
         // From here on whoever unlocks it wakes somebody.
