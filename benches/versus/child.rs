@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{CHILD, maps::square};
+use crate::{CHILD, board::Other, maps::square};
 
 /// Bytes that serde carries as one block.
 #[derive(Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub const ECHO_BLOB: &str = "echo-blob";
 pub const ECHO_VEC: &str = "echo-vec";
 /// Gives back bytes that nothing decodes.
 pub const ECHO_RAW: &str = "echo-raw";
+/// Does what it is ordered to with the [board](Other) whose path follows.
+pub const BOARD: &str = "board:";
 
 /// What the child does until its input ends.
 pub fn serve(mode: &str) {
@@ -47,7 +49,11 @@ pub fn serve(mode: &str) {
                 write_raw(&mut output, &bytes);
             }
         }
-        _ => panic!("no such mode: {mode}"),
+        _ => {
+            let board = mode.strip_prefix(BOARD).expect("it is the last mode");
+            let mut other = Other::new(board);
+            answer(&mut input, &mut output, |order| other.obey(order));
+        }
     }
 }
 
@@ -61,7 +67,7 @@ fn pong(input: &mut File, output: &mut File) {
     }
 }
 
-fn answer<A, R>(input: &mut impl Read, output: &mut impl Write, function: impl Fn(A) -> R)
+fn answer<A, R>(input: &mut impl Read, output: &mut impl Write, mut function: impl FnMut(A) -> R)
 where
     A: DeserializeOwned,
     R: Serialize,
@@ -119,7 +125,15 @@ impl Peer {
 
     /// Sends a value and receives another, with bincode.
     pub fn call<A: Serialize, R: DeserializeOwned>(&mut self, argument: A) -> R {
+        self.send(argument);
+        self.receive()
+    }
+
+    pub fn send<A: Serialize>(&mut self, argument: A) {
         write_frame(self.input(), argument);
+    }
+
+    pub fn receive<R: DeserializeOwned>(&mut self) -> R {
         let bytes = read_raw(&mut self.output).expect("the child answers");
         bincode::deserialize(&bytes).expect("the child speaks bincode")
     }

@@ -26,6 +26,7 @@ pub fn contender(name: &'static str, sample: impl FnMut() -> f64 + 'static) -> C
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Unit {
+    Nanos,
     Micros,
     Millis,
     KiloPerSecond,
@@ -36,6 +37,7 @@ pub enum Unit {
 impl Unit {
     pub fn name(self) -> &'static str {
         match self {
+            Unit::Nanos => "ns",
             Unit::Micros => "us",
             Unit::Millis => "ms",
             Unit::KiloPerSecond => "k/s",
@@ -55,11 +57,25 @@ impl Unit {
         format!("{figure:.decimals$} {}", self.name())
     }
 
-    /// How many times as fast we are.
-    fn ratio(self, ours: f64, peer: f64) -> f64 {
+    pub fn case(
+        self,
+        name: &'static str,
+        cores: usize,
+        contenders: fn() -> Vec<Contender>,
+    ) -> Case {
+        Case {
+            name,
+            unit: self,
+            cores,
+            contenders,
+        }
+    }
+
+    /// How many times as fast as the second figure the first is.
+    fn ratio(self, figure: f64, other: f64) -> f64 {
         match self {
-            Unit::Micros | Unit::Millis => peer / ours,
-            Unit::KiloPerSecond | Unit::MegaPerSecond | Unit::GibPerSecond => ours / peer,
+            Unit::Nanos | Unit::Micros | Unit::Millis => other / figure,
+            Unit::KiloPerSecond | Unit::MegaPerSecond | Unit::GibPerSecond => figure / other,
         }
     }
 }
@@ -77,7 +93,7 @@ pub struct Effort {
 
 impl Effort {
     pub fn of(quick: bool) -> Effort {
-        let (least, most, millis) = if quick { (2, 51, 800) } else { (7, 501, 8000) };
+        let (least, most, millis) = if quick { (2, 51, 400) } else { (7, 501, 8000) };
         Effort {
             quick,
             least,
@@ -95,13 +111,21 @@ impl Effort {
 pub struct Row {
     pub name: String,
     pub median: f64,
-    /// Against ours, the first.
+    /// How many times as fast the slowest sample was: what a collapse now and then shows in.
+    pub slowest: f64,
+    /// How many times as fast ours is, the first.
     pub ratio: f64,
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\t{}\t{}", self.name, self.median, self.ratio)
+        let Row {
+            name,
+            median,
+            slowest,
+            ratio,
+        } = self;
+        write!(f, "{name}\t{median}\t{slowest}\t{ratio}")
     }
 }
 
@@ -111,6 +135,7 @@ impl Row {
         Some(Row {
             name: fields.next()?.into(),
             median: fields.next()?.parse().ok()?,
+            slowest: fields.next()?.parse().ok()?,
             ratio: fields.next()?.parse().ok()?,
         })
     }
@@ -125,9 +150,7 @@ impl Case {
     /// Runs the case; to be called before anything has started a thread.
     pub fn run(&self, effort: Effort) -> Vec<Row> {
         if self.cores == 1 {
-            let mut cpus = CpuSet::new();
-            cpus.set(0);
-            sched_setaffinity(None, &cpus).expect("there is a CPU 0");
+            stay_on(0);
         }
         let mut contenders = (self.contenders)();
         for (_, sample) in &mut contenders {
@@ -147,14 +170,24 @@ impl Case {
             .zip(&samples)
             .map(|((name, _), theirs)| {
                 let ratios = samples[0].iter().zip(theirs);
+                let middle = median(theirs.clone());
+                let against_median = theirs.iter().map(|&t| self.unit.ratio(t, middle));
                 Row {
                     name: (*name).into(),
-                    median: median(theirs.clone()),
+                    median: middle,
+                    slowest: against_median.fold(1.0, f64::min),
                     ratio: median(ratios.map(|(&o, &t)| self.unit.ratio(o, t)).collect()),
                 }
             })
             .collect()
     }
+}
+
+/// Keeps the thread, and those that it starts, on this CPU.
+pub fn stay_on(cpu: usize) {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    sched_setaffinity(None, &cpus).expect("there are as many CPUs");
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -174,9 +207,13 @@ impl Clock {
         Clock(Instant::now())
     }
 
+    pub fn seconds(&self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
+
     /// Microseconds for each of so many times.
     pub fn micros_each(&self, times: u32) -> f64 {
-        self.0.elapsed().as_secs_f64() * 1e6 / f64::from(times)
+        self.seconds() * 1e6 / f64::from(times)
     }
 }
 

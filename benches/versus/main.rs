@@ -7,13 +7,21 @@
 //! FILTER runs only the cases whose name contains it. Every case runs in a process of its own, which
 //! is this program again, so that cases do not disturb each other and each can have its affinity.
 
+mod barriers;
+mod board;
 mod child;
+mod contention;
 mod harness;
+mod locks;
 mod maps;
 mod payloads;
+mod posix;
 mod processes;
+mod queues;
+mod shared;
 mod starts;
 mod threads;
+mod wakeups;
 
 use std::{
     env,
@@ -34,10 +42,12 @@ const NOTE: &str = "
 How to read it: the figures are medians of samples that were taken in turn, ours and then each peer's,
 round after round. The ratio says how many times as fast as the peer we are (above 1: we are faster);
 it is the median of the ratios within a round, so that a machine that speeds up or slows down does not
-bend it, and may differ a little from the ratio of the two figures. A peer marked (limit) is no rival
-but about the least that the system asks for; near 1 is the best to hope for there. Cases on 1 core have
-their affinity set to one CPU, where a wake-up costs the same whenever it happens; with free placement a
-round trip is mostly wake-ups, and chance decides how many go to the other core.";
+bend it, and may differ a little from the ratio of the two figures. Slowest is how fast the slowest
+sample was against the median, ours and the peer's: near 0 it collapses now and then. A peer that is
+called ours is another way of ours; one marked (limit) is no rival but about the least that the system
+asks for, and near 1 is the best to hope for there. Cases on 1 core have their affinity set to one CPU,
+where a wake-up costs the same whenever it happens; with free placement a round trip is mostly
+wake-ups, and chance decides how many go to the other core.";
 
 struct Options {
     effort: Effort,
@@ -91,6 +101,11 @@ fn cases() -> Vec<Case> {
         processes::cases(),
         starts::cases(),
         payloads::cases(),
+        locks::cases(),
+        wakeups::cases(),
+        barriers::cases(),
+        queues::cases(),
+        shared::cases(),
     ]
     .into_iter()
     .flatten()
@@ -111,8 +126,8 @@ fn run_case(name: &str, effort: Effort) {
 fn run_all(options: &Options) -> ExitCode {
     let mut json = Vec::new();
     let mut failed = false;
-    print_row(["case", "ours", "peer", "peer's figure", "ratio"]);
-    print_row(["---"; 5]);
+    print_row(["case", "ours", "peer", "peer's figure", "ratio", "slowest"]);
+    print_row(["---"; 6]);
     for case in cases() {
         if !case.name.contains(&options.filter) {
             continue;
@@ -131,6 +146,7 @@ fn run_all(options: &Options) -> ExitCode {
                 &peer.name,
                 &case.unit.format(peer.median),
                 &format!("{:.2}", peer.ratio),
+                &format!("{:.2} {:.2}", ours.slowest, peer.slowest),
             ]);
             json.push(json_object(&case, ours, peer));
         }
@@ -166,8 +182,8 @@ fn run_elsewhere(case: &Case, effort: Effort) -> Option<Vec<Row>> {
         .collect()
 }
 
-fn print_row(cells: [&str; 5]) {
-    const WIDTHS: [usize; 5] = [55, 11, 50, 13, 6];
+fn print_row(cells: [&str; 6]) {
+    const WIDTHS: [usize; 6] = [55, 11, 50, 13, 6, 9];
     let mut line = String::from("|");
     for (cell, width) in cells.into_iter().zip(WIDTHS) {
         write!(line, " {cell:width$} |").expect("strings can be written to");
@@ -178,13 +194,15 @@ fn print_row(cells: [&str; 5]) {
 fn json_object(case: &Case, ours: &Row, peer: &Row) -> String {
     // No name holds anything that JSON writes in another way than Rust.
     format!(
-        "{{\"case\": {:?}, \"cores\": {}, \"unit\": {:?}, \"ours\": {}, \"peer\": {:?}, \"figure\": {}, \"ratio\": {}}}",
+        "{{\"case\": {:?}, \"cores\": {}, \"unit\": {:?}, \"ours\": {}, \"peer\": {:?}, \"figure\": {}, \"ratio\": {}, \"slowest\": {}, \"peer_slowest\": {}}}",
         case.name,
         case.cores,
         case.unit.name(),
         ours.median,
         peer.name,
         peer.median,
-        peer.ratio
+        peer.ratio,
+        ours.slowest,
+        peer.slowest
     )
 }

@@ -77,7 +77,7 @@ pub fn current_thread() -> Runtime {
 }
 
 /// With 2 workers, and one more thread in the blocking pool.
-fn multi_thread() -> Runtime {
+pub fn multi_thread() -> Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(1)
@@ -157,7 +157,7 @@ fn round_trip_awaited(runtime: Runtime) -> Vec<Contender> {
 }
 
 /// Runs a future as a task.
-fn on(runtime: &Runtime, future: impl Future<Output = f64> + Send + 'static) -> f64 {
+pub fn on(runtime: &Runtime, future: impl Future<Output = f64> + Send + 'static) -> f64 {
     runtime
         .block_on(runtime.spawn(future))
         .expect("samples do not panic")

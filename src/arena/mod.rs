@@ -2,7 +2,8 @@
 //!
 //! - [`sys`] has the system calls, [`pool`] allocates units of one size in the mapping,
 //! - [`slot`] is the state of a primitive, [`handle`] what keeps it alive, [`passage`] how it travels,
-//! - [`waiter`] and [`wait`] are the event count, [`bell`] wakes tasks from other processes,
+//! - [`waiter`] and [`wait`] are the event count, [`bell`] wakes tasks from other processes, [`look`] is what
+//!   is done before going to sleep,
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
 //! - [`ring`] holds the items of shared queues.
 //!
@@ -12,6 +13,7 @@
 
 pub(crate) mod bell;
 pub(crate) mod handle;
+pub(crate) mod look;
 pub(crate) mod passage;
 pub(crate) mod pool;
 pub(crate) mod process;

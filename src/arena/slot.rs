@@ -4,7 +4,9 @@
 use std::ops::Deref;
 
 use super::{
-    arena, me,
+    arena,
+    look::{Looker, look},
+    me,
     pool::{Tag, Unit},
     waiter::{self, Wakes, Woken},
 };
@@ -191,15 +193,13 @@ impl SlotRef {
     #[cold]
     fn lock_slow(self, mine: u32) {
         let mutex = &self.slot.mutex;
-        for round in 0..waiter::spins() {
-            if mutex.load(Ordering::Relaxed) == 0
-                && mutex
-                    .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
-            {
-                return;
-            }
-            waiter::spin(round);
+        let taken = look(Looker::Mutex, || {
+            let is_free = mutex.load(Ordering::Relaxed) == 0;
+            let take = || mutex.compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed);
+            (is_free && take().is_ok()).then_some(())
+        });
+        if taken.is_some() {
+            return;
         }
         // From here on whoever unlocks it wakes somebody.
         loop {

@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
+    look::{Looker, give_way, look},
     slot::{Locked, SlotRef},
-    waiter::{Sleeper, State, Waiter, give_way, spin, spins},
+    waiter::{Sleeper, State, Waiter},
 };
 
 /// What is waited for. The methods that are given a [`Locked`] hold the slot's mutex.
@@ -16,7 +17,7 @@ pub(crate) trait Resource {
     type Output;
 
     /// Whether those who want it hold it only for a moment, so that it pays to try a few times.
-    const CONTENDED: bool = false;
+    const CONTENDED: Option<Looker> = None;
 
     /// The slot whose mutex guards the line.
     fn slot(&self) -> SlotRef;
@@ -53,6 +54,9 @@ pub(crate) enum Miss {
     /// Try once more, without the mutex.
     Again,
 }
+
+/// How often a contender lets others run before it gets in line.
+const YIELDS: u32 = 7;
 
 /// How often a waiter is woken in vain before it is given what it waits for.
 const PATIENT: u32 = 2;
@@ -169,9 +173,9 @@ impl<R: Resource> Waiting<R> {
     /// Blocks until it is there or the time is up.
     pub(crate) fn block(&mut self, deadline: Option<Instant>) -> Option<R::Output> {
         loop {
-            if R::CONTENDED
+            if let Some(looker) = R::CONTENDED
                 && !self.joined
-                && let Some(output) = self.compete()
+                && let Some(output) = self.compete(looker)
             {
                 return Some(output);
             }
@@ -183,7 +187,7 @@ impl<R: Resource> Waiting<R> {
                 if self.leave() {
                     return None;
                 }
-            } else if R::CONTENDED && waiter.state() == State::Notified {
+            } else if R::CONTENDED.is_some() && waiter.state() == State::Notified {
                 self.joined = false;
                 self.vain += 1;
             }
@@ -191,15 +195,19 @@ impl<R: Resource> Waiting<R> {
     }
 
     /// Tries to get it without getting in line, for a moment.
-    fn compete(&mut self) -> Option<R::Output> {
-        for round in 0..10 {
+    fn compete(&mut self, looker: Looker) -> Option<R::Output> {
+        let free = self.resource.attempt();
+        if free.is_some() {
+            return free;
+        }
+        let found = look(looker, || self.resource.attempt());
+        if found.is_some() {
+            return found;
+        }
+        for _ in 0..YIELDS {
+            give_way();
             if let Some(output) = self.resource.attempt() {
                 return Some(output);
-            }
-            if round < 3 && spins() > 0 {
-                spin(round + 1);
-            } else {
-                give_way();
             }
         }
         None

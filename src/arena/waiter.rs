@@ -5,18 +5,19 @@
 //! leaves its waker in its process; another process rings that process's bell (see [`super::bell`]).
 
 use std::{
-    sync::OnceLock,
     task::Waker,
     time::{Duration, Instant},
 };
 
 use super::{
-    arena, bell, me,
+    arena, bell,
+    look::{Looker, look},
+    me,
     pool::{Tag, Unit},
     slot::ListId,
 };
 use crate::{
-    shim::{AtomicU32, AtomicU64, Futex, Mutex, Ordering, hint, thread},
+    shim::{AtomicU32, AtomicU64, Futex, Mutex, Ordering},
     unwind,
 };
 
@@ -329,11 +330,9 @@ impl Waiter {
     /// Sleeps until the waiter was told something: `false` if the time was up before.
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> bool {
         let state = &self.node.state;
-        for round in 0..spins() {
-            if state.load(Ordering::Acquire) > State::Sleeping as u32 {
-                return true;
-            }
-            spin(round);
+        let told = || (state.load(Ordering::Acquire) > State::Sleeping as u32).then_some(());
+        if look(Looker::Waiter, told).is_some() {
+            return true;
         }
         loop {
             // Acquire: pairs with `tell`.
@@ -416,27 +415,4 @@ mod seats {
     pub(super) fn give(seat: Seat) {
         arena().idle.lock().push(seat);
     }
-}
-
-/// How often to look before going to sleep; not at all where whoever is waited for cannot run
-/// meanwhile.
-pub(super) fn spins() -> u32 {
-    static SPINS: OnceLock<u32> = OnceLock::new();
-    *SPINS.get_or_init(|| {
-        let alone = cfg!(freethreading_loom)
-            || std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
-        if alone { 0 } else { 40 }
-    })
-}
-
-/// A moment between two looks, longer and longer at first.
-pub(super) fn spin(round: u32) {
-    for _ in 0..1 << round.min(3) {
-        hint::spin_loop();
-    }
-}
-
-/// Lets another thread run.
-pub(super) fn give_way() {
-    thread::yield_now();
 }

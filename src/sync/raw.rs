@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::{
     arena::{
+        look::Looker,
         me,
         reaper::Dead,
         slot::{Locked, SlotRef},
@@ -265,7 +266,7 @@ impl RawLock {
 impl Resource for RawLock {
     type Output = ();
 
-    const CONTENDED: bool = true;
+    const CONTENDED: Option<Looker> = Some(Looker::Lock);
 
     fn slot(&self) -> SlotRef {
         self.0

@@ -6,6 +6,7 @@ use super::face;
 use crate::{
     arena::{
         handle::Handle,
+        look::Looker,
         slot::{Kind, Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting, deadline},
         waiter::{State, Wakes},
@@ -164,7 +165,7 @@ impl RawSemaphore {
 impl Resource for RawSemaphore {
     type Output = ();
 
-    const CONTENDED: bool = true;
+    const CONTENDED: Option<Looker> = Some(Looker::Lock);
 
     fn slot(&self) -> SlotRef {
         self.0

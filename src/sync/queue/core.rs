@@ -12,13 +12,14 @@ use std::{
     time::Instant,
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserializer, Serializer, ser};
 
 use super::shared::{GETTERS, JOINERS, PUTTERS, RawQueue};
 use crate::{
     arena::{
         handle::Handle,
+        look::{Looker, look},
         passage::{self, Reach},
         ring::{Parcel, Reserve},
         slot::{Kind, LISTS, Locked, SlotRef},
@@ -114,6 +115,16 @@ impl<T> Local<T> {
     }
 
     #[inline]
+    fn lock(&self) -> MutexGuard<'_, Mode<T>> {
+        self.mode.try_lock().unwrap_or_else(|| self.lock_slow())
+    }
+
+    #[cold]
+    fn lock_slow(&self) -> MutexGuard<'_, Mode<T>> {
+        look(Looker::Items, || self.mode.try_lock()).unwrap_or_else(|| self.mode.lock())
+    }
+
+    #[inline]
     fn is_shared(&self) -> bool {
         // Acquire: pairs with the store in `move_items`, before which the codec is set.
         self.shared.load(Ordering::Acquire)
@@ -125,7 +136,7 @@ impl<T> Local<T> {
         if self.is_shared() {
             return Found::Shared;
         }
-        let mut mode = self.mode.lock();
+        let mut mode = self.lock();
         loop {
             match &mut *mode {
                 Mode::Plain(plain) => return Found::Plain(access(plain)),
@@ -417,7 +428,7 @@ impl<'a, T> Getting<'a, T> {
 impl<T> Resource for Getting<'_, T> {
     type Output = Taken<T>;
 
-    const CONTENDED: bool = true;
+    const CONTENDED: Option<Looker> = Some(Looker::Queue);
 
     fn slot(&self) -> SlotRef {
         self.core.handle.slot()
@@ -548,7 +559,7 @@ impl<'a, T> Putting<'a, T> {
 impl<T> Resource for Putting<'_, T> {
     type Output = Result<(), PutError<T>>;
 
-    const CONTENDED: bool = true;
+    const CONTENDED: Option<Looker> = Some(Looker::Queue);
 
     fn slot(&self) -> SlotRef {
         self.core.handle.slot()

@@ -1,0 +1,293 @@
+//! Two that wake each other in turn.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    thread,
+};
+
+use freethreading::{Condition, Event};
+use tokio::{runtime::Runtime, sync::Notify};
+
+use crate::{
+    harness::{Case, Clock, Contender, Unit, contender, micros},
+    posix::{Private, Word},
+    threads::{current_thread, multi_thread, on},
+};
+
+/// Round trips in one sample: a few milliseconds.
+const TRIPS: u32 = 1000;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Unit::Micros.case("Event, 2 threads", 1, event_threads),
+        Unit::Micros.case("Event, 2 threads, free placement", 2, event_threads),
+        Unit::Micros.case("Event, 2 tasks, current_thread", 1, || {
+            event_tasks(current_thread())
+        }),
+        Unit::Micros.case("Event, 2 tasks, 2 workers", 2, || {
+            event_tasks(multi_thread())
+        }),
+        Unit::Micros.case("Condition, 2 threads", 1, condition_threads),
+        Unit::Micros.case("Condition, 2 tasks, current_thread", 1, || {
+            condition_tasks(current_thread())
+        }),
+    ]
+}
+
+/// What one side sets, and the other waits for and clears.
+trait Flag: Send + Sync + 'static {
+    fn set(&self);
+    fn wait(&self);
+}
+
+trait AsyncFlag: Send + Sync + 'static {
+    fn set(&self) -> impl Future<Output = ()> + Send;
+    fn wait(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl Flag for Event {
+    fn set(&self) {
+        self.set();
+    }
+
+    fn wait(&self) {
+        self.wait();
+        self.clear();
+    }
+}
+
+impl AsyncFlag for Event {
+    async fn set(&self) {
+        self.set();
+    }
+
+    async fn wait(&self) {
+        self.wait_async().await;
+        self.clear();
+    }
+}
+
+/// With our condition.
+#[derive(Default)]
+struct Conditioned {
+    set: AtomicBool,
+    changed: Condition,
+}
+
+const HELD: &str = "it is held";
+
+impl Flag for Conditioned {
+    fn set(&self) {
+        let guard = self.changed.lock();
+        self.set.store(true, Relaxed);
+        guard.notify(1).expect(HELD);
+    }
+
+    fn wait(&self) {
+        let mut guard = self.changed.lock();
+        guard.wait_for(|| self.set.load(Relaxed)).expect(HELD);
+        self.set.store(false, Relaxed);
+    }
+}
+
+impl AsyncFlag for Conditioned {
+    async fn set(&self) {
+        let guard = self.changed.lock_async().await;
+        self.set.store(true, Relaxed);
+        guard.notify(1).expect(HELD);
+    }
+
+    async fn wait(&self) {
+        let mut guard = self.changed.lock_async().await;
+        let is_set = || self.set.load(Relaxed);
+        guard.wait_for_async(is_set).await.expect(HELD);
+        self.set.store(false, Relaxed);
+    }
+}
+
+impl Flag for Word<Private> {
+    fn set(&self) {
+        Word::set(self);
+    }
+
+    fn wait(&self) {
+        self.take();
+    }
+}
+
+impl Flag for (Mutex<bool>, Condvar) {
+    fn set(&self) {
+        *self.0.lock().expect("no panic") = true;
+        self.1.notify_one();
+    }
+
+    fn wait(&self) {
+        let mut set = self.0.lock().expect("no panic");
+        while !*set {
+            set = self.1.wait(set).expect("no panic");
+        }
+        *set = false;
+    }
+}
+
+impl Flag for (parking_lot::Mutex<bool>, parking_lot::Condvar) {
+    fn set(&self) {
+        *self.0.lock() = true;
+        self.1.notify_one();
+    }
+
+    fn wait(&self) {
+        let mut set = self.0.lock();
+        self.1.wait_while(&mut set, |set| !*set);
+        *set = false;
+    }
+}
+
+/// With an event-listener.
+#[derive(Default)]
+struct Listened {
+    set: AtomicBool,
+    changed: event_listener::Event,
+}
+
+impl Listened {
+    fn set(&self) {
+        self.set.store(true, SeqCst);
+        self.changed.notify(1);
+    }
+
+    /// What to wait for, unless it is set already.
+    fn listen(&self) -> Option<event_listener::EventListener> {
+        if self.set.swap(false, SeqCst) {
+            return None;
+        }
+        let listener = self.changed.listen();
+        (!self.set.swap(false, SeqCst)).then_some(listener)
+    }
+}
+
+impl Flag for Listened {
+    fn set(&self) {
+        self.set();
+    }
+
+    fn wait(&self) {
+        while let Some(listener) = self.listen() {
+            event_listener::Listener::wait(listener);
+        }
+    }
+}
+
+impl AsyncFlag for Listened {
+    async fn set(&self) {
+        self.set();
+    }
+
+    async fn wait(&self) {
+        while let Some(listener) = self.listen() {
+            listener.await;
+        }
+    }
+}
+
+impl AsyncFlag for Notify {
+    async fn set(&self) {
+        self.notify_one();
+    }
+
+    fn wait(&self) -> impl Future<Output = ()> + Send {
+        self.notified()
+    }
+}
+
+/// This thread and another.
+fn threads<F: Flag>(name: &'static str, new: fn() -> F) -> Contender {
+    let (ping, pong) = (new(), new());
+    contender(name, move || {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..=TRIPS {
+                    ping.wait();
+                    pong.set();
+                }
+            });
+            let trip = || {
+                ping.set();
+                pong.wait();
+            };
+            trip(); // The other has started.
+            micros(TRIPS, trip)
+        })
+    })
+}
+
+fn tasks<F: AsyncFlag>(name: &'static str, runtime: &Arc<Runtime>, new: fn() -> F) -> Contender {
+    let runtime = Arc::clone(runtime);
+    let flags = Arc::new((new(), new()));
+    contender(name, move || {
+        let flags = Arc::clone(&flags);
+        on(&runtime, async move {
+            let theirs = Arc::clone(&flags);
+            let other = tokio::spawn(async move {
+                for _ in 0..TRIPS {
+                    theirs.0.wait().await;
+                    theirs.1.set().await;
+                }
+            });
+            let clock = Clock::start();
+            for _ in 0..TRIPS {
+                flags.0.set().await;
+                flags.1.wait().await;
+            }
+            let micros = clock.micros_each(TRIPS);
+            other.await.expect("samples do not panic");
+            micros
+        })
+    })
+}
+
+type StdFlag = (Mutex<bool>, Condvar);
+type ParkingLotFlag = (parking_lot::Mutex<bool>, parking_lot::Condvar);
+
+fn event_threads() -> Vec<Contender> {
+    vec![
+        threads::<Event>("ours", Default::default),
+        threads::<StdFlag>("std Condvar", Default::default),
+        threads::<ParkingLotFlag>("parking_lot Condvar", Default::default),
+        threads::<Listened>("event-listener", Default::default),
+        threads::<Word<Private>>("futex (limit)", Default::default),
+    ]
+}
+
+fn event_tasks(runtime: Runtime) -> Vec<Contender> {
+    let runtime = Arc::new(runtime);
+    vec![
+        tasks::<Event>("ours", &runtime, Default::default),
+        tasks::<Notify>("tokio Notify", &runtime, Default::default),
+        tasks::<Listened>("event-listener", &runtime, Default::default),
+    ]
+}
+
+fn condition_threads() -> Vec<Contender> {
+    vec![
+        threads::<Conditioned>("ours", Default::default),
+        threads::<StdFlag>("std Condvar", Default::default),
+        threads::<ParkingLotFlag>("parking_lot Condvar", Default::default),
+        threads::<Word<Private>>("futex (limit)", Default::default),
+    ]
+}
+
+/// No peer has a condition for tasks.
+fn condition_tasks(runtime: Runtime) -> Vec<Contender> {
+    let runtime = Arc::new(runtime);
+    vec![
+        tasks::<Conditioned>("ours", &runtime, Default::default),
+        tasks::<Notify>("tokio Notify", &runtime, Default::default),
+    ]
+}

@@ -1,0 +1,118 @@
+//! Looking a few times before going to sleep, where it has been of use.
+
+use std::ops::RangeInclusive;
+
+use crate::shim::thread;
+
+/// Who looks, and for what.
+#[derive(Clone, Copy)]
+pub(crate) enum Looker {
+    /// Whether a slot's mutex is free.
+    Mutex,
+    /// Whether a waiter was told something.
+    Waiter,
+    /// Whether a lock or a permit can be had.
+    Lock,
+    /// Whether there is an item or room for one.
+    Queue,
+    /// Whether the lock of a queue's items is free.
+    Items,
+}
+
+impl Looker {
+    /// How long the first and the last moment between two looks are, in pauses of the processor (some
+    /// 10 ns each), as powers of two; each is twice as long as the one before.
+    ///
+    /// All together they are some microseconds, less than it takes to wake somebody. Where the first is long,
+    /// who has what others want goes on with it for a while in its own cache: this makes for bursts.
+    fn moments(self) -> RangeInclusive<u32> {
+        match self {
+            Looker::Mutex => 5..=8,
+            Looker::Waiter => 0..=7,
+            Looker::Lock => 1..=3,
+            Looker::Queue | Looker::Items => 6..=9,
+        }
+    }
+}
+
+/// Looks again and again for a short time.
+///
+/// If whoever is waited for cannot run meanwhile, on the same core for instance, this is in vain: then
+/// the next times are left out, more and more of them as long as it stays so.
+pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    if luck::skips(looker) {
+        return None;
+    }
+    let found = looker.moments().find_map(|length| {
+        for _ in 0..1u32 << length {
+            std::hint::spin_loop();
+        }
+        attempt()
+    });
+    luck::learn(looker, found.is_some());
+    found
+}
+
+/// Lets another thread run.
+pub(super) fn give_way() {
+    thread::yield_now();
+}
+
+/// How it went for this thread.
+#[cfg(not(freethreading_loom))]
+mod luck {
+    use std::cell::Cell;
+
+    use super::Looker;
+
+    #[derive(Clone, Copy)]
+    struct Luck {
+        /// How many times to leave out yet.
+        skip: u8,
+        /// How many to leave out after the next time in vain.
+        penalty: u8,
+    }
+
+    const LOOKERS: usize = Looker::Items as usize + 1;
+
+    thread_local! {
+        static LUCK: [Cell<Luck>; LOOKERS] =
+            const { [const { Cell::new(Luck { skip: 0, penalty: 0 }) }; LOOKERS] };
+    }
+
+    pub(super) fn skips(looker: Looker) -> bool {
+        LUCK.with(|luck| {
+            let cell = &luck[looker as usize];
+            let Luck { skip, penalty } = cell.get();
+            cell.set(Luck {
+                skip: skip.saturating_sub(1),
+                penalty,
+            });
+            skip > 0
+        })
+    }
+
+    pub(super) fn learn(looker: Looker, found: bool) {
+        LUCK.with(|luck| {
+            let cell = &luck[looker as usize];
+            let penalty = match found {
+                true => 0,
+                false => cell.get().penalty.saturating_mul(2).max(1),
+            };
+            cell.set(Luck {
+                skip: penalty,
+                penalty,
+            });
+        });
+    }
+}
+
+/// In a model looking is as good as sleeping.
+#[cfg(freethreading_loom)]
+mod luck {
+    pub(super) fn skips(_: super::Looker) -> bool {
+        true
+    }
+
+    pub(super) fn learn(_: super::Looker, _: bool) {}
+}
