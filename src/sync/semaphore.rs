@@ -81,6 +81,11 @@ impl RawSemaphore {
     #[inline]
     fn release(self, permits: usize) -> Result<(), Overflow> {
         let permits = u32::try_from(permits).map_err(|_| Overflow)?;
+        // What is too many is there for a moment. So few are too many only where there are more than
+        // anybody can take in that moment.
+        if u64::from(permits) > MAX / 2 {
+            return self.release_up_to(MAX, permits);
+        }
         let added = u64::from(permits) * PERMIT;
         // Release: who takes the permit sees what was done before.
         let before = self.word().fetch_add(added, Ordering::Release);
@@ -94,13 +99,18 @@ impl RawSemaphore {
         Ok(())
     }
 
-    /// The same up to the limit.
+    /// The same where the limit is how many there were at first.
     #[inline]
     fn release_bounded(self, permits: usize) -> Result<(), Overflow> {
         let permits = u32::try_from(permits).map_err(|_| Overflow)?;
+        self.release_up_to(self.limit(), permits)
+    }
+
+    #[inline]
+    fn release_up_to(self, limit: u64, permits: u32) -> Result<(), Overflow> {
         let mut word = self.word().load(Ordering::Relaxed);
         loop {
-            if word / PERMIT + u64::from(permits) > self.limit() {
+            if word / PERMIT + u64::from(permits) > limit {
                 return Err(Overflow);
             }
             match self.word().compare_exchange_weak(

@@ -1,0 +1,871 @@
+//! What the tests of the primitives share: one face over all that can be waited for, ways to wait,
+//! and workers that do. Not every test crate uses all of it.
+#![allow(dead_code, unused_macros)]
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use freethreading::{
+    Barrier, BoundedSemaphore, Condition, Error, Event, Lock, Portable, Queue, RLock, Semaphore,
+    SimpleQueue, Worker,
+};
+use futures::executor::block_on;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{Scratch, Sign, eventually};
+
+/// More than any test takes.
+pub const LONG: Duration = Duration::from_secs(3600);
+
+pub type Wait<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+pub fn current_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+pub fn multi_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// A thread of some process, as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub pid: u32,
+    pub tid: i32,
+}
+
+impl Place {
+    /// The calling thread.
+    pub fn here() -> Place {
+        // SAFETY: the call takes nothing and cannot fail.
+        let tid = unsafe { libc::gettid() };
+        Place {
+            pid: std::process::id(),
+            tid,
+        }
+    }
+
+    fn state(&self) -> Option<char> {
+        let stat = format!("/proc/{}/task/{}/stat", self.pid, self.tid);
+        let stat = std::fs::read_to_string(stat).ok()?;
+        stat.rsplit(')').next()?.trim_start().chars().next()
+    }
+
+    pub fn is_asleep(&self) -> bool {
+        self.state() == Some('S')
+    }
+
+    /// Whether the thread is not there any more.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.state(), None | Some('Z' | 'X'))
+    }
+
+    pub fn wait_until_asleep(&self) {
+        eventually("it sleeps", || self.is_asleep());
+    }
+
+    pub fn wait_until_stopped(&self) {
+        eventually("it is stopped", || self.state() == Some('T'));
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.pid, self.tid)
+    }
+}
+
+impl From<String> for Place {
+    fn from(line: String) -> Place {
+        let (pid, tid) = line.split_once(' ').unwrap();
+        Place {
+            pid: pid.parse().unwrap(),
+            tid: tid.parse().unwrap(),
+        }
+    }
+}
+
+/// Starts a thread and waits until it sleeps in what it does.
+pub fn asleep_in<T: Send + 'static>(
+    body: impl FnOnce() -> T + Send + 'static,
+) -> (thread::JoinHandle<T>, Place) {
+    let (sender, place) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        sender.send(Place::here()).unwrap();
+        body()
+    });
+    let place = place.recv().unwrap();
+    place.wait_until_asleep();
+    (thread, place)
+}
+
+/// Something that lets those through who wait for it: one each time, or all of them.
+pub trait Awaitable: Portable + Clone + Sync + fmt::Debug {
+    /// Whether one is enough for all who wait.
+    const ALL: bool = false;
+
+    /// Whether it lets somebody through who comes later.
+    const REMEMBERS: bool = true;
+
+    /// A new one that lets nobody through, for so many who wait.
+    fn closed(waiters: usize) -> Self;
+
+    fn let_through(&self);
+
+    /// The same where there may be nobody, or no room, for one more.
+    fn let_through_perhaps(&self) {
+        self.let_through();
+    }
+
+    /// Whether it let the caller through, at once.
+    fn try_wait(&self) -> bool {
+        self.wait_timeout(Duration::ZERO)
+    }
+
+    fn wait(&self);
+
+    /// Whether it let the caller through in time.
+    fn wait_timeout(&self, timeout: Duration) -> bool;
+
+    fn wait_async(&self) -> Wait<'_>;
+}
+
+impl Awaitable for Lock {
+    fn closed(_: usize) -> Self {
+        let lock = Lock::new();
+        lock.acquire();
+        lock
+    }
+
+    fn let_through(&self) {
+        self.release().unwrap();
+    }
+
+    fn let_through_perhaps(&self) {
+        let _ = self.release();
+    }
+
+    fn try_wait(&self) -> bool {
+        self.try_acquire()
+    }
+
+    fn wait(&self) {
+        self.acquire();
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.acquire_timeout(timeout)
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(self.acquire_async())
+    }
+}
+
+impl Awaitable for Semaphore {
+    fn closed(_: usize) -> Self {
+        Semaphore::new(0)
+    }
+
+    fn let_through(&self) {
+        self.release().unwrap();
+    }
+
+    fn try_wait(&self) -> bool {
+        self.try_acquire()
+    }
+
+    fn wait(&self) {
+        self.acquire();
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.acquire_timeout(timeout)
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(self.acquire_async())
+    }
+}
+
+impl Awaitable for BoundedSemaphore {
+    fn closed(_: usize) -> Self {
+        let semaphore = BoundedSemaphore::new(100);
+        while semaphore.try_acquire() {}
+        semaphore
+    }
+
+    fn let_through(&self) {
+        self.release().unwrap();
+    }
+
+    fn let_through_perhaps(&self) {
+        let _ = self.release();
+    }
+
+    fn try_wait(&self) -> bool {
+        self.try_acquire()
+    }
+
+    fn wait(&self) {
+        self.acquire();
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.acquire_timeout(timeout)
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(self.acquire_async())
+    }
+}
+
+impl Awaitable for Event {
+    const ALL: bool = true;
+
+    fn closed(_: usize) -> Self {
+        Event::new()
+    }
+
+    fn let_through(&self) {
+        self.set();
+    }
+
+    fn wait(&self) {
+        self.wait();
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.wait_timeout(timeout)
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(self.wait_async())
+    }
+}
+
+/// An RLock that a thread of this process holds until it is told not to. Who waits for it releases it
+/// again, since no other could: so one release is enough for all.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeldRLock {
+    pub lock: RLock,
+    #[serde(skip)]
+    keeper: Option<Arc<Mutex<Option<Keeper>>>>,
+}
+
+#[derive(Debug)]
+struct Keeper {
+    let_go: mpsc::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Awaitable for HeldRLock {
+    const ALL: bool = true;
+
+    fn closed(_: usize) -> Self {
+        let lock = RLock::new();
+        let (let_go, told) = mpsc::channel();
+        let (held, is_held) = mpsc::channel();
+        let kept = lock.clone();
+        let thread = thread::spawn(move || {
+            kept.acquire();
+            held.send(()).unwrap();
+            // An error means that the test is over.
+            let _ = told.recv();
+            kept.release().unwrap();
+        });
+        is_held.recv().unwrap();
+        HeldRLock {
+            lock,
+            keeper: Some(Arc::new(Mutex::new(Some(Keeper { let_go, thread })))),
+        }
+    }
+
+    fn let_through(&self) {
+        let keeper = self
+            .keeper
+            .as_ref()
+            .expect("the keeper is a thread of the test");
+        // Only the first time there is something to do.
+        let keeper = keeper.lock().unwrap().take();
+        if let Some(Keeper { let_go, thread }) = keeper {
+            let_go.send(()).unwrap();
+            thread.join().unwrap();
+        }
+    }
+
+    fn try_wait(&self) -> bool {
+        let acquired = self.lock.try_acquire();
+        if acquired {
+            self.lock.release().unwrap();
+        }
+        acquired
+    }
+
+    fn wait(&self) {
+        self.lock.acquire();
+        self.lock.release().unwrap();
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        let acquired = self.lock.acquire_timeout(timeout);
+        if acquired {
+            self.lock.release().unwrap();
+        }
+        acquired
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(async {
+            self.lock.acquire_async().await;
+            self.lock.release().unwrap();
+        })
+    }
+}
+
+impl Awaitable for Condition {
+    const REMEMBERS: bool = false;
+
+    fn closed(_: usize) -> Self {
+        Condition::new()
+    }
+
+    fn let_through(&self) {
+        let guard = self.lock();
+        guard.notify(1).unwrap();
+    }
+
+    fn wait(&self) {
+        self.lock().wait().unwrap();
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.lock().wait_timeout(timeout).unwrap()
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(async {
+            let mut guard = self.lock_async().await;
+            guard.wait_async().await.unwrap();
+        })
+    }
+}
+
+/// A barrier that the last one opens for all.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Meeting(pub Barrier);
+
+impl Awaitable for Meeting {
+    const ALL: bool = true;
+    const REMEMBERS: bool = false;
+
+    fn closed(waiters: usize) -> Self {
+        Meeting(Barrier::new(waiters + 1).unwrap())
+    }
+
+    fn let_through(&self) {
+        self.0.wait().unwrap();
+    }
+
+    fn let_through_perhaps(&self) {
+        if self.0.n_waiting() + 1 == self.0.parties() {
+            self.0.wait().unwrap();
+        }
+    }
+
+    fn wait(&self) {
+        self.0.wait().unwrap();
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.0.wait_timeout(timeout).is_ok()
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(async {
+            self.0.wait_async().await.unwrap();
+        })
+    }
+}
+
+/// An empty queue.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Getting(pub Queue<u32>);
+
+impl Awaitable for Getting {
+    fn closed(_: usize) -> Self {
+        Getting(Queue::new(0))
+    }
+
+    fn let_through(&self) {
+        self.0.put(7).unwrap();
+    }
+
+    fn try_wait(&self) -> bool {
+        self.0.get_nowait().is_ok()
+    }
+
+    fn wait(&self) {
+        assert_eq!(self.0.get().unwrap(), 7);
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.0.get_timeout(timeout).is_ok()
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(async {
+            assert_eq!(self.0.get_async().await.unwrap(), 7);
+        })
+    }
+}
+
+/// A full queue.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Putting(pub Queue<u32>);
+
+impl Awaitable for Putting {
+    fn closed(_: usize) -> Self {
+        let queue = Queue::new(1);
+        queue.put(7).unwrap();
+        Putting(queue)
+    }
+
+    fn let_through(&self) {
+        self.0.get().unwrap();
+    }
+
+    fn let_through_perhaps(&self) {
+        let _ = self.0.get_nowait();
+    }
+
+    fn try_wait(&self) -> bool {
+        self.0.put_nowait(7).is_ok()
+    }
+
+    fn wait(&self) {
+        self.0.put(7).unwrap();
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.0.put_timeout(7, timeout).is_ok()
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(async {
+            self.0.put_async(7).await.unwrap();
+        })
+    }
+}
+
+/// A queue with an unfinished task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Joining(pub Queue<u32>);
+
+impl Awaitable for Joining {
+    const ALL: bool = true;
+
+    fn closed(_: usize) -> Self {
+        let queue = Queue::new(0);
+        queue.put(7).unwrap();
+        Joining(queue)
+    }
+
+    fn let_through(&self) {
+        self.0.task_done().unwrap();
+    }
+
+    fn let_through_perhaps(&self) {
+        let _ = self.0.task_done();
+    }
+
+    fn wait(&self) {
+        self.0.join();
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.0.join_timeout(timeout)
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(self.0.join_async())
+    }
+}
+
+/// An empty simple queue.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SimplyGetting(pub SimpleQueue<u32>);
+
+impl Awaitable for SimplyGetting {
+    fn closed(_: usize) -> Self {
+        SimplyGetting(SimpleQueue::new())
+    }
+
+    fn let_through(&self) {
+        self.0.put(7).unwrap();
+    }
+
+    fn try_wait(&self) -> bool {
+        self.0.get_nowait().is_ok()
+    }
+
+    fn wait(&self) {
+        assert_eq!(self.0.get().unwrap(), 7);
+    }
+
+    fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.0.get_timeout(timeout).is_ok()
+    }
+
+    fn wait_async(&self) -> Wait<'_> {
+        Box::pin(async {
+            assert_eq!(self.0.get_async().await.unwrap(), 7);
+        })
+    }
+}
+
+/// What is acquired and released by the same owner; new, it is free for one.
+pub trait Lockable: Portable + Clone + Sync + fmt::Debug {
+    fn free() -> Self;
+    fn acquire(&self);
+    fn try_acquire(&self) -> bool;
+    fn acquire_timeout(&self, timeout: Duration) -> bool;
+    fn acquire_async(&self) -> Wait<'_>;
+    fn release(&self) -> Result<(), Error>;
+
+    /// Runs the body with a guard held.
+    fn with_guard<T>(&self, form: Form, body: impl FnOnce() -> T) -> T;
+
+    /// Whether a guard can be had at once.
+    fn try_guard(&self) -> bool;
+}
+
+macro_rules! lockable {
+    ($type:ident, $lock:ident, $try_lock:ident, $lock_timeout:ident, $lock_async:ident) => {
+        impl Lockable for $type {
+            fn free() -> Self {
+                $type::default()
+            }
+
+            fn acquire(&self) {
+                $type::acquire(self);
+            }
+
+            fn try_acquire(&self) -> bool {
+                $type::try_acquire(self)
+            }
+
+            fn acquire_timeout(&self, timeout: Duration) -> bool {
+                $type::acquire_timeout(self, timeout)
+            }
+
+            fn acquire_async(&self) -> Wait<'_> {
+                Box::pin($type::acquire_async(self))
+            }
+
+            fn release(&self) -> Result<(), Error> {
+                $type::release(self).map_err(Error::from)
+            }
+
+            fn with_guard<T>(&self, form: Form, body: impl FnOnce() -> T) -> T {
+                match form {
+                    Form::Blocking | Form::Mixed => {
+                        let _guard = self.$lock();
+                        body()
+                    }
+                    Form::Timed => {
+                        let _guard = self.$lock_timeout(LONG).unwrap();
+                        body()
+                    }
+                    Form::Async => block_on(async {
+                        let _guard = self.$lock_async().await;
+                        body()
+                    }),
+                    Form::Spawned => current_thread().block_on(async {
+                        let _guard = self.$lock_async().await;
+                        body()
+                    }),
+                }
+            }
+
+            fn try_guard(&self) -> bool {
+                self.$try_lock().is_some()
+            }
+        }
+    };
+}
+
+lockable!(Lock, lock, try_lock, lock_timeout, lock_async);
+lockable!(RLock, lock, try_lock, lock_timeout, lock_async);
+lockable!(Condition, lock, try_lock, lock_timeout, lock_async);
+lockable!(Semaphore, permit, try_permit, permit_timeout, permit_async);
+lockable!(
+    BoundedSemaphore,
+    permit,
+    try_permit,
+    permit_timeout,
+    permit_async
+);
+
+/// A way to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Form {
+    Blocking,
+    Timed,
+    /// A future, on the plainest of executors.
+    Async,
+    /// A task of a tokio runtime.
+    Spawned,
+    /// Some wait in one way and some in another.
+    Mixed,
+}
+
+impl Form {
+    /// How the nth of several waits.
+    pub fn nth(self, n: usize) -> Form {
+        match self {
+            Form::Mixed => [Form::Async, Form::Blocking, Form::Spawned, Form::Timed][n % 4],
+            form => form,
+        }
+    }
+
+    pub fn wait<A: Awaitable>(self, object: &A) {
+        match self {
+            Form::Blocking | Form::Mixed => object.wait(),
+            Form::Timed => assert!(object.wait_timeout(LONG)),
+            Form::Async => block_on(object.wait_async()),
+            Form::Spawned => {
+                let object = object.clone();
+                spawned(async move { object.wait_async().await });
+            }
+        }
+    }
+
+    /// Acquires, runs the body, and releases, all as one owner.
+    pub fn hold<L: Lockable, T: Send + 'static>(
+        self,
+        lock: &L,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        match self {
+            Form::Blocking | Form::Mixed => lock.acquire(),
+            Form::Timed => assert!(lock.acquire_timeout(LONG)),
+            Form::Async => block_on(lock.acquire_async()),
+            Form::Spawned => {
+                let lock = lock.clone();
+                return spawned(async move {
+                    lock.acquire_async().await;
+                    let result = body();
+                    lock.release().unwrap();
+                    result
+                });
+            }
+        }
+        let result = body();
+        lock.release().unwrap();
+        result
+    }
+}
+
+/// Runs a task of a runtime that is there for it alone.
+pub fn spawned<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
+    current_thread().block_on(async { tokio::spawn(task).await.unwrap() })
+}
+
+/// Workers that each tell where they are, wait, and tell that they were let through.
+pub struct Waiters {
+    workers: Vec<Worker>,
+    came: Sign,
+    passed: Sign,
+    _scratch: Scratch,
+}
+
+impl Waiters {
+    /// Workers of the default backend, each of which `make` makes from the way to wait and the places
+    /// for the two lists of notes. Returns when all of them sleep.
+    pub fn asleep(number: usize, form: Form, make: impl Fn(Form, Sign, Sign) -> Worker) -> Waiters {
+        let waiters = Waiters::start(number, form, make);
+        waiters.settle(0);
+        waiters
+    }
+
+    /// The same, without waiting for them.
+    pub fn start(number: usize, form: Form, make: impl Fn(Form, Sign, Sign) -> Worker) -> Waiters {
+        let scratch = Scratch::new();
+        let (came, passed) = (scratch.sign("came"), scratch.sign("passed"));
+        let workers: Vec<_> = (0..number)
+            .map(|n| make(form.nth(n), came.clone(), passed.clone()))
+            .collect();
+        for worker in &workers {
+            worker.start().unwrap();
+        }
+        Waiters {
+            workers,
+            came,
+            passed,
+            _scratch: scratch,
+        }
+    }
+
+    /// Workers that wait for an object.
+    pub fn of<A: Awaitable>(number: usize, form: Form, object: &A) -> Waiters {
+        Waiters::asleep(number, form, |form, came, passed| {
+            Worker::new(freethreading::task!(wait_and_note::<A>(
+                object.clone(),
+                form,
+                came,
+                passed
+            )))
+        })
+    }
+
+    pub fn places(&self) -> Vec<Place> {
+        self.came.notes().into_iter().map(Place::from).collect()
+    }
+
+    /// Waits until so many were let through and all the others sleep.
+    pub fn settle(&self, passed: usize) {
+        eventually(&format!("{passed} are let through"), || {
+            let places = self.places();
+            places.len() == self.workers.len()
+                && places
+                    .iter()
+                    .all(|place| place.is_asleep() || place.is_gone())
+                && self.passed() == passed
+        });
+    }
+
+    pub fn passed(&self) -> usize {
+        self.passed.notes().len()
+    }
+
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    /// Waits for their ends; gives what they noted.
+    pub fn join(self) -> Vec<String> {
+        for worker in &self.workers {
+            worker.join().unwrap();
+        }
+        self.passed.notes()
+    }
+}
+
+/// The task of a worker that waits.
+pub fn wait_and_note<A: Awaitable>(object: A, form: Form, came: Sign, passed: Sign) {
+    came.note(Place::here());
+    form.wait(&object);
+    passed.note("");
+}
+
+/// Makes a test of the body for every way to wait, on every backend: `NAME::FORM::BACKEND`; where
+/// types are given, for each of them: `NAME::TYPE::FORM::BACKEND`.
+macro_rules! every_form {
+    ($($(#[$attribute:meta])* fn $name:ident($form:ident) $body:block)*) => {
+        $(
+            $(#[$attribute])*
+            mod $name {
+                use super::*;
+
+                fn run($form: Form) {
+                    watched(|| $body)
+                }
+
+                every_form!(@forms run);
+            }
+        )*
+    };
+    (for $types:tt $($(#[$attribute:meta])* fn $name:ident<$type:ident: $bound:ident>($form:ident) $body:block)*) => {
+        $(
+            $(#[$attribute])*
+            mod $name {
+                use super::*;
+
+                fn run<$type: $bound>($form: Form) {
+                    watched(|| $body)
+                }
+
+                every_form!(@types $types);
+            }
+        )*
+    };
+    (@types [$($module:ident: $type:ty),* $(,)?]) => {
+        $(
+            mod $module {
+                use super::*;
+
+                every_form!(@forms run::<$type>);
+            }
+        )*
+    };
+    (@forms $run:expr) => {
+        freethreading::test_backends! {
+            #[test]
+            fn blocking() {
+                $run(Form::Blocking);
+            }
+
+            #[test]
+            fn timed() {
+                $run(Form::Timed);
+            }
+
+            #[test]
+            fn asynchronous() {
+                $run(Form::Async);
+            }
+
+            #[test]
+            fn spawned() {
+                $run(Form::Spawned);
+            }
+
+            #[test]
+            fn mixed() {
+                $run(Form::Mixed);
+            }
+        }
+    };
+}
+
+/// Makes a test of the body for each of the types: `NAME::TYPE`.
+macro_rules! every_type {
+    (for $types:tt $($(#[$attribute:meta])* fn $name:ident<$type:ident: $bound:ident>() $body:block)*) => {
+        $(
+            $(#[$attribute])*
+            mod $name {
+                use super::*;
+
+                fn run<$type: $bound>() {
+                    watched(|| $body)
+                }
+
+                every_type!(@types $types);
+            }
+        )*
+    };
+    (@types [$($module:ident: $type:ty),* $(,)?]) => {
+        $(
+            #[test]
+            fn $module() {
+                run::<$type>();
+            }
+        )*
+    };
+}
+
+#[allow(unused_imports)]
+pub(crate) use {every_form, every_type};

@@ -1,0 +1,277 @@
+//! Events: who goes on when they are set, also for a moment only.
+
+mod common;
+#[path = "common/primitives.rs"]
+mod primitives;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Sign, eventually, watched};
+use freethreading::{Backend, Event, Semaphore, Worker, WorkerPoolExecutor, task};
+use futures::{FutureExt, executor::block_on};
+use primitives::{Form, LONG, Place, Waiters, asleep_in, every_form};
+
+freethreading::init_tests!();
+
+/// Waits again and again; tells where it does, and each time that it was let through.
+fn wait_often(event: Event, form: Form, rounds: usize, through: Semaphore, came: Sign) {
+    came.note(Place::here());
+    for _ in 0..rounds {
+        form.wait(&event);
+        through.release().unwrap();
+    }
+}
+
+/// Waits, and then once more while it is still set.
+fn wait_twice(event: Event, form: Form, came: Sign, passed: Sign) {
+    came.note(Place::here());
+    form.wait(&event);
+    assert!(event.wait_timeout(Duration::ZERO));
+    form.wait(&event);
+    passed.note("");
+}
+
+every_form! {
+    fn all_go_on_when_it_is_set(form) {
+        let event = Event::new();
+        // The second round is as the first.
+        for _ in 0..2 {
+            let waiters = Waiters::asleep(5, form, |form, came, passed| {
+                Worker::new(task!(wait_twice(event.clone(), form, came, passed)))
+            });
+            assert_eq!(waiters.passed(), 0);
+            event.set();
+            assert_eq!(waiters.join().len(), 5);
+            assert!(event.is_set());
+            event.clear();
+            assert!(!event.is_set());
+        }
+    }
+
+    fn a_set_event_lets_everybody_pass_at_once(form) {
+        let event = Event::new();
+        event.set();
+        form.wait(&event);
+        assert!(event.wait_timeout(Duration::ZERO));
+        assert!(event.wait_async().now_or_never().is_some());
+        let waiters = Waiters::start(2, form, |form, came, passed| {
+            Worker::new(task!(wait_twice(event.clone(), form, came, passed)))
+        });
+        assert_eq!(waiters.join().len(), 2);
+    }
+
+    fn all_who_wait_see_a_pulse(form) {
+        let event = Event::new();
+        let waiters = Waiters::of(5, form, &event);
+        event.set();
+        event.clear();
+        assert_eq!(waiters.join().len(), 5);
+        assert!(!event.is_set());
+        assert!(!event.wait_timeout(Duration::ZERO));
+    }
+
+    fn all_who_wait_see_every_one_of_many_pulses(form) {
+        let rounds = match freethreading::get_backend().unwrap() {
+            Backend::Threading => 1000,
+            Backend::Multiprocessing => 300,
+        };
+        let (event, through) = (Event::new(), Semaphore::new(0));
+        let waiters = Waiters::start(5, form, |form, came, _| {
+            let waiting = task!(wait_often(event.clone(), form, rounds, through.clone(), came));
+            Worker::new(waiting)
+        });
+        for _ in 0..rounds {
+            // Whoever sleeps does so in its wait: nothing else takes long.
+            waiters.settle(0);
+            event.set();
+            event.clear();
+            for _ in 0..5 {
+                through.acquire();
+            }
+        }
+        waiters.join();
+        assert!(!through.try_acquire());
+    }
+}
+
+freethreading::test_backends! {
+    #[test]
+    fn it_is_set_and_cleared() {
+        fn seen(event: &Event) -> [bool; 2] {
+            let elsewhere = event.clone();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let seen = executor.submit(task!(|elsewhere| elsewhere.is_set()));
+            [event.is_set(), seen.result().unwrap()]
+        }
+        watched(|| {
+            let event = Event::default();
+            assert_eq!(seen(&event), [false; 2]);
+            for _ in 0..2 {
+                event.set();
+                assert_eq!(seen(&event), [true; 2]);
+            }
+            for _ in 0..2 {
+                event.clear();
+                assert_eq!(seen(&event), [false; 2]);
+            }
+        });
+    }
+
+    #[test]
+    fn nobody_goes_on_without_it() {
+        fn gives_up(event: Event, limit: Duration) -> bool {
+            let start = Instant::now();
+            !event.wait_timeout(limit) && start.elapsed() >= limit
+        }
+        watched(|| {
+            let event = Event::new();
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            for limit in [0, 1, 50].map(Duration::from_millis) {
+                let given_up: Vec<_> = (0..5)
+                    .map(|_| executor.submit(task!(gives_up(event.clone(), limit))))
+                    .collect();
+                assert!(given_up.into_iter().all(|given_up| given_up.result().unwrap()));
+            }
+            event.set();
+            assert!(!executor.submit(task!(gives_up(event, LONG))).result().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_worker_sets_it_for_good() {
+        watched(|| {
+            let event = Event::new();
+            let told = event.clone();
+            let (waiting, _) = asleep_in(move || told.wait());
+            let setting = event.clone();
+            let worker = Worker::new(task!(|setting| setting.set()));
+            worker.start().unwrap();
+            waiting.join().unwrap();
+            worker.join().unwrap();
+            assert!(event.is_set());
+            event.wait();
+            let clearing = event.clone();
+            let worker = Worker::new(task!(|clearing| clearing.clear()));
+            worker.start().unwrap();
+            worker.join().unwrap();
+            assert!(!event.is_set());
+        });
+    }
+}
+
+/// Futures, which are only looked at long after the pulse.
+#[test]
+fn a_future_that_waits_sees_every_pulse() {
+    watched(|| {
+        let event = Event::new();
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..1000 {
+            let mut waits: Vec<_> = (0..5).map(|_| Box::pin(event.wait_async())).collect();
+            for wait in &mut waits {
+                assert!(wait.as_mut().poll(&mut context).is_pending());
+            }
+            event.set();
+            event.clear();
+            for wait in &mut waits {
+                assert!(wait.as_mut().poll(&mut context).is_ready());
+            }
+        }
+    });
+}
+
+/// Who comes after the pulse has missed it.
+#[test]
+fn a_pulse_is_not_remembered() {
+    watched(|| {
+        let event = Event::new();
+        for _ in 0..3 {
+            event.set();
+            event.clear();
+            assert!(!event.wait_timeout(Duration::from_millis(10)));
+            assert!(event.wait_async().now_or_never().is_none());
+        }
+    });
+}
+
+/// Those who are told by a pulse and by its successor are told once each.
+#[test]
+fn pulses_race_with_those_who_come_and_go() {
+    watched(|| {
+        let event = Event::new();
+        let passed = Arc::new(AtomicUsize::new(0));
+        let threads: Vec<_> = (0..4)
+            .map(|n| {
+                let (event, passed) = (event.clone(), Arc::clone(&passed));
+                thread::spawn(move || {
+                    for round in 0..500 {
+                        match (n + round) % 3 {
+                            0 => event.wait(),
+                            1 => block_on(event.wait_async()),
+                            _ => while !event.wait_timeout(Duration::from_micros(50)) {},
+                        }
+                        passed.fetch_add(1, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            event.set();
+            event.clear();
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(passed.load(Ordering::SeqCst), 4 * 500);
+    });
+}
+
+#[test]
+fn it_may_be_set_and_cleared_by_many() {
+    watched(|| {
+        let event = Event::new();
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5000 {
+                        event.set();
+                        event.clear();
+                    }
+                });
+            }
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    event.wait_timeout(Duration::from_micros(100));
+                }
+            });
+        });
+        assert!(!event.is_set());
+        let waiting = event.clone();
+        let (thread, _) = asleep_in(move || waiting.wait());
+        event.set();
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn it_shows_its_state() {
+    watched(|| {
+        let event = Event::new();
+        assert_eq!(format!("{event:?}"), "Event { set: false }");
+        let waiting = event.clone();
+        let (thread, _) = asleep_in(move || waiting.wait());
+        assert_eq!(format!("{event:?}"), "Event { set: false }");
+        event.set();
+        thread.join().unwrap();
+        eventually("it is shown as set", || {
+            format!("{event:?}") == "Event { set: true }"
+        });
+    });
+}
