@@ -209,7 +209,7 @@ fn who_is_killed_as_it_wakes_up_leaves_nobody_asleep() {
     }
     watched(|| {
         let mut random = Random::new();
-        for round in 0..100 {
+        for round in 0..50 {
             let scratch = Scratch::new();
             let (queue, room) = (Queue::new(1), Queue::new(1));
             room.put(0).unwrap();
@@ -1259,10 +1259,10 @@ fn the_memory_of_a_drained_queue_is_given_back() {
             queue.put(ByteBuf::from(vec![7; size])).unwrap();
         }
     }
+    let _alone = MEASURING.lock();
     watched(|| {
-        let _alone = MEASURING.lock();
         let before = shared_memory();
-        for (number, size) in [(300, 1 << 20), (300 << 10, 1000), (4, 75 << 20)] {
+        for (number, size) in [(300, 1 << 20), (30 << 10, 10_000), (4, 75 << 20)] {
             let queue = Queue::new(0);
             join(&process(task!(put(queue.clone(), number, size))));
             let full = shared_memory();
@@ -1290,8 +1290,8 @@ fn the_memory_of_a_queue_goes_with_its_last_handle() {
         sign.give();
         for_ever();
     }
+    let _alone = MEASURING.lock();
     watched(|| {
-        let _alone = MEASURING.lock();
         let before = shared_memory();
         let queue = SimpleQueue::new();
         join(&process(task!(put(queue.clone()))));
@@ -1317,11 +1317,11 @@ fn what_killed_processes_had_half_put_is_given_back() {
             queue.put(ByteBuf::from(vec![7; 32 << 20])).unwrap();
         }
     }
+    let _alone = MEASURING.lock();
     watched(|| {
-        let _alone = MEASURING.lock();
         let before = shared_memory();
         let (queue, mut random) = (Queue::new(1), Random::new());
-        for _ in 0..30 {
+        for _ in 0..20 {
             let victim = process(task!(put_for_ever(queue.clone())));
             if random.below(2) == 0 {
                 assert_eq!(queue.get_timeout(LONG).unwrap().len(), 32 << 20);
@@ -1339,13 +1339,13 @@ fn handles_that_come_and_go_leave_nothing() {
     fn touch(queue: Queue<ByteBuf>) -> usize {
         queue.get().unwrap().len()
     }
+    let _alone = MEASURING.lock();
     watched(|| {
         let executor = freethreading::WorkerPoolExecutor::builder()
             .max_workers(2)
             .backend(Backend::Multiprocessing)
             .build()
             .unwrap();
-        let _alone = MEASURING.lock();
         let before = shared_memory();
         for _ in 0..2000 {
             let (queue, event) = (Queue::new(0), Event::new());

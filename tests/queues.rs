@@ -964,7 +964,7 @@ freethreading::test_backends! {
             }
         }
         watched(|| {
-            const NUMBER: u32 = 100_000;
+            const NUMBER: u32 = if cfg!(debug_assertions) { 30_000 } else { 100_000 };
             let queue = Queue::new(100);
             let team = Team::new(1, |_| task!(produce(queue.clone(), NUMBER)));
             let mut left = 0;

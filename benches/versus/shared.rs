@@ -4,7 +4,7 @@ use std::{hint::black_box, mem::forget, sync::Arc};
 
 use freethreading::{Event, Lock, Portable, Queue, RLock, Semaphore, task};
 use futures::executor::block_on;
-use ipc_channel::ipc::{IpcOneShotServer, IpcSender};
+use ipc_channel::ipc::{self, IpcOneShotServer, IpcSender};
 
 use crate::{
     board::{Item, Mapping, Order, times},
@@ -33,6 +33,7 @@ pub fn cases() -> Vec<Case> {
         Micros.case("Event, 2 processes", 1, event),
         Micros.case("Event, 2 processes, free placement", 2, event),
         Micros.case("Event, 2 processes, awaited", 1, event_awaited),
+        Nanos.case("Queue shared with a process, put + get", 2, both),
         MegaPerSecond.case("Queue to a process, 64-byte items", 2, || queue(0)),
         MegaPerSecond.case("Queue(1024) to a process, 64-byte items", 2, || queue(1024)),
         MegaPerSecond.case(
@@ -322,6 +323,23 @@ fn take_items_awaited(queue: Queue<Item>, items: u32) {
 }
 
 const ITEM: Item = [7; 8];
+
+/// A 64-byte item in and out again, while the other process does nothing.
+fn both() -> Vec<Contender> {
+    let ours = Queue::new(0);
+    share(ours.clone());
+    let (sender, receiver) = ipc::channel().expect("channels can be made");
+    vec![
+        alone("ours", move || {
+            ours.put(ITEM).expect("items can be encoded");
+            black_box(ours.get().expect("items can be decoded"));
+        }),
+        alone("ipc-channel", move || {
+            sender.send(ITEM).expect("there is a receiver");
+            black_box(receiver.recv().expect("there is an item"));
+        }),
+    ]
+}
 
 fn rate(put: impl FnOnce()) -> f64 {
     f64::from(ITEMS) / seconds(put) / 1e6

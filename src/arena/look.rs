@@ -27,10 +27,11 @@ impl Looker {
     /// who has what others want goes on with it for a while in its own cache: this makes for bursts.
     fn moments(self) -> RangeInclusive<u32> {
         match self {
-            Looker::Mutex => 5..=8,
+            Looker::Mutex => 4..=8,
             Looker::Waiter => 0..=7,
             Looker::Lock => 1..=3,
-            Looker::Queue | Looker::Items => 6..=9,
+            Looker::Queue => 8..=10,
+            Looker::Items => 6..=9,
         }
     }
 }
@@ -53,9 +54,14 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
     found
 }
 
-/// Lets another thread run.
-pub(super) fn give_way() {
-    thread::yield_now();
+/// Lets other threads run, a few times, and looks after each.
+pub(super) fn give_way_and<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    const TIMES: usize = if cfg!(freethreading_loom) { 1 } else { 7 };
+
+    (0..TIMES).find_map(|_| {
+        thread::yield_now();
+        attempt()
+    })
 }
 
 /// How it went for this thread.

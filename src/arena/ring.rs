@@ -6,7 +6,7 @@
 //! and what else is not right then is put in order when the slot is repaired.
 #![allow(unsafe_code)]
 
-use std::{io, ops::Range};
+use std::{io, mem::MaybeUninit, ops::Range};
 
 use super::{
     arena,
@@ -152,21 +152,23 @@ impl Blocks {
         }
     }
 
-    /// Appends bytes of a block to a buffer.
-    fn read(&self, index: u32, offset: usize, len: usize, out: &mut Vec<u8>) {
-        let at = self.mapping.at(self.offset(index) + offset, len);
-        if let Some(at) = at
-            && offset + len <= BLOCK
-        {
-            out.reserve(len);
-            // SAFETY: as above for the source; any bytes are valid. The target is spare capacity that was
-            // just reserved, and becomes part of the buffer after it was filled.
-            unsafe {
-                at.as_ptr()
-                    .copy_to_nonoverlapping(out.as_mut_ptr().add(out.len()), len);
-                out.set_len(out.len() + len);
-            }
+    /// Fills a buffer with bytes of a block; `false` if they do not lie in one.
+    fn read(&self, index: u32, offset: usize, out: &mut [MaybeUninit<u8>]) -> bool {
+        let len = out.len();
+        let Some(at) = self.mapping.at(self.offset(index) + offset, len) else {
+            return false;
+        };
+        if offset + len > BLOCK {
+            return false;
         }
+        // SAFETY: as above for the source; any bytes are valid. The target is a slice of this process's
+        // own memory, which does not overlap the mapping.
+        unsafe {
+            at.cast::<MaybeUninit<u8>>()
+                .as_ptr()
+                .copy_to_nonoverlapping(out.as_mut_ptr(), len);
+        }
+        true
     }
 }
 
@@ -329,7 +331,6 @@ impl<'a> Ring<'a> {
             at: self.head(),
             end: self.tail(),
             left: Vec::new(),
-            scratch: Vec::new(),
         }
     }
 
@@ -533,34 +534,47 @@ struct Reader {
     end: Position,
     /// Blocks that were read to their end.
     left: Vec<u32>,
-    scratch: Vec<u8>,
 }
 
 impl Reader {
     fn parcel(&mut self) -> Option<Parcel> {
-        let len = self.number()?;
-        let names = self.number()?;
+        let (len, names) = (self.number()?, self.number()?);
         let mut luggage = Vec::new();
         for _ in 0..names {
             luggage.push(self.number()?);
         }
         let mut bytes = Vec::new();
-        self.read(usize::try_from(len).ok()?, &mut bytes)?;
+        let mut left = usize::try_from(len).ok()?;
+        // The length is not to be trusted: no more is reserved than there is.
+        while left > 0 {
+            let part = left.min(self.room()?);
+            bytes.reserve(part);
+            self.read(&mut bytes.spare_capacity_mut()[..part])?;
+            // SAFETY: so much of the spare capacity was just filled.
+            unsafe { bytes.set_len(bytes.len() + part) };
+            left -= part;
+        }
         Some(Parcel { bytes, luggage })
     }
 
     fn number(&mut self) -> Option<u64> {
-        self.scratch.clear();
-        let mut scratch = std::mem::take(&mut self.scratch);
-        self.read(8, &mut scratch)?;
-        let number = u64::from_ne_bytes(scratch[..].try_into().ok()?);
-        self.scratch = scratch;
-        Some(number)
+        let mut number = [MaybeUninit::new(0); 8];
+        let mut filled = 0;
+        while filled < number.len() {
+            let part = self.room()?.min(number.len() - filled);
+            self.read(&mut number[filled..filled + part])?;
+            filled += part;
+        }
+        // SAFETY: all of them were initialised from the start.
+        Some(u64::from_ne_bytes(
+            number.map(|byte| unsafe { byte.assume_init() }),
+        ))
     }
 
-    fn read(&mut self, mut len: usize, out: &mut Vec<u8>) -> Option<()> {
+    /// Goes to where there is something to read, and says how much of it lies in one block.
+    fn room(&mut self) -> Option<usize> {
         let blocks = &arena().blocks;
-        while len > 0 {
+        loop {
             if !blocks.belongs(self.at.block, self.slot) {
                 return None;
             }
@@ -568,22 +582,26 @@ impl Reader {
                 true => self.end.offset,
                 false => BLOCK,
             };
-            let part = len.min(end.checked_sub(self.at.offset)?);
-            if part == 0 {
+            match end.checked_sub(self.at.offset)? {
                 // Links that were damaged may go in a circle.
-                if self.at.block == self.end.block || self.left.len() > blocks.count {
+                0 if self.at.block == self.end.block || self.left.len() > blocks.count => {
                     return None;
                 }
-                self.left.push(self.at.block);
-                let block = blocks.next(self.at.block)?;
-                self.at = Position { block, offset: 0 };
-                continue;
+                0 => {
+                    self.left.push(self.at.block);
+                    let block = blocks.next(self.at.block)?;
+                    self.at = Position { block, offset: 0 };
+                }
+                room => return Some(room),
             }
-            blocks.read(self.at.block, self.at.offset, part, out);
-            self.at.offset += part;
-            len -= part;
         }
-        Some(())
+    }
+
+    /// Reads what lies in one block.
+    fn read(&mut self, out: &mut [MaybeUninit<u8>]) -> Option<()> {
+        let read = arena().blocks.read(self.at.block, self.at.offset, out);
+        self.at.offset += out.len();
+        read.then_some(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use super::{
     arena,
-    look::{Looker, look},
+    look::{Looker, give_way_and, look},
     me,
     pool::{Tag, Unit},
     waiter::{self, Wakes, Woken},
@@ -47,7 +47,7 @@ impl Kind {
 }
 
 /// How many words a primitive has for itself.
-pub(crate) const WORDS: usize = 10;
+pub(crate) const WORDS: usize = 8;
 
 /// How many lists of waiters a primitive may have.
 pub(crate) const LISTS: usize = 3;
@@ -72,6 +72,8 @@ pub(crate) struct Slot {
 struct List {
     first: AtomicU32,
     last: AtomicU32,
+    /// How many there are; read without the mutex as well, by who wants to know only about.
+    count: AtomicU32,
 }
 
 impl Unit for Slot {
@@ -86,6 +88,7 @@ impl Unit for Slot {
         for list in &self.lists {
             list.first.store(0, Ordering::Relaxed);
             list.last.store(0, Ordering::Relaxed);
+            list.count.store(0, Ordering::Relaxed);
         }
         self.tickets.store(0, Ordering::Relaxed);
         for word in &self.words {
@@ -151,6 +154,11 @@ impl SlotRef {
         Kind::of(self.tag().kind)
     }
 
+    /// How many wait in a list at this moment.
+    pub(crate) fn waiters(self, list: usize) -> u32 {
+        self.slot.lists[list].count.load(Ordering::Relaxed)
+    }
+
     /// Locks the slot's mutex, which is never held for long and never while code of a user runs.
     ///
     /// If the process that has it dies, whoever finds out puts the slot in order and goes on.
@@ -193,12 +201,15 @@ impl SlotRef {
     #[cold]
     fn lock_slow(self, mine: u32) {
         let mutex = &self.slot.mutex;
-        let taken = look(Looker::Mutex, || {
+        let mut take = || {
             let is_free = mutex.load(Ordering::Relaxed) == 0;
-            let take = || mutex.compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed);
-            (is_free && take().is_ok()).then_some(())
-        });
-        if taken.is_some() {
+            let taken = is_free
+                && mutex
+                    .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok();
+            taken.then_some(())
+        };
+        if look(Looker::Mutex, &mut take).is_some() || give_way_and(take).is_some() {
             return;
         }
         // From here on whoever unlocks it wakes somebody.
@@ -298,6 +309,8 @@ impl Locked {
             Some(neighbour) => neighbour.next.store(index, Ordering::Relaxed),
         }
         end.store(index, Ordering::Relaxed);
+        let count = ends.count.load(Ordering::Relaxed);
+        ends.count.store(count.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Takes a waiter, which is in this list, out of it.
@@ -313,6 +326,8 @@ impl Locked {
             Some(previous) => previous.next.store(next, Ordering::Relaxed),
             None => ends.first.store(next, Ordering::Relaxed),
         }
+        let count = ends.count.load(Ordering::Relaxed);
+        ends.count.store(count.saturating_sub(1), Ordering::Relaxed);
     }
 
     /// Takes the first waiter out of a list. It has to be told something, or put into another list.
@@ -347,6 +362,7 @@ impl Locked {
     pub(super) fn relink(&self, list: usize, waiters: &[(u32, &'static waiter::Node)]) {
         self.lists[list].first.store(0, Ordering::Relaxed);
         self.lists[list].last.store(0, Ordering::Relaxed);
+        self.lists[list].count.store(0, Ordering::Relaxed);
         for &(index, waiter) in waiters {
             self.push(list, index, waiter, false);
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    look::{Looker, give_way, look},
+    look::{Looker, give_way_and, look},
     slot::{Locked, SlotRef},
     waiter::{Sleeper, State, Waiter},
 };
@@ -54,9 +54,6 @@ pub(crate) enum Miss {
     /// Try once more, without the mutex.
     Again,
 }
-
-/// How often a contender lets others run before it gets in line.
-const YIELDS: u32 = 7;
 
 /// How often a waiter is woken in vain before it is given what it waits for.
 const PATIENT: u32 = 2;
@@ -200,17 +197,8 @@ impl<R: Resource> Waiting<R> {
         if free.is_some() {
             return free;
         }
-        let found = look(looker, || self.resource.attempt());
-        if found.is_some() {
-            return found;
-        }
-        for _ in 0..YIELDS {
-            give_way();
-            if let Some(output) = self.resource.attempt() {
-                return Some(output);
-            }
-        }
-        None
+        look(looker, || self.resource.attempt())
+            .or_else(|| give_way_and(|| self.resource.attempt()))
     }
 
     /// Leaves the line: `false` if it was told something in time.

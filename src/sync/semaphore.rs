@@ -81,8 +81,8 @@ impl RawSemaphore {
     #[inline]
     fn release(self, permits: usize) -> Result<(), Overflow> {
         let permits = u32::try_from(permits).map_err(|_| Overflow)?;
-        // What is too many is there for a moment. So few are too many only where there are more than
-        // anybody can take in that moment.
+        // The addition below is taken back if it was too much, and must not be so large that others could
+        // take, in between, what then is missing.
         if u64::from(permits) > MAX / 2 {
             return self.release_up_to(MAX, permits);
         }
@@ -402,6 +402,7 @@ impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Semaphore")
             .field("value", &self.raw().value())
+            .field("waiters", &self.raw().0.waiters(LINE))
             .finish()
     }
 }
@@ -411,6 +412,7 @@ impl fmt::Debug for BoundedSemaphore {
         let raw = self.raw();
         f.debug_struct("BoundedSemaphore")
             .field("value", &format_args!("{}/{}", raw.value(), raw.limit()))
+            .field("waiters", &raw.0.waiters(LINE))
             .finish()
     }
 }

@@ -323,8 +323,10 @@ impl<T: Send + 'static> Core<T> {
             Found::Plain(None) | Found::Shared | Found::Moving => {}
         }
         let item = item.take().expect("it was not put");
-        Waiting::new(Putting::new(self, item))
-            .block(deadline)
+        let mut putting = Putting::new(self, item);
+        putting
+            .attempt()
+            .or_else(|| Waiting::new(putting).block(deadline))
             .unwrap_or(Ok(()))
     }
 
@@ -356,7 +358,11 @@ impl<T: Send + 'static> Core<T> {
         if let Found::Plain(Some(item)) = self.try_get_plain() {
             return Ok(item);
         }
-        self.unpack(Waiting::new(Getting::new(self)).block(deadline))
+        let mut getting = Getting::new(self);
+        let taken = getting
+            .attempt()
+            .or_else(|| Waiting::new(getting).block(deadline));
+        self.unpack(taken)
     }
 
     pub(super) fn get_nowait(&self) -> Result<T, GetError> {
