@@ -820,9 +820,9 @@ fn a_blocked_acquire_stalls_a_runtime_but_works_there() {
 fn they_show_their_state() {
     watched(|| {
         let lock = Lock::new();
-        assert_eq!(format!("{lock:?}"), "Lock { locked: false }");
+        assert_eq!(format!("{lock:?}"), "Lock { locked: false, waiters: 0 }");
         let guard = lock.lock();
-        assert_eq!(format!("{lock:?}"), "Lock { locked: true }");
+        assert_eq!(format!("{lock:?}"), "Lock { locked: true, waiters: 0 }");
         assert!(format!("{guard:?}").contains("locked: true"));
         drop(guard);
 

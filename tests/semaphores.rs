@@ -467,7 +467,10 @@ fn all_or_none_of_many_are_released() {
         let semaphore = BoundedSemaphore::new(4);
         (0..2).for_each(|_| semaphore.acquire());
         assert_overflow(Permits::release_many(&semaphore, 3));
-        assert_eq!(format!("{semaphore:?}"), "BoundedSemaphore { value: 2/4 }");
+        assert_eq!(
+            format!("{semaphore:?}"),
+            "BoundedSemaphore { value: 2/4, waiters: 0 }"
+        );
         semaphore.release_many(2).unwrap();
         assert_eq!(Permits::drain(&semaphore), 4);
     });
@@ -477,23 +480,32 @@ fn all_or_none_of_many_are_released() {
 fn they_show_their_values() {
     watched(|| {
         let semaphore = Semaphore::new(3);
-        assert_eq!(format!("{semaphore:?}"), "Semaphore { value: 3 }");
+        assert_eq!(
+            format!("{semaphore:?}"),
+            "Semaphore { value: 3, waiters: 0 }"
+        );
         let permit = semaphore.permit();
-        assert_eq!(format!("{semaphore:?}"), "Semaphore { value: 2 }");
+        assert_eq!(
+            format!("{semaphore:?}"),
+            "Semaphore { value: 2, waiters: 0 }"
+        );
         assert!(format!("{permit:?}").contains("value: 2"));
         drop(permit);
         let semaphore = BoundedSemaphore::new(3);
         semaphore.acquire();
-        assert_eq!(format!("{semaphore:?}"), "BoundedSemaphore { value: 2/3 }");
+        assert_eq!(
+            format!("{semaphore:?}"),
+            "BoundedSemaphore { value: 2/3, waiters: 0 }"
+        );
         // Also while somebody waits.
         let empty = Semaphore::new(0);
         let waiting = empty.clone();
         let (thread, _) = primitives::asleep_in(move || waiting.acquire());
-        assert_eq!(format!("{empty:?}"), "Semaphore { value: 0 }");
+        assert_eq!(format!("{empty:?}"), "Semaphore { value: 0, waiters: 1 }");
         empty.release().unwrap();
         thread.join().unwrap();
         eventually("nothing is left", || {
-            format!("{empty:?}") == "Semaphore { value: 0 }"
+            format!("{empty:?}") == "Semaphore { value: 0, waiters: 0 }"
         });
     });
 }

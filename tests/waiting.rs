@@ -414,9 +414,7 @@ every_patient_type! {
         let (second, wakes) = pending(&object);
         object.let_through();
         // The first, which was chosen, is not looked at any more; but somebody else comes by.
-        if !A::REMEMBERS {
-            object.let_through();
-        } else if object.try_wait() && !A::ALL {
+        if !A::REMEMBERS || (object.try_wait() && !A::ALL) {
             object.let_through();
         }
         comes_through(second, &wakes);

@@ -47,7 +47,7 @@ impl Kind {
 }
 
 /// How many words a primitive has for itself.
-pub(crate) const WORDS: usize = 10;
+pub(crate) const WORDS: usize = 8;
 
 /// How many lists of waiters a primitive may have.
 pub(crate) const LISTS: usize = 3;
@@ -72,6 +72,8 @@ pub(crate) struct Slot {
 struct List {
     first: AtomicU32,
     last: AtomicU32,
+    /// How many there are; read without the mutex as well, by who wants to know only about.
+    count: AtomicU32,
 }
 
 impl Unit for Slot {
@@ -86,6 +88,7 @@ impl Unit for Slot {
         for list in &self.lists {
             list.first.store(0, Ordering::Relaxed);
             list.last.store(0, Ordering::Relaxed);
+            list.count.store(0, Ordering::Relaxed);
         }
         self.tickets.store(0, Ordering::Relaxed);
         for word in &self.words {
@@ -149,6 +152,11 @@ impl SlotRef {
 
     pub(crate) fn kind(self) -> Option<Kind> {
         Kind::of(self.tag().kind)
+    }
+
+    /// How many wait in a list at this moment.
+    pub(crate) fn waiters(self, list: usize) -> u32 {
+        self.slot.lists[list].count.load(Ordering::Relaxed)
     }
 
     /// Locks the slot's mutex, which is never held for long and never while code of a user runs.
@@ -301,6 +309,8 @@ impl Locked {
             Some(neighbour) => neighbour.next.store(index, Ordering::Relaxed),
         }
         end.store(index, Ordering::Relaxed);
+        let count = ends.count.load(Ordering::Relaxed);
+        ends.count.store(count.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Takes a waiter, which is in this list, out of it.
@@ -316,6 +326,8 @@ impl Locked {
             Some(previous) => previous.next.store(next, Ordering::Relaxed),
             None => ends.first.store(next, Ordering::Relaxed),
         }
+        let count = ends.count.load(Ordering::Relaxed);
+        ends.count.store(count.saturating_sub(1), Ordering::Relaxed);
     }
 
     /// Takes the first waiter out of a list. It has to be told something, or put into another list.
@@ -350,6 +362,7 @@ impl Locked {
     pub(super) fn relink(&self, list: usize, waiters: &[(u32, &'static waiter::Node)]) {
         self.lists[list].first.store(0, Ordering::Relaxed);
         self.lists[list].last.store(0, Ordering::Relaxed);
+        self.lists[list].count.store(0, Ordering::Relaxed);
         for &(index, waiter) in waiters {
             self.push(list, index, waiter, false);
         }

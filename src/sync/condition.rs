@@ -794,7 +794,10 @@ impl fmt::Debug for Condition {
             AnyLock::Lock(lock) => lock,
             AnyLock::RLock(lock) => lock,
         };
-        f.debug_struct("Condition").field("lock", lock).finish()
+        f.debug_struct("Condition")
+            .field("lock", lock)
+            .field("waiters", &self.line.slot().waiters(LINE))
+            .finish()
     }
 }
 

@@ -164,6 +164,7 @@ impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
             .field("locked", &self.locked())
+            .field("waiters", &self.raw().waiters())
             .finish()
     }
 }

@@ -187,6 +187,11 @@ impl RawLock {
         }
     }
 
+    /// How many wait for it at this moment.
+    pub(super) fn waiters(self) -> u32 {
+        self.0.waiters(LINE)
+    }
+
     #[inline]
     pub(super) fn is_held(self) -> bool {
         self.word().load(Ordering::Relaxed) & HELD != 0

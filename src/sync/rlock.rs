@@ -334,6 +334,7 @@ impl fmt::Debug for RLock {
         f.debug_struct("RLock")
             .field("locked", &self.raw().lock().is_held())
             .field("recursion_count", &self.raw().acquired())
+            .field("waiters", &self.raw().lock().waiters())
             .finish()
     }
 }

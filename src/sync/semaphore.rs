@@ -402,6 +402,7 @@ impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Semaphore")
             .field("value", &self.raw().value())
+            .field("waiters", &self.raw().0.waiters(LINE))
             .finish()
     }
 }
@@ -411,6 +412,7 @@ impl fmt::Debug for BoundedSemaphore {
         let raw = self.raw();
         f.debug_struct("BoundedSemaphore")
             .field("value", &format_args!("{}/{}", raw.value(), raw.limit()))
+            .field("waiters", &raw.0.waiters(LINE))
             .finish()
     }
 }
