@@ -345,11 +345,14 @@ impl<T: Send + 'static> Core<T> {
         }
     }
 
-    pub(super) fn put_async(
-        &self,
-        item: T,
-    ) -> impl Future<Output = Result<(), PutError<T>>> + Send {
-        WaitAsync::new(Putting::new(self, item))
+    pub(super) async fn put_async(&self, item: T) -> Result<(), PutError<T>> {
+        // What is most likely, without any preparation.
+        let mut item = Some(item);
+        if let Found::Plain(Some(())) = self.try_put_plain(&mut item) {
+            return Ok(());
+        }
+        let item = item.take().expect("it was not put");
+        WaitAsync::new(Putting::new(self, item)).await
     }
 
     #[inline]
@@ -374,6 +377,9 @@ impl<T: Send + 'static> Core<T> {
     }
 
     pub(super) async fn get_async(&self) -> Result<T, GetError> {
+        if let Found::Plain(Some(item)) = self.try_get_plain() {
+            return Ok(item);
+        }
         let taken = WaitAsync::new(Getting::new(self)).await;
         self.unpack(Some(taken))
     }
