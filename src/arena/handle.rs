@@ -78,8 +78,10 @@ impl Handle {
         let no_memory = |error: io::Error| Error::Arena(error.to_string());
         let (index, slot) = arena().slots.claim(me(), kind as u16).map_err(no_memory)?;
         let slot = SlotRef { index, slot };
-        slot.refs.store(1, Ordering::Relaxed);
         init(slot);
+        // Release: who comes with the name of what the slot was before, and finds it in use, finds
+        // that it is another now.
+        slot.refs.store(1, Ordering::Release);
         Handle::recorded(slot).map_err(no_memory)
     }
 
