@@ -663,25 +663,6 @@ every_narrow_type! {
         assert_one_is_let_through(&object);
     }
 
-    /// Somebody comes by and is faster, again and again, but not for ever.
-    fn a_task_is_not_overtaken_for_ever<A: Awaitable>() {
-        let object = A::closed(1);
-        let (mut wait, wakes) = pending(&object);
-        for overtaken in 0.. {
-            assert!(overtaken < 100, "starved");
-            let seen = wakes.count();
-            object.let_through();
-            eventually("it is woken", || wakes.count() > seen);
-            let overtakes = object.try_wait();
-            let is_through = poll(&mut wait, &wakes).is_ready();
-            assert_eq!(is_through, !overtakes);
-            if is_through {
-                break;
-            }
-        }
-        assert_closed(&object);
-    }
-
     fn a_thread_is_not_overtaken_for_ever<A: Awaitable>() {
         let object = A::closed(1);
         let waiting = object.clone();
@@ -1028,4 +1009,30 @@ fn types_and_futures_cross_threads() {
     sends(queue.put_async(7));
     sends(queue.join_async());
     sends(simple.get_async());
+}
+
+every_type! {
+    for [
+        lock: Lock,
+        semaphore: Semaphore,
+        bounded_semaphore: BoundedSemaphore,
+    ]
+    /// Somebody comes by and is faster, again and again, but not for ever.
+    fn a_task_is_not_overtaken_for_ever<A: Awaitable>() {
+        let object = A::closed(1);
+        let (mut wait, wakes) = pending(&object);
+        for overtaken in 0.. {
+            assert!(overtaken < 100, "starved");
+            let seen = wakes.count();
+            object.let_through();
+            eventually("it is woken", || wakes.count() > seen);
+            let overtakes = object.try_wait();
+            let is_through = poll(&mut wait, &wakes).is_ready();
+            assert_eq!(is_through, !overtakes);
+            if is_through {
+                break;
+            }
+        }
+        assert_closed(&object);
+    }
 }

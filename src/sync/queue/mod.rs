@@ -25,7 +25,8 @@ use crate::{
 /// In one process the items are moved in and out as they are. Once the queue has been given to a worker
 /// process, every item is encoded when it is put and decoded by who gets it, in memory that the processes
 /// share: a process that is killed in the middle of a put or a get leaves the queue as it was before. The size is that
-/// of the whole queue, wherever it is used.
+/// of the whole queue, wherever it is used. Whoever comes by may take an item, or the room for one, also
+/// ahead of those who wait.
 ///
 /// It can be given to any worker of this machine, at any time, if its items are
 /// [`Portable`]; clones, and what workers get, are handles to the same queue.
