@@ -185,25 +185,27 @@ impl Raw {
         }
     }
 
-    /// Gives the lock up altogether; says how often it was acquired.
-    fn give_up(self) -> u64 {
-        let depth = match self.lock {
-            RawAnyLock::RLock(lock) => {
-                let depth = lock.depth();
-                lock.disown();
-                depth
+    /// Gives the lock up altogether; says what to take back.
+    fn give_up(self, owner: Owner) -> u64 {
+        match self.lock {
+            RawAnyLock::RLock(lock) => lock.release_all(owner),
+            RawAnyLock::Lock(lock) => {
+                let holder = lock.holder().swap(0, Ordering::Relaxed);
+                lock.release();
+                holder
             }
-            RawAnyLock::Lock(lock) => lock.holder().swap(0, Ordering::Relaxed),
-        };
-        self.lock().release();
-        depth
+        }
     }
 
     /// The lock was acquired again by who gave it up.
-    fn take_back(self, owner: Owner, depth: u64) {
+    fn take_back(self, owner: Owner, given_up: u64) {
         match self.lock {
-            RawAnyLock::RLock(lock) => lock.take_back(owner, depth),
-            RawAnyLock::Lock(lock) => lock.holder().store(depth, Ordering::Relaxed),
+            // A guard that was dropped elsewhere has released it just before.
+            RawAnyLock::RLock(lock) if given_up == 0 => {
+                lock.lock().release();
+            }
+            RawAnyLock::RLock(lock) => lock.own(owner, given_up),
+            RawAnyLock::Lock(lock) => lock.holder().store(given_up, Ordering::Relaxed),
         }
     }
 
@@ -240,7 +242,7 @@ struct ConditionWait {
     stage: Stage,
     notified: bool,
     /// How often the lock was acquired.
-    depth: u64,
+    given_up: u64,
 }
 
 enum Stage {
@@ -259,7 +261,7 @@ impl ConditionWait {
             owner,
             stage: Stage::Start,
             notified: false,
-            depth: 0,
+            given_up: 0,
         }
     }
 
@@ -275,7 +277,7 @@ impl ConditionWait {
                         line.push(LINE, waiter.index, waiter.node, false);
                     }
                     self.stage = Stage::InLine(waiter);
-                    self.depth = self.condition.give_up();
+                    self.given_up = self.condition.give_up(self.owner);
                     return Poll::Pending;
                 }
                 Stage::InLine(waiter) => {
@@ -307,7 +309,7 @@ impl ConditionWait {
 
     fn done(&mut self) -> bool {
         self.stage = Stage::Done;
-        self.condition.take_back(self.owner, self.depth);
+        self.condition.take_back(self.owner, self.given_up);
         self.notified
     }
 

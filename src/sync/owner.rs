@@ -27,6 +27,12 @@ impl Owner {
         Owner(u64::from(me()) << PROCESS_SHIFT | number & ((1 << PROCESS_SHIFT) - 1))
     }
 
+    /// Whether it is a thread, and the one that calls: nothing that it does can happen meanwhile.
+    #[inline]
+    pub(super) fn is_this_thread(self) -> bool {
+        self == Owner::of(number_of_thread() << 1)
+    }
+
     /// The process of the owner with this number.
     pub(super) fn process_of(number: u64) -> u16 {
         (number >> PROCESS_SHIFT) as u16

@@ -57,10 +57,17 @@ pub struct RLockGuard<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct RawRLock(pub(super) SlotRef);
 
-/// Who owns it, zero if nobody does, and how often beyond once. Only the owner writes them. Relaxed: who
-/// finds its own number there has written it itself, and any other number is as good as none.
+/// Who owns it; zero if nobody does.
 const OWNER: usize = 1;
-const DEPTH: usize = 2;
+
+/// How often its owner has acquired it, and above that a number which every new owner changes.
+///
+/// A guard may be dropped while its owner, on another thread, acquires once more. So the count goes up
+/// and down by compare-and-swap, which fails when the lock has changed hands since the word was read;
+/// only the thread that is the owner need not, for the first and the last time.
+const TENURE: usize = 2;
+const COUNT_BITS: u32 = 40;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
 impl RawRLock {
     #[inline]
@@ -69,70 +76,94 @@ impl RawRLock {
     }
 
     #[inline]
-    fn word(&self, word: usize) -> &AtomicU64 {
-        &self.0.slot.words[word]
+    fn owner(&self) -> &AtomicU64 {
+        &self.0.slot.words[OWNER]
+    }
+
+    #[inline]
+    fn tenure(&self) -> &AtomicU64 {
+        &self.0.slot.words[TENURE]
+    }
+
+    /// The word, if the lock is the owner's; its count is not zero.
+    #[inline]
+    fn tenure_of(self, owner: Owner) -> Option<u64> {
+        // Acquire: if the word is a later owner's, then that one is seen, too. Otherwise, who finds its
+        // own number has written it itself.
+        let tenure = self.tenure().load(Ordering::Acquire);
+        let is_its = self.owner().load(Ordering::Relaxed) == owner.number();
+        (is_its && tenure & COUNT != 0).then_some(tenure)
     }
 
     #[inline]
     pub(super) fn is_owned_by(self, owner: Owner) -> bool {
-        self.word(OWNER).load(Ordering::Relaxed) == owner.number()
+        self.tenure_of(owner).is_some()
     }
 
-    /// How often the owner has acquired it, beyond once.
-    pub(super) fn depth(self) -> u64 {
-        self.word(DEPTH).load(Ordering::Relaxed)
+    /// How often the owner has acquired it.
+    fn count_of(self, owner: Owner) -> u64 {
+        self.tenure_of(owner).map_or(0, |tenure| tenure & COUNT)
     }
 
-    /// The owner has just acquired the lock, and had it so often before it gave it up.
+    /// The owner has just acquired the lock, and has it so often now.
     #[inline]
-    pub(super) fn take_back(self, owner: Owner, depth: u64) {
-        self.own(owner);
-        self.word(DEPTH).store(depth, Ordering::Relaxed);
-    }
-
-    /// The owner has just acquired the lock.
-    #[inline]
-    fn own(self, owner: Owner) {
-        self.word(OWNER).store(owner.number(), Ordering::Relaxed);
+    pub(super) fn own(self, owner: Owner, count: u64) {
+        // Only who has the lock is here.
+        let before = self.tenure().load(Ordering::Relaxed);
+        self.owner().store(owner.number(), Ordering::Relaxed);
+        // Release: who finds this word finds this owner.
+        self.tenure().store(
+            (before & !COUNT).wrapping_add(COUNT + 1) | count,
+            Ordering::Release,
+        );
     }
 
     /// How often whoever owns it has acquired it.
-    fn acquired(self) -> u64 {
+    fn count(self) -> u64 {
         match self.lock().is_held() {
-            true => self.depth() + 1,
+            true => self.tenure().load(Ordering::Relaxed) & COUNT,
             false => 0,
         }
     }
 
     /// Nobody owns it any more; it is about to be released.
     pub(super) fn disown(self) {
-        self.word(OWNER).store(0, Ordering::Relaxed);
-        self.word(DEPTH).store(0, Ordering::Relaxed);
+        self.owner().store(0, Ordering::Relaxed);
+        self.tenure().fetch_and(!COUNT, Ordering::Relaxed);
     }
 
     /// Once more, if the caller has it already.
     #[inline]
     fn again(self, owner: Owner) -> bool {
-        let again = self.is_owned_by(owner);
-        if again {
-            let depth = self.depth();
-            self.word(DEPTH).store(depth + 1, Ordering::Relaxed);
+        while let Some(tenure) = self.tenure_of(owner) {
+            if self.change(tenure, tenure + 1) {
+                return true;
+            }
         }
-        again
+        false
+    }
+
+    #[inline]
+    fn change(self, from: u64, to: u64) -> bool {
+        // Acquire and Release: what was done before a guard was dropped elsewhere is seen by who has the
+        // lock after that.
+        self.tenure()
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     #[inline]
     pub(super) fn acquire(self, owner: Owner) {
         if !self.try_acquire(owner) {
             self.lock().acquire();
-            self.own(owner);
+            self.own(owner, 1);
         }
     }
 
     #[inline]
     pub(super) fn try_acquire(self, owner: Owner) -> bool {
         if self.lock().try_acquire() {
-            self.own(owner);
+            self.own(owner, 1);
             return true;
         }
         self.again(owner)
@@ -144,7 +175,7 @@ impl RawRLock {
         }
         let acquired = self.lock().acquire_until(deadline);
         if acquired {
-            self.own(owner);
+            self.own(owner, 1);
         }
         acquired
     }
@@ -154,24 +185,40 @@ impl RawRLock {
         let owner = Owner::current();
         if !self.try_acquire(owner) {
             self.lock().acquire_async().await;
-            self.own(owner);
+            self.own(owner, 1);
         }
         owner
     }
 
     #[inline]
     pub(super) fn release(self, owner: Owner) -> Result<(), NotOwned> {
-        if !self.is_owned_by(owner) {
-            return Err(NotOwned);
-        }
-        match self.depth() {
-            0 => {
-                self.word(OWNER).store(0, Ordering::Relaxed);
+        while let Some(tenure) = self.tenure_of(owner) {
+            let is_last = tenure & COUNT == 1;
+            if is_last && owner.is_this_thread() {
+                // Nobody else has anything to release, and it is not about to acquire.
+                self.tenure().store(tenure - 1, Ordering::Relaxed);
+            } else if !self.change(tenure, tenure - 1) {
+                continue;
+            }
+            if is_last {
+                self.owner().store(0, Ordering::Relaxed);
                 self.lock().release();
             }
-            depth => self.word(DEPTH).store(depth - 1, Ordering::Relaxed),
+            return Ok(());
         }
-        Ok(())
+        Err(NotOwned)
+    }
+
+    /// As often as the owner has acquired it, which it says.
+    pub(super) fn release_all(self, owner: Owner) -> u64 {
+        while let Some(tenure) = self.tenure_of(owner) {
+            if self.change(tenure, tenure & !COUNT) {
+                self.owner().store(0, Ordering::Relaxed);
+                self.lock().release();
+                return tenure & COUNT;
+            }
+        }
+        0
     }
 }
 
@@ -254,10 +301,7 @@ impl RLock {
 
     /// How often the caller has acquired the lock and not released it; zero if it does not own it.
     pub fn recursion_count(&self) -> usize {
-        match self.is_owned() {
-            true => self.raw().depth() as usize + 1,
-            false => 0,
-        }
+        self.raw().count_of(Owner::current()) as usize
     }
 
     /// Acquires the lock and gives a guard that releases it, once, when it is dropped.
@@ -333,7 +377,7 @@ impl fmt::Debug for RLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RLock")
             .field("locked", &self.raw().lock().is_held())
-            .field("recursion_count", &self.raw().acquired())
+            .field("recursion_count", &self.raw().count())
             .field("waiters", &self.raw().lock().waiters())
             .finish()
     }
