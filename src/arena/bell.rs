@@ -19,10 +19,17 @@ pub(super) fn ring(process: u16, local: u32) {
     };
     let (word, bit) = bit(local);
     // Each step may be the last one of a process that is killed here. What it leaves undone is done
-    // again when it is cleaned up after, and setting a bit twice does no harm.
+    // again when it is cleaned up after: see `ring_again`; and setting a bit twice does no harm.
     process.bits[word].fetch_or(bit, Ordering::Release);
     // Release: who hears the bell sees the bit.
     if process.bell.swap(1, Ordering::Release) == 0 {
+        process.bell.wake();
+    }
+}
+
+/// A process is gone that may have rung a bell and not woken who hears it: nobody would do it later.
+pub(super) fn ring_again() {
+    for (_, process, _) in arena().processes.used() {
         process.bell.wake();
     }
 }

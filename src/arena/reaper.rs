@@ -1,7 +1,7 @@
 //! What is done when a process is gone: everything that was in its hands is put in order.
 
 use super::{
-    arena,
+    arena, bell,
     handle::release_all_of,
     slot::{Kind, LISTS, Locked, SlotRef},
     waiter::{Node, State, Wakes},
@@ -43,6 +43,7 @@ pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
     }
     if crashed {
         // It may have told somebody something and not woken him.
+        bell::ring_again();
         for (_, node, tag) in arena.waiters.used() {
             if !tag.is_free() {
                 node.reminder().wake();

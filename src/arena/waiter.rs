@@ -122,7 +122,7 @@ impl Node {
         }
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         // Acquire: pairs with `tell`.
         State::of(self.state.load(Ordering::Acquire))
     }

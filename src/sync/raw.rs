@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::{
     arena::{
+        arena,
         look::Looker,
         me,
         reaper::Dead,
@@ -29,6 +30,9 @@ const OWNER_SHIFT: u32 = 16;
 /// Who has acquired a Lock through a condition, since it knows no owner itself; zero if it was acquired
 /// as it is. Only written by who holds the lock: Relaxed.
 const HOLDER: usize = 1;
+
+/// While the lock is being given to a waiter: the number of its node. Written under the slot's mutex.
+const HANDING: usize = 3;
 
 /// The list of waiters.
 const LINE: usize = 0;
@@ -50,6 +54,10 @@ impl RawLock {
     #[inline]
     pub(super) fn holder(&self) -> &crate::shim::AtomicU64 {
         &self.0.slot.words[HOLDER]
+    }
+
+    fn handing(&self) -> &crate::shim::AtomicU64 {
+        &self.0.slot.words[HANDING]
     }
 
     #[inline]
@@ -157,14 +165,27 @@ impl RawLock {
             true => 0,
             false => WAITED_FOR,
         };
-        let (word, message) = match next {
-            Some((_, next)) if next.is_starved() => (held_by(next.owner()), State::Handed),
-            _ => (0, State::Notified),
-        };
         // The word before the message, since who is told looks at once. Release: who has the lock next
         // sees what was done under it.
-        self.word().store(word | flag, Ordering::Release);
-        next.map_or(Woken::Nobody, |(_, next)| next.tell(message))
+        let free = || self.word().store(flag, Ordering::Release);
+        match next {
+            Some((index, next)) if next.is_starved() => {
+                self.handing().store(u64::from(index), Ordering::Release);
+                let word = held_by(next.owner()) | flag;
+                self.word().store(word, Ordering::Release);
+                let woken = next.tell(State::Handed);
+                self.handing().store(0, Ordering::Release);
+                woken
+            }
+            Some((_, next)) => {
+                free();
+                next.tell(State::Notified)
+            }
+            None => {
+                free();
+                Woken::Nobody
+            }
+        }
     }
 
     /// Tells somebody to look, since the one who was told is gone.
@@ -227,8 +248,17 @@ impl RawLock {
         }
     }
 
-    /// The links were lost half-way: the lock may have been given back without anybody being told.
+    /// Who had the mutex is gone: the lock may have been given back without anybody being told.
     pub(super) fn repair(self, slot: &Locked, wakes: &mut Wakes) {
+        let handing = self.handing().swap(0, Ordering::Acquire) as u32;
+        let was_not_told = |waiter: &Node| {
+            waiter.list().slot == slot.slot.index
+                && matches!(waiter.state(), State::Waiting | State::Sleeping)
+        };
+        if arena().waiters.get(handing).is_some_and(was_not_told) {
+            // It was to have the lock, and does not know: nobody has it.
+            self.word().store(WAITED_FOR, Ordering::Release);
+        }
         slot.pop_all(LINE, wakes, 0);
         self.tidy(slot);
     }
