@@ -2,7 +2,6 @@
 
 mod future;
 mod map;
-mod piece;
 
 use std::{
     fmt,

@@ -55,6 +55,7 @@ compile_error!("freethreading runs on Linux; other systems are still to come");
 
 mod arena;
 mod backend;
+mod chunk;
 mod codec;
 mod engine;
 mod error;

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{error::TaskError, task::cell::Shared, unwind};
+use crate::{
+    error::TaskError,
+    task::cell::{Shared, Watcher},
+    unwind,
+};
 
 /// The result of a task that was submitted.
 ///
@@ -65,6 +69,26 @@ impl<R> TaskFuture<R> {
 
     pub(crate) fn result_until(&self, deadline: Option<Instant>) -> Result<R, TaskError> {
         self.shared.take(deadline)
+    }
+
+    /// Blocks until the task is over, or until the deadline; says whether it is.
+    pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        self.shared.wait(deadline)
+    }
+
+    /// Whether the task is over; else the caller is woken when it is.
+    pub(crate) fn poll_done(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.shared.poll_done(context)
+    }
+
+    /// Whether there is a result rather than an error, once it is decided.
+    pub(crate) fn succeeded(&self) -> Option<bool> {
+        self.shared.succeeded()
+    }
+
+    /// Tells the watcher when the task is over, now if it is.
+    pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) {
+        self.shared.watch(watcher, number);
     }
 
     /// Cancels the task if it has not begun; says whether it is cancelled.

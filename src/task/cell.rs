@@ -106,6 +106,12 @@ impl<A: Portable, R: Portable> Work for Discarding<A, R> {
 
 pub(crate) type Callback<R> = Box<dyn FnOnce(&TaskFuture<R>) + Send>;
 
+/// Wants to know when each of several tasks is over.
+pub(crate) trait Watcher: Send + Sync {
+    /// The task with this number is over. It must not take long: the thread has other tasks to end.
+    fn is_over(self: Arc<Self>, number: usize);
+}
+
 /// Kept small, since a million of them may wait.
 pub(crate) struct TaskCell<W: Work> {
     name: fn() -> &'static str,
@@ -144,6 +150,7 @@ enum Outcome<R> {
 struct Waiting<R> {
     threads: Vec<Thread>,
     waker: Option<Waker>,
+    watcher: Option<(Arc<dyn Watcher>, usize)>,
     callbacks: Vec<Callback<R>>,
 }
 
@@ -152,6 +159,7 @@ impl<R> Default for Waiting<R> {
         Waiting {
             threads: Vec::new(),
             waker: None,
+            watcher: None,
             callbacks: Vec::new(),
         }
     }
@@ -245,6 +253,59 @@ impl<W: Work> TaskCell<W> {
         callbacks
     }
 
+    /// The state once the outcome is decided; blocks until then, or until the deadline.
+    fn settled_by(&self, deadline: Option<Instant>) -> Option<MutexGuard<'_, State<W>>> {
+        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        for look in 0.. {
+            let mut state = self.state.lock();
+            // Those who look again and again wait to be told, like those who sleep: the worker is to
+            // be free again by then.
+            if state.is_published() || (state.is_settled() && look == 0) {
+                return Some(state);
+            }
+            let left = left();
+            if left == Some(Duration::ZERO) {
+                return state.is_settled().then_some(state);
+            }
+            if look < LOOKS {
+                drop(state);
+                hint::spin_loop();
+                thread::yield_now();
+                continue;
+            }
+            let this = thread::current();
+            // It may be there from the last time, if the thread was woken by something else.
+            let threads = &mut state.waiting().threads;
+            if threads.iter().all(|thread| thread.id() != this.id()) {
+                threads.push(this);
+            }
+            drop(state);
+            park(left);
+        }
+        unreachable!("the loop ends with a result")
+    }
+
+    /// The state if the outcome is decided, else remembers to wake the caller.
+    fn poll_settled(&self, context: &mut Context<'_>) -> Poll<MutexGuard<'_, State<W>>> {
+        // Wakers are cloned and dropped outside of the lock: they may do anything.
+        let mut waker = None;
+        loop {
+            let mut state = self.state.lock();
+            if state.is_settled() {
+                return Poll::Ready(state);
+            }
+            let Some(waker) = waker.take() else {
+                drop(state);
+                waker = Some(context.waker().clone());
+                continue;
+            };
+            let old = state.waiting().waker.replace(waker);
+            drop(state);
+            drop(old);
+            return Poll::Pending;
+        }
+    }
+
     fn take_settled(&self, mut state: MutexGuard<'_, State<W>>) -> Result<W::Output, TaskError> {
         let Stage::Settled { outcome, .. } = &mut state.stage else {
             unreachable!("only a settled task has a result");
@@ -322,6 +383,7 @@ impl<W: Work> Job for TaskCell<W> {
         let Waiting {
             threads,
             waker,
+            watcher,
             callbacks,
         } = *waiting;
         for thread in threads {
@@ -329,6 +391,9 @@ impl<W: Work> Job for TaskCell<W> {
         }
         if let Some(waker) = waker {
             unwind::contain(|| waker.wake());
+        }
+        if let Some((watcher, number)) = watcher {
+            watcher.is_over(number);
         }
         if !callbacks.is_empty() {
             let future = TaskFuture::new(self);
@@ -352,8 +417,16 @@ pub(crate) trait Shared<R>: Send + Sync {
     fn cancel(self: Arc<Self>) -> bool;
     /// Blocks until the result is there, or until the deadline, and takes it.
     fn take(&self, deadline: Option<Instant>) -> Result<R, TaskError>;
+    /// Blocks until the result is there, or until the deadline; says whether it is there.
+    fn wait(&self, deadline: Option<Instant>) -> bool;
+    /// Whether there is a result rather than an error, once it is decided.
+    fn succeeded(&self) -> Option<bool>;
+    /// Whether the result is there; else remembers to wake the caller.
+    fn poll_done(&self, context: &mut Context<'_>) -> Poll<()>;
     /// Takes the result if it is there, else remembers to wake the caller.
     fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<R, TaskError>>;
+    /// Tells the one watcher, now if the outcome is decided.
+    fn watch(&self, watcher: Arc<dyn Watcher>, number: usize);
     /// Keeps the callback, or gives it back if the outcome is decided.
     fn add_callback(&self, callback: Callback<R>) -> Option<Callback<R>>;
 }
@@ -398,58 +471,40 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
         self.cancelled()
     }
 
-    fn take(&self, deadline: Option<Instant>) -> Result<W::Output, TaskError> {
-        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        for look in 0.. {
-            let mut state = self.state.lock();
-            // Those who look again and again wait to be told, like those who sleep: the worker is to
-            // be free again by then.
-            if state.is_published() || (state.is_settled() && look == 0) {
-                return self.take_settled(state);
-            }
-            let left = left();
-            if left == Some(Duration::ZERO) {
-                return match state.is_settled() {
-                    true => self.take_settled(state),
-                    false => Err(TaskError::Timeout),
-                };
-            }
-            if look < LOOKS {
-                drop(state);
-                hint::spin_loop();
-                thread::yield_now();
-                continue;
-            }
-            let this = thread::current();
-            // It may be there from the last time, if the thread was woken by something else.
-            let threads = &mut state.waiting().threads;
-            if threads.iter().all(|thread| thread.id() != this.id()) {
-                threads.push(this);
-            }
-            drop(state);
-            park(left);
+    fn succeeded(&self) -> Option<bool> {
+        match &self.state.lock().stage {
+            Stage::Settled { outcome, .. } => Some(!matches!(outcome, Outcome::Error(_))),
+            _ => None,
         }
-        unreachable!("the loop ends with a result")
+    }
+
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        self.settled_by(deadline).is_some()
+    }
+
+    fn take(&self, deadline: Option<Instant>) -> Result<W::Output, TaskError> {
+        match self.settled_by(deadline) {
+            Some(state) => self.take_settled(state),
+            None => Err(TaskError::Timeout),
+        }
+    }
+
+    fn poll_done(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.poll_settled(context).map(drop)
     }
 
     fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<W::Output, TaskError>> {
-        // Wakers are cloned and dropped outside of the lock: they may do anything.
-        let mut waker = None;
-        loop {
-            let mut state = self.state.lock();
-            if state.is_settled() {
-                return Poll::Ready(self.take_settled(state));
-            }
-            let Some(waker) = waker.take() else {
-                drop(state);
-                waker = Some(context.waker().clone());
-                continue;
-            };
-            let old = state.waiting().waker.replace(waker);
+        self.poll_settled(context)
+            .map(|state| self.take_settled(state))
+    }
+
+    fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) {
+        let mut state = self.state.lock();
+        if state.is_settled() {
             drop(state);
-            drop(old);
-            return Poll::Pending;
+            return watcher.is_over(number);
         }
+        state.waiting().watcher = Some((watcher, number));
     }
 
     fn add_callback(&self, callback: Callback<W::Output>) -> Option<Callback<W::Output>> {

@@ -69,7 +69,7 @@ impl<T> Drop for Block<T> {
 }
 
 /// Hands out the pieces of one block, and of another when that is used up.
-pub(super) struct Carver<T> {
+pub(crate) struct Carver<T> {
     block: Arc<Block<T>>,
     used: usize,
     /// Blocks that are used up, the oldest first; `None` where all pieces are to lie side by side.
@@ -78,7 +78,7 @@ pub(super) struct Carver<T> {
 
 impl<T> Carver<T> {
     /// Carves pieces that lie side by side, as far as `capacity` goes.
-    pub(super) fn in_place(capacity: usize) -> Self {
+    pub(crate) fn in_place(capacity: usize) -> Self {
         Carver {
             block: Arc::new(Block::claimed(capacity)),
             used: 0,
@@ -88,7 +88,7 @@ impl<T> Carver<T> {
 
     /// Carves pieces that are soon dropped: memory that is in the caches already is used again. The
     /// values are expected to be as many as `total`.
-    pub(super) fn in_turns(total: usize) -> Self {
+    pub(crate) fn in_turns(total: usize) -> Self {
         /// A fraction of a second-level cache.
         const BYTES: usize = 256 << 10;
 
@@ -123,7 +123,7 @@ impl<T> Carver<T> {
     }
 
     /// Room for `capacity` values.
-    pub(super) fn carve(&mut self, capacity: usize) -> Piece<T> {
+    pub(crate) fn carve(&mut self, capacity: usize) -> Piece<T> {
         if self.block.capacity - self.used < capacity {
             self.turn_over(capacity);
         }
@@ -146,7 +146,7 @@ const MAX_CLAIM: usize = 64 << 20;
 
 impl<T> Carver<T> {
     /// A piece of the next values of the iterator, at most `max`; shorter only where that ends.
-    pub(super) fn carve_from(
+    pub(crate) fn carve_from(
         &mut self,
         values: &mut impl Iterator<Item = T>,
         max: usize,
@@ -195,12 +195,12 @@ unsafe impl<T: Sync> Sync for Piece<T> {}
 
 impl<T> Piece<T> {
     /// How many values were pushed.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// The values that were not taken.
-    pub(super) fn as_slice(&self) -> &[T] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         // SAFETY: values from `taken` to `len` are initialised and belong to this piece, which lends
         // itself for as long as the slice lives.
         unsafe {
@@ -211,7 +211,7 @@ impl<T> Piece<T> {
 
     /// Pushes what the function makes of the values of the other piece, for which there must be
     /// room. If it panics, what it gave before is there.
-    pub(super) fn map_from<I>(&mut self, mut from: Piece<I>, mut function: impl FnMut(I) -> T) {
+    pub(crate) fn map_from<I>(&mut self, mut from: Piece<I>, mut function: impl FnMut(I) -> T) {
         /// Writes back how far one came, also when the function panics.
         struct Progress<'a, I, T> {
             from: &'a mut Piece<I>,
@@ -255,7 +255,7 @@ impl<T> Piece<T> {
     /// Pushes the values of the iterator, for which there must be room. If it panics, what it gave
     /// before is there.
     #[inline]
-    pub(super) fn fill(&mut self, values: impl Iterator<Item = T>) {
+    pub(crate) fn fill(&mut self, values: impl Iterator<Item = T>) {
         values.for_each(|value| {
             assert!(self.len < self.capacity, "a piece is filled up to its end");
             // SAFETY: the index is within the range of this piece, which is within the block. Nobody
@@ -298,7 +298,7 @@ impl<T> Drop for Piece<T> {
 }
 
 /// All values of the pieces, in order.
-pub(super) fn join<T>(pieces: Vec<Piece<T>>) -> Vec<T> {
+pub(crate) fn join<T>(pieces: Vec<Piece<T>>) -> Vec<T> {
     let mut len = 0;
     let seamless = pieces.iter().all(|piece| {
         let fits =

@@ -1,0 +1,124 @@
+//! Many items as one task: they travel together, and one worker calls the function with each.
+
+pub(crate) mod piece;
+
+use crate::{
+    codec,
+    engine::{
+        Request,
+        processes::wire::{self, Carriage},
+    },
+    error::{Panic, Part, TaskError},
+    task::{Function, Portable, cell::Work, entry},
+    unwind,
+};
+use piece::Piece;
+
+/// How to run a function over a chunk of items: here, and in another process.
+pub(crate) struct Chunk<I, R> {
+    name: fn() -> &'static str,
+    here: fn(Piece<I>, Piece<R>) -> ChunkResult<R>,
+    elsewhere: Function<(Vec<I>,), Reply<R>>,
+}
+
+/// What a worker process makes of a chunk: the results up to a panic, if there was one.
+type Reply<R> = (Vec<R>, Option<Panic>);
+
+impl<I, R> Clone for Chunk<I, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<I, R> Copy for Chunk<I, R> {}
+
+impl<I: Portable, R: Portable> Chunk<I, R> {
+    /// `None` if there is nothing in a chunk.
+    pub(crate) fn of<F>(function: F, chunksize: usize) -> Option<Self>
+    where
+        F: Fn(I) -> R + Send + Sync + 'static,
+    {
+        let elsewhere = |items: Vec<I>| {
+            let mut results = Vec::with_capacity(items.len());
+            let run = || results.extend(items.into_iter().map(entry::summon::<F>()));
+            let panic = unwind::catch(run).err();
+            (results, panic)
+        };
+        let chunk = Chunk {
+            name: std::any::type_name::<F>,
+            here: |items, mut piece| {
+                let run = || piece.map_from(items, entry::summon::<F>());
+                let panic = unwind::catch(run).err();
+                ChunkResult {
+                    values: Values::Here(piece),
+                    panic,
+                }
+            },
+            elsewhere: Function::of(elsewhere),
+        };
+        // The value that makes it sound to summon it on the workers: it lives for ever.
+        std::mem::forget(function);
+        (chunksize > 0).then_some(chunk)
+    }
+}
+
+pub(crate) struct ChunkWork<I, R> {
+    pub(crate) chunk: Chunk<I, R>,
+    pub(crate) items: Piece<I>,
+    /// Where the results go, unless they come from another process.
+    pub(crate) piece: Option<Piece<R>>,
+}
+
+pub(crate) struct ChunkResult<R> {
+    pub(crate) values: Values<R>,
+    pub(crate) panic: Option<Panic>,
+}
+
+/// The results of one chunk.
+pub(crate) enum Values<R> {
+    Here(Piece<R>),
+    FromElsewhere(std::vec::IntoIter<R>),
+}
+
+impl<R> Iterator for Values<R> {
+    type Item = R;
+
+    #[inline]
+    fn next(&mut self) -> Option<R> {
+        match self {
+            Values::Here(piece) => piece.next(),
+            Values::FromElsewhere(values) => values.next(),
+        }
+    }
+}
+
+impl<I: Portable, R: Portable> Work for ChunkWork<I, R> {
+    type Output = ChunkResult<R>;
+
+    fn name(&self) -> fn() -> &'static str {
+        self.chunk.name
+    }
+
+    fn call(self) -> ChunkResult<R> {
+        let piece = self
+            .piece
+            .expect("threads are given a place for their results");
+        (self.chunk.here)(self.items, piece)
+    }
+
+    fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError> {
+        let entry = self.chunk.elsewhere.entry();
+        // A slice is encoded like the vector as which it is decoded.
+        let items = (self.items.as_slice(),);
+        wire::request(id, entry, wire::Reply::Value, carriage, &items)
+    }
+
+    fn decode(payload: &[u8]) -> Result<ChunkResult<R>, TaskError> {
+        let reply: Reply<R> = codec::decode(payload, Part::Result).map_err(TaskError::Decode)?;
+        let (results, panic) = reply;
+        Ok(ChunkResult {
+            values: Values::FromElsewhere(results.into_iter()),
+            panic,
+        })
+    }
+}
