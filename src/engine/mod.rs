@@ -117,6 +117,10 @@ pub(crate) trait Runner: Send + Sync {
 
     /// Ends the worker at once, whatever it does; `false` if this kind of worker cannot be.
     fn kill(&self) -> bool;
+
+    /// Takes no more jobs; the one at hand, if any, fails with [`TaskError::Terminated`]. A process is
+    /// killed; a thread goes on with what it does, but nobody waits for the result any more.
+    fn terminate(&self);
 }
 
 impl From<Failure> for TaskError {

@@ -48,9 +48,19 @@ pub(crate) enum Crew {
         max: usize,
         prefix: String,
         backend: Backend,
+        hiring: Hiring,
     },
     /// One, which runs one job and is not replaced.
     Solo(Arc<Record>),
+}
+
+/// When the workers of a crew are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hiring {
+    /// When there is something to do: an executor's, whose tasks the program's end waits for.
+    OnDemand,
+    /// All at once, and again as soon as one has ended: a pool's, which goes with the program.
+    AtOnce,
 }
 
 struct State {
@@ -68,6 +78,8 @@ struct State {
     closed: bool,
     /// Closed, and what has not begun is cancelled.
     cancelling: bool,
+    /// Closed, and no worker is to finish what it has.
+    terminated: bool,
     broken: Option<TaskError>,
     setbacks: u32,
 }
@@ -104,6 +116,7 @@ impl Scheduler {
                 named: 0,
                 closed: false,
                 cancelling: false,
+                terminated: false,
                 broken: None,
                 setbacks: 0,
             }),
@@ -130,7 +143,7 @@ impl Scheduler {
     /// Whether the program's end waits for it.
     pub(crate) fn outlasts_main(&self) -> bool {
         match &self.plan.crew {
-            Crew::Many { .. } => true,
+            Crew::Many { hiring, .. } => *hiring == Hiring::OnDemand,
             Crew::Solo(record) => !record.daemon(),
         }
     }
@@ -170,6 +183,41 @@ impl Scheduler {
         }
     }
 
+    /// Whether it has all its workers at all times.
+    fn hires_at_once(&self) -> bool {
+        match self.plan.crew {
+            Crew::Many { hiring, .. } => hiring == Hiring::AtOnce,
+            Crew::Solo(_) => false,
+        }
+    }
+
+    /// How many setbacks in a row there may be. All workers of a pool may die at once, for one reason.
+    fn patience(&self, initializer: bool) -> u32 {
+        match self.hires_at_once() && !initializer {
+            true => SETBACKS.saturating_mul(self.max().try_into().unwrap_or(u32::MAX)),
+            false => SETBACKS,
+        }
+    }
+
+    /// Starts all workers, or leaves none.
+    ///
+    /// # Blocking
+    ///
+    /// Until they are created; where one is refused, until the others are gone.
+    pub(crate) fn start_all(self: &Arc<Self>) -> Result<(), TaskError> {
+        for _ in 0..self.max() {
+            self.state.lock().live += 1;
+            if let Err(error) = self.engine.start(self) {
+                self.state.lock().live -= 1;
+                self.terminate();
+                self.finished.wait(None);
+                self.reap();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a job; if it cannot be run, the job says so.
     pub(crate) fn submit(self: &Arc<Self>, job: Arc<dyn Job>) {
         let mut state = self.state.lock();
@@ -197,9 +245,10 @@ impl Scheduler {
     /// A worker could not take the job that it was given: the job comes first again.
     pub(crate) fn give_back(self: &Arc<Self>, job: Arc<dyn Job>) {
         let mut state = self.state.lock();
-        let verdict = match state.cancelling {
-            true => Some(TaskError::Cancelled),
-            false => state.broken.clone(),
+        let verdict = match (state.terminated, state.cancelling) {
+            (true, _) => Some(TaskError::Terminated),
+            (false, true) => Some(TaskError::Cancelled),
+            (false, false) => state.broken.clone(),
         };
         if let Some(error) = verdict {
             drop(state);
@@ -270,7 +319,14 @@ impl Scheduler {
 
     /// A worker was started: from now on it can be killed.
     pub(crate) fn enlist(&self, runner: Arc<dyn Runner>) {
-        self.state.lock().crew.push(runner);
+        let terminated = {
+            let mut state = self.state.lock();
+            state.crew.push(Arc::clone(&runner));
+            state.terminated
+        };
+        if terminated {
+            runner.terminate();
+        }
     }
 
     /// A worker that was enlisted could not be started after all.
@@ -315,7 +371,7 @@ impl Scheduler {
             };
             let verdict = if self.is_solo() {
                 Some(cause)
-            } else if state.setbacks >= SETBACKS {
+            } else if state.setbacks >= self.patience(initializer) {
                 let broken = Broken::new(initializer, state.setbacks, cause);
                 Some(TaskError::Broken(broken))
             } else {
@@ -326,7 +382,8 @@ impl Scheduler {
                 state.broken = Some(error);
             }
         }
-        if state.broken.is_none() && !state.queue.is_empty() && state.live < self.max() {
+        let wanted = !state.queue.is_empty() || (self.hires_at_once() && !state.closed);
+        if state.broken.is_none() && wanted && state.live < self.max() {
             state.live += 1;
             drop(state);
             return self.start();
@@ -357,6 +414,26 @@ impl Scheduler {
         }
         for job in cancelled {
             fail(job, TaskError::Cancelled);
+        }
+    }
+
+    /// Accepts no more jobs and ends the workers: all jobs without a result fail at once.
+    pub(crate) fn terminate(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.terminated = true;
+        let idle = std::mem::take(&mut state.idle);
+        let queued = std::mem::take(&mut state.queue);
+        let crew = state.crew.clone();
+        self.unlock_and_finish(state);
+        for runner in crew {
+            runner.terminate();
+        }
+        for runner in idle {
+            runner.stop();
+        }
+        for job in queued {
+            fail(job, TaskError::Terminated);
         }
     }
 
