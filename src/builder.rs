@@ -69,6 +69,7 @@ pub struct Builder<T> {
     initializer: Option<Result<EncodedTask, TaskError>>,
     max_frame_len: usize,
     launcher: Option<Launcher>,
+    max_pending: Option<usize>,
     builds: PhantomData<fn() -> T>,
 }
 
@@ -81,6 +82,7 @@ impl<T> Builder<T> {
             initializer: None,
             max_frame_len: DEFAULT_MAX_FRAME_LEN,
             launcher: None,
+            max_pending: None,
             builds: PhantomData,
         }
     }
@@ -133,6 +135,19 @@ impl<T> Builder<T> {
     }
 }
 
+impl Builder<WorkerPoolExecutor> {
+    /// How many tasks may wait for a worker, at least 1; any number by default.
+    ///
+    /// Tasks that free or new workers are about to take do not count. Where as many wait,
+    /// [`submit`](WorkerPoolExecutor::submit) blocks,
+    /// [`submit_async`](WorkerPoolExecutor::submit_async) waits and
+    /// [`try_submit`](WorkerPoolExecutor::try_submit) gives the task back.
+    pub fn max_pending(mut self, max_pending: usize) -> Self {
+        self.max_pending = Some(max_pending);
+        self
+    }
+}
+
 #[expect(private_bounds, reason = "the trait is sealed")]
 impl<T: Built> Builder<T> {
     /// Builds it. An executor starts its workers as they are needed, a pool all of them now.
@@ -144,7 +159,8 @@ impl<T: Built> Builder<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for no workers at all, or for frames too small to carry anything.
+    /// [`Error::InvalidArgument`] for a setting that cannot work, as 0 for any of the numbers; the text
+    /// says which.
     /// [`Error::InvalidBackend`] if the environment asks for one that does not exist.
     /// [`Error::NotInitialized`] for process workers in a program that has not called
     /// [`init`](crate::init()). [`Error::Task`] if the initializer's arguments could not be encoded.
@@ -172,6 +188,11 @@ impl<T: Built> Builder<T> {
                 self.max_frame_len
             )));
         }
+        if self.max_pending == Some(0) {
+            return Err(Error::InvalidArgument(
+                "no task could ever wait for a worker: max_pending is 0".into(),
+            ));
+        }
         let initializer = self.initializer.transpose()?;
         let engine = engine::engine(backend, self.launcher, self.max_frame_len)?;
         let prefix = self.name_prefix.unwrap_or_else(|| {
@@ -189,7 +210,14 @@ impl<T: Built> Builder<T> {
             backend,
             hiring: T::HIRING,
         };
-        let scheduler = Scheduler::new(engine, Plan { crew, initializer });
+        let scheduler = Scheduler::new(
+            engine,
+            Plan {
+                crew,
+                initializer,
+                max_pending: self.max_pending,
+            },
+        );
         if T::HIRING == Hiring::AtOnce {
             scheduler.start_all()?;
         }
@@ -206,6 +234,7 @@ impl<T> Clone for Builder<T> {
             initializer: self.initializer.clone(),
             max_frame_len: self.max_frame_len,
             launcher: self.launcher.clone(),
+            max_pending: self.max_pending,
             builds: PhantomData,
         }
     }
@@ -220,6 +249,7 @@ impl<T> fmt::Debug for Builder<T> {
             .field("initializer", &self.initializer.is_some())
             .field("max_frame_len", &self.max_frame_len)
             .field("launcher", &self.launcher)
+            .field("max_pending", &self.max_pending)
             .finish()
     }
 }

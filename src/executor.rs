@@ -16,8 +16,8 @@ pub use map::{Map, MapStream, Mapping};
 use crate::{
     backend::Backend,
     builder::{Builder, Built},
-    engine::{Job, Scheduler, scheduler::Hiring},
-    error::Error,
+    engine::{Job, Scheduler, room::Admission, scheduler::Hiring},
+    error::{Error, Full},
     task::{
         IntoTask, Portable,
         cell::{Shared, TaskCell, Work},
@@ -86,7 +86,7 @@ impl WorkerPoolExecutor {
     /// Submits a task; the future gives its result, to `.await` or with
     /// [`result`](TaskFuture::result).
     ///
-    /// The call never waits for a worker. For processes it encodes the arguments, and may start a
+    /// The call does not wait for a worker. For processes it encodes the arguments, and may start a
     /// process, which takes half a millisecond.
     ///
     /// Whatever goes wrong is the future's error, so that there is one place to look: a submission
@@ -95,11 +95,97 @@ impl WorkerPoolExecutor {
     ///
     /// A task may submit to the executor that runs it. If it also waits for the result there must be
     /// another worker to run it.
+    ///
+    /// # Blocking
+    ///
+    /// Where [`max_pending`](crate::Builder::max_pending) is set, as long as so many tasks wait; use
+    /// [`submit_async`](WorkerPoolExecutor::submit_async) in async code. A task that submits to the
+    /// executor that runs it may wait for itself then:
+    /// [`try_submit`](WorkerPoolExecutor::try_submit) is for that.
     pub fn submit<M, T: IntoTask<M>>(&self, task: T) -> TaskFuture<T::Output> {
         self.submit_work(task.into_task())
     }
 
+    /// Submits a task unless as many wait as [`max_pending`](crate::Builder::max_pending) allows; never
+    /// waits. Without such a limit it is [`submit`](WorkerPoolExecutor::submit).
+    ///
+    /// # Errors
+    ///
+    /// [`Full`], which gives the task back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, Error, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), Error> {
+    /// let executor = WorkerPoolExecutor::builder()
+    ///     .backend(Backend::Threading)
+    ///     .max_pending(10)
+    ///     .build()?;
+    /// match executor.try_submit(|| 6 * 7) {
+    ///     Ok(future) => assert_eq!(future.result()?, 42),
+    ///     Err(full) => println!("busy, later: {:?}", full.into_inner()()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_submit<M, T: IntoTask<M>>(&self, task: T) -> Result<TaskFuture<T::Output>, Full<T>> {
+        match self.scheduler.admit_now() {
+            Some(admission) => Ok(self.submit_admitted(task.into_task(), admission)),
+            None => Err(Full(task)),
+        }
+    }
+
+    /// Submits a task, from async code: waits as long as so many tasks wait for a worker as
+    /// [`max_pending`](crate::Builder::max_pending) allows. Those who wait come in the order in which
+    /// they began to.
+    ///
+    /// What goes wrong is the error of the future that it gives, as with
+    /// [`submit`](WorkerPoolExecutor::submit).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future before it is ready submits nothing, and loses the place in line.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, Error, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), Error> {
+    /// # futures::executor::block_on(async {
+    /// let executor = WorkerPoolExecutor::builder()
+    ///     .backend(Backend::Threading)
+    ///     .max_pending(10)
+    ///     .build()?;
+    /// let future = executor.submit_async(|| 6 * 7).await; // submitted
+    /// assert_eq!(future.await?, 42);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    #[expect(
+        clippy::async_yields_async,
+        reason = "one wait for room, another for the result"
+    )]
+    pub fn submit_async<M, T: IntoTask<M>>(
+        &self,
+        task: T,
+    ) -> impl Future<Output = TaskFuture<T::Output>> + Send {
+        let task = task.into_task();
+        async move {
+            let admission = self.scheduler.admit();
+            admission.wait_async().await;
+            self.submit_admitted(task, admission)
+        }
+    }
+
     fn submit_work<W: Work>(&self, work: W) -> TaskFuture<W::Output> {
+        let admission = self.scheduler.admit();
+        admission.wait();
+        self.submit_admitted(work, admission)
+    }
+
+    fn submit_admitted<W: Work>(&self, work: W, admission: Admission<'_>) -> TaskFuture<W::Output> {
         let cell = match self.scheduler.carriage() {
             None => TaskCell::new(work),
             Some(carriage) => TaskCell::encoded(work, carriage),
@@ -107,6 +193,7 @@ impl WorkerPoolExecutor {
         if !cell.done() {
             self.scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>);
         }
+        drop(admission);
         TaskFuture::new(cell)
     }
 
@@ -114,7 +201,7 @@ impl WorkerPoolExecutor {
     /// items.
     ///
     /// All items are read, and submitted one by one, before the call returns; an endless input never
-    /// does. The results come as an iterator, or with [`Map::into_stream`] as a stream. It ends after
+    /// does. With [`max_pending`](crate::Builder::max_pending) it blocks meanwhile as `submit` does. The results come as an iterator, or with [`Map::into_stream`] as a stream. It ends after
     /// the first error; what has not begun then is cancelled. So it is when an iterator is dropped
     /// that was used; one that was never used lets the tasks run.
     ///

@@ -74,8 +74,8 @@ pub use backend::{Backend, get_backend, set_backend};
 pub use builder::{Builder, WorkerPoolExecutorBuilder};
 pub use engine::processes::launcher::Launcher;
 pub use error::{
-    BarrierError, Broken, CodecError, Death, Effect, Error, GetError, NotHeld, NotOwned, Overflow,
-    Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone, WorkerDied,
+    BarrierError, Broken, CodecError, Death, Effect, Error, Full, GetError, NotHeld, NotOwned,
+    Overflow, Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone, WorkerDied,
 };
 pub use executor::{Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
 pub use init::init;

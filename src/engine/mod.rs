@@ -2,6 +2,7 @@
 //! `Worker`); an [`Engine`] makes the workers; a [`Runner`] is one of them, a thread or a process.
 
 pub(crate) mod processes;
+pub(crate) mod room;
 pub(crate) mod scheduler;
 mod slot;
 pub(crate) mod threads;

@@ -14,7 +14,11 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{Engine, Job, Runner, fail, processes::wire::Carriage};
+use super::{
+    Engine, Job, Runner, fail,
+    processes::wire::Carriage,
+    room::{Called, Census, Room},
+};
 use crate::{
     backend::Backend,
     error::{Broken, TaskError},
@@ -31,7 +35,7 @@ pub(crate) struct Scheduler {
     id: u64,
     engine: Box<dyn Engine>,
     plan: Plan,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Closed, nothing queued, and no worker left.
     pub(crate) finished: Latch<()>,
 }
@@ -40,6 +44,8 @@ pub(crate) struct Scheduler {
 pub(crate) struct Plan {
     pub(crate) crew: Crew,
     pub(crate) initializer: Option<EncodedTask>,
+    /// How many jobs may wait for a worker.
+    pub(crate) max_pending: Option<usize>,
 }
 
 pub(crate) enum Crew {
@@ -63,8 +69,10 @@ pub(crate) enum Hiring {
     AtOnce,
 }
 
-struct State {
-    queue: VecDeque<Arc<dyn Job>>,
+pub(super) struct State {
+    pub(super) queue: VecDeque<Arc<dyn Job>>,
+    /// Where the queue is limited.
+    pub(super) room: Option<Room>,
     /// Workers that wait to be given a job; the one that worked last is at the end.
     idle: Vec<Arc<dyn Runner>>,
     /// All workers that were started and have not ended.
@@ -99,6 +107,13 @@ pub(crate) enum Setback {
     Death(TaskError),
 }
 
+impl State {
+    /// Whether jobs are refused from now on.
+    pub(super) fn takes_none(&self) -> bool {
+        self.closed || self.broken.is_some()
+    }
+}
+
 impl Scheduler {
     pub(crate) fn new(engine: Box<dyn Engine>, plan: Plan) -> Arc<Scheduler> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -106,9 +121,9 @@ impl Scheduler {
             // Relaxed: only distinctness counts.
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             engine,
-            plan,
             state: Mutex::new(State {
                 queue: VecDeque::new(),
+                room: plan.max_pending.map(Room::new),
                 idle: Vec::new(),
                 crew: Vec::new(),
                 live: 0,
@@ -120,6 +135,7 @@ impl Scheduler {
                 broken: None,
                 setbacks: 0,
             }),
+            plan,
             finished: Latch::new(),
         });
         exit::watch(scheduler.id, &scheduler);
@@ -133,6 +149,30 @@ impl Scheduler {
     /// The largest frame that may carry a job to its worker, if jobs travel in frames.
     pub(crate) fn carriage(&self) -> Option<Carriage> {
         self.engine.carriage()
+    }
+
+    /// Whether only so many jobs may wait.
+    pub(super) fn is_limited(&self) -> bool {
+        self.plan.max_pending.is_some()
+    }
+
+    /// What counts for the room in the queue.
+    pub(super) fn census(&self, state: &State) -> Census {
+        Census {
+            queued: state.queue.len(),
+            idle: state.idle.len() + self.max().saturating_sub(state.live),
+            starting: state.live.saturating_sub(state.crew.len()),
+        }
+    }
+
+    /// Gives the room that there is now to those who wait for it.
+    pub(super) fn call(&self, state: &mut State) -> Called {
+        let (census, takes_none) = (self.census(state), state.takes_none());
+        match &mut state.room {
+            None => Called::default(),
+            Some(room) if takes_none => room.call_all(),
+            Some(room) => room.call(&census),
+        }
     }
 
     /// Whether its worker is a `Worker`, which runs one job and then ends.
@@ -322,6 +362,9 @@ impl Scheduler {
         let terminated = {
             let mut state = self.state.lock();
             state.crew.push(Arc::clone(&runner));
+            if let Some(room) = &mut state.room {
+                room.came(runner.id());
+            }
             state.terminated
         };
         if terminated {
@@ -331,7 +374,11 @@ impl Scheduler {
 
     /// A worker that was enlisted could not be started after all.
     pub(crate) fn delist(&self, id: u64) {
-        self.state.lock().crew.retain(|other| other.id() != id);
+        let mut state = self.state.lock();
+        state.crew.retain(|other| other.id() != id);
+        if let Some(room) = &mut state.room {
+            room.asked(id);
+        }
     }
 
     /// What the worker, which has nothing to do, does next; `completed` if it has completed a job.
@@ -340,14 +387,21 @@ impl Scheduler {
         if completed {
             state.setbacks = 0;
         }
-        if let Some(job) = state.queue.pop_front() {
+        let next = if let Some(job) = state.queue.pop_front() {
             Next::Job(job)
         } else if state.closed {
             Next::Stop
         } else {
             state.idle.push(Arc::clone(runner) as Arc<dyn Runner>);
             Next::Idle
+        };
+        if let Some(room) = &mut state.room {
+            room.asked(runner.id());
+            let called = self.call(&mut state);
+            drop(state);
+            called.tell();
         }
+        next
     }
 
     /// A worker cannot be given jobs any more; whoever has just taken it from the idle list will
@@ -362,6 +416,9 @@ impl Scheduler {
         state.crew.retain(|other| other.id() != id);
         state.idle.retain(|other| other.id() != id);
         state.live -= 1;
+        if let Some(room) = &mut state.room {
+            room.asked(id);
+        }
         let mut failed = VecDeque::new();
         if let Some(setback) = setback {
             state.setbacks += 1;
@@ -385,7 +442,9 @@ impl Scheduler {
         let wanted = !state.queue.is_empty() || (self.hires_at_once() && !state.closed);
         if state.broken.is_none() && wanted && state.live < self.max() {
             state.live += 1;
+            let called = self.call(&mut state);
             drop(state);
+            called.tell();
             return self.start();
         }
         let broken = state.broken.clone();
@@ -448,10 +507,12 @@ impl Scheduler {
         self.engine.reap();
     }
 
-    fn unlock_and_finish(&self, state: MutexGuard<'_, State>) {
+    fn unlock_and_finish(&self, mut state: MutexGuard<'_, State>) {
+        let called = self.call(&mut state);
         let finished =
             state.closed && state.live == 0 && state.handed == 0 && state.queue.is_empty();
         drop(state);
+        called.tell();
         if finished {
             exit::unwatch(self.id);
             self.finished.set(());

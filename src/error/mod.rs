@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Backend;
 
 pub use primitives::{
-    BarrierError, GetError, NotHeld, NotOwned, Overflow, PutError, TooManyTaskDone,
+    BarrierError, Full, GetError, NotHeld, NotOwned, Overflow, PutError, TooManyTaskDone,
 };
 
 /// Any error of this crate.
@@ -49,7 +49,7 @@ pub enum Error {
     Overflow,
     /// The barrier is broken; see [`BarrierError`](crate::BarrierError).
     BrokenBarrier,
-    /// There is no room in the queue; see [`PutError`](crate::PutError).
+    /// There is no room in the queue; see [`PutError`](crate::PutError) and [`Full`](crate::Full).
     Full,
     /// There is no item in the queue; see [`GetError`](crate::GetError).
     Empty,
