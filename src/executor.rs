@@ -5,12 +5,7 @@ mod map;
 
 use std::{
     fmt,
-    num::NonZero,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread::available_parallelism,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -18,17 +13,13 @@ pub use future::TaskFuture;
 pub use map::{Map, MapStream, Mapping};
 
 use crate::{
-    backend::{Backend, get_backend},
-    engine::{
-        self, Job, Scheduler,
-        processes::{DEFAULT_MAX_FRAME_LEN, launcher::Launcher},
-        scheduler::{Crew, Plan},
-    },
-    error::{Error, TaskError},
+    backend::Backend,
+    builder::{Builder, Built},
+    engine::{Job, Scheduler, room::Admission, scheduler::Hiring},
+    error::{Error, Full},
     task::{
         IntoTask, Portable,
         cell::{Shared, TaskCell, Work},
-        encoded::EncodedTask,
     },
 };
 
@@ -77,7 +68,7 @@ impl WorkerPoolExecutor {
     }
 
     /// A builder, for all that [`new`](WorkerPoolExecutor::new) leaves at its default.
-    pub fn builder() -> Builder {
+    pub fn builder() -> Builder<Self> {
         Builder::new()
     }
 
@@ -94,20 +85,106 @@ impl WorkerPoolExecutor {
     /// Submits a task; the future gives its result, to `.await` or with
     /// [`result`](TaskFuture::result).
     ///
-    /// The call never waits for a worker. For processes it encodes the arguments, and may start a
+    /// The call does not wait for a worker. For processes it encodes the arguments, and may start a
     /// process, which takes half a millisecond.
     ///
     /// Whatever goes wrong is the future's error, so that there is one place to look: a submission
-    /// after the shutdown ([`TaskError::Shutdown`]), arguments that cannot be encoded, a worker that
+    /// after the shutdown ([`TaskError::Shutdown`](crate::TaskError::Shutdown)), arguments that cannot be encoded, a worker that
     /// cannot be started.
     ///
     /// A task may submit to the executor that runs it. If it also waits for the result there must be
     /// another worker to run it.
+    ///
+    /// # Blocking
+    ///
+    /// Where [`max_pending`](crate::Builder::max_pending) is set, as long as so many tasks wait; use
+    /// [`submit_async`](WorkerPoolExecutor::submit_async) in async code. A task that submits to the
+    /// executor that runs it may wait for itself then:
+    /// [`try_submit`](WorkerPoolExecutor::try_submit) is for that.
     pub fn submit<M, T: IntoTask<M>>(&self, task: T) -> TaskFuture<T::Output> {
         self.submit_work(task.into_task())
     }
 
+    /// Submits a task unless as many wait as [`max_pending`](crate::Builder::max_pending) allows; never
+    /// waits. Without such a limit it is [`submit`](WorkerPoolExecutor::submit).
+    ///
+    /// # Errors
+    ///
+    /// [`Full`], which gives the task back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, Error, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), Error> {
+    /// let executor = WorkerPoolExecutor::builder()
+    ///     .backend(Backend::Threading)
+    ///     .max_pending(10)
+    ///     .build()?;
+    /// match executor.try_submit(|| 6 * 7) {
+    ///     Ok(future) => assert_eq!(future.result()?, 42),
+    ///     Err(full) => println!("busy, later: {:?}", full.into_inner()()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_submit<M, T: IntoTask<M>>(&self, task: T) -> Result<TaskFuture<T::Output>, Full<T>> {
+        match self.scheduler.admit_now() {
+            Some(admission) => Ok(self.submit_admitted(task.into_task(), admission)),
+            None => Err(Full(task)),
+        }
+    }
+
+    /// Submits a task, from async code: waits as long as so many tasks wait for a worker as
+    /// [`max_pending`](crate::Builder::max_pending) allows. Those who wait come in the order in which
+    /// they began to.
+    ///
+    /// What goes wrong is the error of the future that it gives, as with
+    /// [`submit`](WorkerPoolExecutor::submit).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future before it is ready submits nothing, and loses the place in line.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, Error, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), Error> {
+    /// # futures::executor::block_on(async {
+    /// let executor = WorkerPoolExecutor::builder()
+    ///     .backend(Backend::Threading)
+    ///     .max_pending(10)
+    ///     .build()?;
+    /// let future = executor.submit_async(|| 6 * 7).await; // submitted
+    /// assert_eq!(future.await?, 42);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    #[expect(
+        clippy::async_yields_async,
+        reason = "one wait for room, another for the result"
+    )]
+    pub fn submit_async<M, T: IntoTask<M>>(
+        &self,
+        task: T,
+    ) -> impl Future<Output = TaskFuture<T::Output>> + Send {
+        let task = task.into_task();
+        async move {
+            let admission = self.scheduler.admit();
+            admission.wait_async().await;
+            self.submit_admitted(task, admission)
+        }
+    }
+
     fn submit_work<W: Work>(&self, work: W) -> TaskFuture<W::Output> {
+        let admission = self.scheduler.admit();
+        admission.wait();
+        self.submit_admitted(work, admission)
+    }
+
+    fn submit_admitted<W: Work>(&self, work: W, admission: Admission<'_>) -> TaskFuture<W::Output> {
         let cell = match self.scheduler.carriage() {
             None => TaskCell::new(work),
             Some(carriage) => TaskCell::encoded(work, carriage),
@@ -115,6 +192,7 @@ impl WorkerPoolExecutor {
         if !cell.done() {
             self.scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>);
         }
+        drop(admission);
         TaskFuture::new(cell)
     }
 
@@ -122,7 +200,7 @@ impl WorkerPoolExecutor {
     /// items.
     ///
     /// All items are read, and submitted one by one, before the call returns; an endless input never
-    /// does. The results come as an iterator, or with [`Map::into_stream`] as a stream. It ends after
+    /// does. With [`max_pending`](crate::Builder::max_pending) it blocks meanwhile as `submit` does. The results come as an iterator, or with [`Map::into_stream`] as a stream. It ends after
     /// the first error; what has not begun then is cancelled. So it is when an iterator is dropped
     /// that was used; one that was never used lets the tasks run.
     ///
@@ -204,6 +282,31 @@ impl WorkerPoolExecutor {
     }
 }
 
+impl Built for WorkerPoolExecutor {
+    const NAME: &'static str = "PoolExecutor";
+    const HIRING: Hiring = Hiring::OnDemand;
+
+    fn counter() -> &'static AtomicU64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        &NEXT
+    }
+
+    fn default_workers(backend: Backend, cpus: usize) -> usize {
+        match backend {
+            Backend::Threading => (cpus + 4).min(32),
+            Backend::Multiprocessing => cpus,
+        }
+    }
+
+    fn of(scheduler: Arc<Scheduler>, backend: Backend, max_workers: usize) -> Self {
+        WorkerPoolExecutor {
+            scheduler,
+            backend,
+            max_workers,
+        }
+    }
+}
+
 impl Drop for WorkerPoolExecutor {
     fn drop(&mut self) {
         self.scheduler.close(false);
@@ -216,166 +319,5 @@ impl fmt::Debug for WorkerPoolExecutor {
             .field("backend", &self.backend)
             .field("max_workers", &self.max_workers)
             .finish_non_exhaustive()
-    }
-}
-
-/// Builds a [`WorkerPoolExecutor`].
-///
-/// # Examples
-///
-/// ```
-/// use freethreading::{Backend, WorkerPoolExecutor, current_worker, task};
-///
-/// # fn main() -> Result<(), freethreading::Error> {
-/// let executor = WorkerPoolExecutor::builder()
-///     .max_workers(4)
-///     .name_prefix("render")
-///     .initializer(task!(|| println!("{} is ready", current_worker().name())))
-///     .backend(Backend::Threading)
-///     .build()?;
-/// assert_eq!(executor.submit(|| current_worker().name()).result()?, "render_0");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone)]
-#[must_use = "a builder does nothing until `build` is called"]
-pub struct Builder {
-    max_workers: Option<usize>,
-    backend: Option<Backend>,
-    name_prefix: Option<String>,
-    initializer: Option<Result<EncodedTask, TaskError>>,
-    max_frame_len: usize,
-    launcher: Option<Launcher>,
-}
-
-impl Builder {
-    fn new() -> Self {
-        Builder {
-            max_workers: None,
-            backend: None,
-            name_prefix: None,
-            initializer: None,
-            max_frame_len: DEFAULT_MAX_FRAME_LEN,
-            launcher: None,
-        }
-    }
-
-    /// The largest number of workers at a time, at least 1.
-    ///
-    /// By default, as in Python: for threads the number of CPUs that this process may use plus 4, but
-    /// at most 32; for processes that number of CPUs.
-    pub fn max_workers(mut self, max_workers: usize) -> Self {
-        self.max_workers = Some(max_workers);
-        self
-    }
-
-    /// The kind of the workers, by default [`get_backend`]'s.
-    pub fn backend(mut self, backend: Backend) -> Self {
-        self.backend = Some(backend);
-        self
-    }
-
-    /// What the workers' names begin with; a number follows.
-    pub fn name_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.name_prefix = Some(prefix.into());
-        self
-    }
-
-    /// A task that every worker runs before its first one, also a worker that replaces another.
-    ///
-    /// Its arguments are encoded once, now. When it fails, its worker ends and another is tried;
-    /// after three failures in a row the executor is broken: all its tasks, present and future, fail
-    /// with [`TaskError::Broken`].
-    pub fn initializer<M>(mut self, task: impl IntoTask<M>) -> Self {
-        self.initializer = Some(EncodedTask::of(task).map_err(TaskError::Encode));
-        self
-    }
-
-    /// The largest frame, in bytes, that may go to a worker process or come back: the encoded
-    /// arguments or result of one task, or of one chunk, and some 40 bytes. 1 GiB by default.
-    ///
-    /// What is larger is an error of its task, [`TaskError::TooLarge`]. Threads know no limit.
-    pub fn max_frame_len(mut self, bytes: usize) -> Self {
-        self.max_frame_len = bytes;
-        self
-    }
-
-    /// How worker processes are started, if not by running this executable again.
-    pub fn launcher(mut self, launcher: Launcher) -> Self {
-        self.launcher = Some(launcher);
-        self
-    }
-
-    /// Makes the executor; no worker is started yet.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`] for no workers at all, or for frames too small to carry anything.
-    /// [`Error::InvalidBackend`] if the environment asks for one that does not exist.
-    /// [`Error::NotInitialized`] for process workers in a program that has not called
-    /// [`init`](crate::init()). [`Error::Task`] if the initializer's arguments could not be encoded.
-    pub fn build(self) -> Result<WorkerPoolExecutor, Error> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        /// Headers need this much.
-        const MIN_FRAME_LEN: usize = 1024;
-
-        let backend = match self.backend {
-            Some(backend) => backend,
-            None => get_backend()?,
-        };
-        let max_workers = self.max_workers.unwrap_or_else(|| default_workers(backend));
-        if max_workers == 0 {
-            return Err(Error::InvalidArgument(
-                "an executor needs at least one worker: max_workers is 0".into(),
-            ));
-        }
-        if self.max_frame_len < MIN_FRAME_LEN {
-            return Err(Error::InvalidArgument(format!(
-                "frames of {} bytes are too small for anything: max_frame_len must be at least {MIN_FRAME_LEN}",
-                self.max_frame_len
-            )));
-        }
-        let initializer = self.initializer.transpose()?;
-        let engine = engine::engine(backend, self.launcher, self.max_frame_len)?;
-        let prefix = self.name_prefix.unwrap_or_else(|| {
-            let kind = match backend {
-                Backend::Threading => "Thread",
-                Backend::Multiprocessing => "Process",
-            };
-            // Relaxed: only distinctness counts.
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            format!("{kind}PoolExecutor-{number}")
-        });
-        let crew = Crew::Many {
-            max: max_workers,
-            prefix,
-            backend,
-        };
-        Ok(WorkerPoolExecutor {
-            scheduler: Scheduler::new(engine, Plan { crew, initializer }),
-            backend,
-            max_workers,
-        })
-    }
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkerPoolExecutorBuilder")
-            .field("max_workers", &self.max_workers)
-            .field("backend", &self.backend)
-            .field("name_prefix", &self.name_prefix)
-            .field("initializer", &self.initializer.is_some())
-            .field("max_frame_len", &self.max_frame_len)
-            .field("launcher", &self.launcher)
-            .finish()
-    }
-}
-
-fn default_workers(backend: Backend) -> usize {
-    let cpus = available_parallelism().map_or(1, NonZero::get);
-    match backend {
-        Backend::Threading => (cpus + 4).min(32),
-        Backend::Multiprocessing => cpus,
     }
 }

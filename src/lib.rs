@@ -56,6 +56,7 @@ compile_error!("freethreading runs on Linux; other systems are still to come");
 mod arena;
 mod backend;
 mod chunk;
+mod builder;
 mod codec;
 mod engine;
 mod error;
@@ -71,14 +72,13 @@ mod unwind;
 mod worker;
 
 pub use backend::{Backend, get_backend, set_backend};
+pub use builder::{Builder, WorkerPoolExecutorBuilder};
 pub use engine::processes::launcher::Launcher;
 pub use error::{
-    BarrierError, Broken, CodecError, Death, Effect, Error, GetError, NotHeld, NotOwned, Overflow,
-    Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone, WorkerDied,
+    BarrierError, Broken, CodecError, Death, Effect, Error, Full, GetError, NotHeld, NotOwned,
+    Overflow, Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone, WorkerDied,
 };
-pub use executor::{
-    Builder as WorkerPoolExecutorBuilder, Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor,
-};
+pub use executor::{Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
 pub use init::init;
 pub use sync::{
     Barrier, BoundedSemaphore, BoundedSemaphorePermit, Condition, ConditionGuard, Event, Lock,

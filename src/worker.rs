@@ -178,6 +178,7 @@ impl Worker {
         let plan = Plan {
             crew: Crew::Solo(Arc::clone(&self.record)),
             initializer: None,
+            max_pending: None,
         };
         let scheduler = Scheduler::new(engine, plan);
         let job = match std::mem::replace(&mut *body, Body::Foreign) {

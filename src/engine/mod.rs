@@ -2,6 +2,7 @@
 //! `Worker`); an [`Engine`] makes the workers; a [`Runner`] is one of them, a thread or a process.
 
 pub(crate) mod processes;
+pub(crate) mod room;
 pub(crate) mod scheduler;
 mod slot;
 pub(crate) mod threads;
@@ -117,6 +118,10 @@ pub(crate) trait Runner: Send + Sync {
 
     /// Ends the worker at once, whatever it does; `false` if this kind of worker cannot be.
     fn kill(&self) -> bool;
+
+    /// Takes no more jobs; the one at hand, if any, fails with [`TaskError::Terminated`]. A process is
+    /// killed; a thread goes on with what it does, but nobody waits for the result any more.
+    fn terminate(&self);
 }
 
 impl From<Failure> for TaskError {

@@ -14,7 +14,11 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{Engine, Job, Runner, fail, processes::wire::Carriage};
+use super::{
+    Engine, Job, Runner, fail,
+    processes::wire::Carriage,
+    room::{Called, Census, Room},
+};
 use crate::{
     backend::Backend,
     error::{Broken, TaskError},
@@ -31,7 +35,7 @@ pub(crate) struct Scheduler {
     id: u64,
     engine: Box<dyn Engine>,
     plan: Plan,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Closed, nothing queued, and no worker left.
     pub(crate) finished: Latch<()>,
 }
@@ -40,6 +44,8 @@ pub(crate) struct Scheduler {
 pub(crate) struct Plan {
     pub(crate) crew: Crew,
     pub(crate) initializer: Option<EncodedTask>,
+    /// How many jobs may wait for a worker.
+    pub(crate) max_pending: Option<usize>,
 }
 
 pub(crate) enum Crew {
@@ -48,13 +54,25 @@ pub(crate) enum Crew {
         max: usize,
         prefix: String,
         backend: Backend,
+        hiring: Hiring,
     },
     /// One, which runs one job and is not replaced.
     Solo(Arc<Record>),
 }
 
-struct State {
-    queue: VecDeque<Arc<dyn Job>>,
+/// When the workers of a crew are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hiring {
+    /// When there is something to do: an executor's, whose tasks the program's end waits for.
+    OnDemand,
+    /// All at once, and again as soon as one has ended: a pool's, which goes with the program.
+    AtOnce,
+}
+
+pub(super) struct State {
+    pub(super) queue: VecDeque<Arc<dyn Job>>,
+    /// Where the queue is limited.
+    pub(super) room: Option<Room>,
     /// Workers that wait to be given a job; the one that worked last is at the end.
     idle: Vec<Arc<dyn Runner>>,
     /// All workers that were started and have not ended.
@@ -68,6 +86,8 @@ struct State {
     closed: bool,
     /// Closed, and what has not begun is cancelled.
     cancelling: bool,
+    /// Closed, and no worker is to finish what it has.
+    terminated: bool,
     broken: Option<TaskError>,
     setbacks: u32,
 }
@@ -87,6 +107,13 @@ pub(crate) enum Setback {
     Death(TaskError),
 }
 
+impl State {
+    /// Whether jobs are refused from now on.
+    pub(super) fn takes_none(&self) -> bool {
+        self.closed || self.broken.is_some()
+    }
+}
+
 impl Scheduler {
     pub(crate) fn new(engine: Box<dyn Engine>, plan: Plan) -> Arc<Scheduler> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -94,9 +121,9 @@ impl Scheduler {
             // Relaxed: only distinctness counts.
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             engine,
-            plan,
             state: Mutex::new(State {
                 queue: VecDeque::new(),
+                room: plan.max_pending.map(Room::new),
                 idle: Vec::new(),
                 crew: Vec::new(),
                 live: 0,
@@ -104,9 +131,11 @@ impl Scheduler {
                 named: 0,
                 closed: false,
                 cancelling: false,
+                terminated: false,
                 broken: None,
                 setbacks: 0,
             }),
+            plan,
             finished: Latch::new(),
         });
         exit::watch(scheduler.id, &scheduler);
@@ -122,6 +151,30 @@ impl Scheduler {
         self.engine.carriage()
     }
 
+    /// Whether only so many jobs may wait.
+    pub(super) fn is_limited(&self) -> bool {
+        self.plan.max_pending.is_some()
+    }
+
+    /// What counts for the room in the queue.
+    pub(super) fn census(&self, state: &State) -> Census {
+        Census {
+            queued: state.queue.len(),
+            idle: state.idle.len() + self.max().saturating_sub(state.live),
+            starting: state.live.saturating_sub(state.crew.len()),
+        }
+    }
+
+    /// Gives the room that there is now to those who wait for it.
+    pub(super) fn call(&self, state: &mut State) -> Called {
+        let (census, takes_none) = (self.census(state), state.takes_none());
+        match &mut state.room {
+            None => Called::default(),
+            Some(room) if takes_none => room.call_all(),
+            Some(room) => room.call(&census),
+        }
+    }
+
     /// Whether its worker is a `Worker`, which runs one job and then ends.
     pub(crate) fn is_solo(&self) -> bool {
         matches!(self.plan.crew, Crew::Solo(_))
@@ -130,7 +183,7 @@ impl Scheduler {
     /// Whether the program's end waits for it.
     pub(crate) fn outlasts_main(&self) -> bool {
         match &self.plan.crew {
-            Crew::Many { .. } => true,
+            Crew::Many { hiring, .. } => *hiring == Hiring::OnDemand,
             Crew::Solo(record) => !record.daemon(),
         }
     }
@@ -170,6 +223,41 @@ impl Scheduler {
         }
     }
 
+    /// Whether it has all its workers at all times.
+    fn hires_at_once(&self) -> bool {
+        match self.plan.crew {
+            Crew::Many { hiring, .. } => hiring == Hiring::AtOnce,
+            Crew::Solo(_) => false,
+        }
+    }
+
+    /// How many setbacks in a row there may be. All workers of a pool may die at once, for one reason.
+    fn patience(&self, initializer: bool) -> u32 {
+        match self.hires_at_once() && !initializer {
+            true => SETBACKS.saturating_mul(self.max().try_into().unwrap_or(u32::MAX)),
+            false => SETBACKS,
+        }
+    }
+
+    /// Starts all workers, or leaves none.
+    ///
+    /// # Blocking
+    ///
+    /// Until they are created; where one is refused, until the others are gone.
+    pub(crate) fn start_all(self: &Arc<Self>) -> Result<(), TaskError> {
+        for _ in 0..self.max() {
+            self.state.lock().live += 1;
+            if let Err(error) = self.engine.start(self) {
+                self.state.lock().live -= 1;
+                self.terminate();
+                self.finished.wait(None);
+                self.reap();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a job; if it cannot be run, the job says so.
     pub(crate) fn submit(self: &Arc<Self>, job: Arc<dyn Job>) {
         let mut state = self.state.lock();
@@ -197,9 +285,10 @@ impl Scheduler {
     /// A worker could not take the job that it was given: the job comes first again.
     pub(crate) fn give_back(self: &Arc<Self>, job: Arc<dyn Job>) {
         let mut state = self.state.lock();
-        let verdict = match state.cancelling {
-            true => Some(TaskError::Cancelled),
-            false => state.broken.clone(),
+        let verdict = match (state.terminated, state.cancelling) {
+            (true, _) => Some(TaskError::Terminated),
+            (false, true) => Some(TaskError::Cancelled),
+            (false, false) => state.broken.clone(),
         };
         if let Some(error) = verdict {
             drop(state);
@@ -270,12 +359,26 @@ impl Scheduler {
 
     /// A worker was started: from now on it can be killed.
     pub(crate) fn enlist(&self, runner: Arc<dyn Runner>) {
-        self.state.lock().crew.push(runner);
+        let terminated = {
+            let mut state = self.state.lock();
+            state.crew.push(Arc::clone(&runner));
+            if let Some(room) = &mut state.room {
+                room.came(runner.id());
+            }
+            state.terminated
+        };
+        if terminated {
+            runner.terminate();
+        }
     }
 
     /// A worker that was enlisted could not be started after all.
     pub(crate) fn delist(&self, id: u64) {
-        self.state.lock().crew.retain(|other| other.id() != id);
+        let mut state = self.state.lock();
+        state.crew.retain(|other| other.id() != id);
+        if let Some(room) = &mut state.room {
+            room.asked(id);
+        }
     }
 
     /// What the worker, which has nothing to do, does next; `completed` if it has completed a job.
@@ -284,14 +387,21 @@ impl Scheduler {
         if completed {
             state.setbacks = 0;
         }
-        if let Some(job) = state.queue.pop_front() {
+        let next = if let Some(job) = state.queue.pop_front() {
             Next::Job(job)
         } else if state.closed {
             Next::Stop
         } else {
             state.idle.push(Arc::clone(runner) as Arc<dyn Runner>);
             Next::Idle
+        };
+        if let Some(room) = &mut state.room {
+            room.asked(runner.id());
+            let called = self.call(&mut state);
+            drop(state);
+            called.tell();
         }
+        next
     }
 
     /// A worker cannot be given jobs any more; whoever has just taken it from the idle list will
@@ -306,6 +416,9 @@ impl Scheduler {
         state.crew.retain(|other| other.id() != id);
         state.idle.retain(|other| other.id() != id);
         state.live -= 1;
+        if let Some(room) = &mut state.room {
+            room.asked(id);
+        }
         let mut failed = VecDeque::new();
         if let Some(setback) = setback {
             state.setbacks += 1;
@@ -315,7 +428,7 @@ impl Scheduler {
             };
             let verdict = if self.is_solo() {
                 Some(cause)
-            } else if state.setbacks >= SETBACKS {
+            } else if state.setbacks >= self.patience(initializer) {
                 let broken = Broken::new(initializer, state.setbacks, cause);
                 Some(TaskError::Broken(broken))
             } else {
@@ -326,9 +439,12 @@ impl Scheduler {
                 state.broken = Some(error);
             }
         }
-        if state.broken.is_none() && !state.queue.is_empty() && state.live < self.max() {
+        let wanted = !state.queue.is_empty() || (self.hires_at_once() && !state.closed);
+        if state.broken.is_none() && wanted && state.live < self.max() {
             state.live += 1;
+            let called = self.call(&mut state);
             drop(state);
+            called.tell();
             return self.start();
         }
         let broken = state.broken.clone();
@@ -360,6 +476,26 @@ impl Scheduler {
         }
     }
 
+    /// Accepts no more jobs and ends the workers: all jobs without a result fail at once.
+    pub(crate) fn terminate(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.terminated = true;
+        let idle = std::mem::take(&mut state.idle);
+        let queued = std::mem::take(&mut state.queue);
+        let crew = state.crew.clone();
+        self.unlock_and_finish(state);
+        for runner in crew {
+            runner.terminate();
+        }
+        for runner in idle {
+            runner.stop();
+        }
+        for job in queued {
+            fail(job, TaskError::Terminated);
+        }
+    }
+
     /// Kills the workers that can be killed; `false` if there was one that cannot.
     pub(crate) fn kill(&self) -> bool {
         let crew: Vec<_> = self.state.lock().crew.to_vec();
@@ -371,10 +507,12 @@ impl Scheduler {
         self.engine.reap();
     }
 
-    fn unlock_and_finish(&self, state: MutexGuard<'_, State>) {
+    fn unlock_and_finish(&self, mut state: MutexGuard<'_, State>) {
+        let called = self.call(&mut state);
         let finished =
             state.closed && state.live == 0 && state.handed == 0 && state.queue.is_empty();
         drop(state);
+        called.tell();
         if finished {
             exit::unwatch(self.id);
             self.finished.set(());

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Callbacks, Engine, Job, Runner, Scheduler,
+    Callbacks, Engine, Job, Runner, Scheduler, fail,
     processes::wire::Carriage,
     scheduler::{Next, Setback},
     slot::Slot,
@@ -96,6 +96,13 @@ struct ThreadRunner {
     record: Arc<Record>,
     /// The next job, or `None` to end.
     slot: Slot<Option<Arc<dyn Job>>>,
+    desk: Mutex<Desk>,
+}
+
+/// What a worker thread is at.
+struct Desk {
+    job: Option<Arc<dyn Job>>,
+    terminated: bool,
 }
 
 impl ThreadRunner {
@@ -104,7 +111,25 @@ impl ThreadRunner {
             id: runner_id(),
             record,
             slot: Slot::new(),
+            desk: Mutex::new(Desk {
+                job: None,
+                terminated: false,
+            }),
         }
+    }
+
+    /// Begins with a job, unless there is to be no more work.
+    fn take_up(&self, job: &Arc<dyn Job>) -> bool {
+        let mut desk = self.desk.lock();
+        if !desk.terminated {
+            desk.job = Some(Arc::clone(job));
+        }
+        !desk.terminated
+    }
+
+    fn put_down(&self) {
+        // The other reference is the caller's, so that nothing is dropped under the lock.
+        self.desk.lock().job = None;
     }
 
     fn work(self: &Arc<Self>, scheduler: &Arc<Scheduler>) {
@@ -135,7 +160,14 @@ impl ThreadRunner {
                 Next::Stop => None,
             };
             let Some(job) = job else { return verdict };
-            next = match job.call() {
+            if !self.take_up(&job) {
+                fail(job, TaskError::Terminated);
+                next = scheduler.next(self, false);
+                continue;
+            }
+            let called = job.call();
+            self.put_down();
+            next = match called {
                 // Who sees the result is to find this worker free,
                 Some(Callbacks::None) => {
                     let next = scheduler.next(self, true);
@@ -173,5 +205,16 @@ impl Runner for ThreadRunner {
 
     fn kill(&self) -> bool {
         false
+    }
+
+    fn terminate(&self) {
+        let job = {
+            let mut desk = self.desk.lock();
+            desk.terminated = true;
+            desk.job.clone()
+        };
+        if let Some(job) = job {
+            fail(job, TaskError::Terminated);
+        }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Backend;
 
 pub use primitives::{
-    BarrierError, GetError, NotHeld, NotOwned, Overflow, PutError, TooManyTaskDone,
+    BarrierError, Full, GetError, NotHeld, NotOwned, Overflow, PutError, TooManyTaskDone,
 };
 
 /// Any error of this crate.
@@ -49,7 +49,7 @@ pub enum Error {
     Overflow,
     /// The barrier is broken; see [`BarrierError`](crate::BarrierError).
     BrokenBarrier,
-    /// There is no room in the queue; see [`PutError`](crate::PutError).
+    /// There is no room in the queue; see [`PutError`](crate::PutError) and [`Full`](crate::Full).
     Full,
     /// There is no item in the queue; see [`GetError`](crate::GetError).
     Empty,
@@ -145,6 +145,8 @@ pub enum TaskError {
     Cancelled,
     /// The executor was shut down before the task was submitted.
     Shutdown,
+    /// The task's workers were terminated before it had a result.
+    Terminated,
     /// The argument or the result could not be encoded.
     Encode(CodecError),
     /// The argument or the result could not be decoded.
@@ -175,7 +177,7 @@ impl TaskError {
             TaskError::WorkerDied(died) => died.effect(),
             TaskError::Encode(error) | TaskError::Decode(error) => error.part().effect(),
             TaskError::TooLarge(error) => error.part().effect(),
-            TaskError::Timeout => Effect::MayHaveRun,
+            TaskError::Timeout | TaskError::Terminated => Effect::MayHaveRun,
             TaskError::Cancelled
             | TaskError::Shutdown
             | TaskError::Mismatch(_)
@@ -194,6 +196,9 @@ impl fmt::Display for TaskError {
             TaskError::WorkerDied(died) => died.fmt(f),
             TaskError::Cancelled => f.write_str("the task was cancelled before it started"),
             TaskError::Shutdown => f.write_str("the executor was shut down; the task did not run"),
+            TaskError::Terminated => {
+                f.write_str("the workers were terminated; the task may have run")
+            }
             TaskError::Encode(error) => write!(f, "cannot encode {error}"),
             TaskError::Decode(error) => write!(f, "cannot decode {error}"),
             TaskError::TooLarge(error) => error.fmt(f),

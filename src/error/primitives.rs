@@ -107,6 +107,39 @@ impl<T> fmt::Display for PutError<T> {
     }
 }
 
+/// There is no room for a task: as many wait for a worker as may. It comes back.
+///
+/// See [`WorkerPoolExecutor::try_submit`](crate::WorkerPoolExecutor::try_submit).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Full<T>(pub T);
+
+impl<T> Full<T> {
+    /// The task.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> fmt::Debug for Full<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Full(..)")
+    }
+}
+
+impl<T> fmt::Display for Full<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("as many tasks wait for a worker as may")
+    }
+}
+
+impl<T> error::Error for Full<T> {}
+
+impl<T> From<Full<T>> for Error {
+    fn from(_: Full<T>) -> Self {
+        Error::Full
+    }
+}
+
 /// Why there is no item from a queue.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -165,6 +165,14 @@ impl<R> Default for Waiting<R> {
     }
 }
 
+/// How many tasks of this program were cancelled before they began: those still lie in queues.
+static CANCELLED: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn cancelled_so_far() -> u64 {
+    // Relaxed: who asks wants to know of those of which it could know.
+    CANCELLED.load(Ordering::Relaxed)
+}
+
 impl<W: Work> State<W> {
     fn is_settled(&self) -> bool {
         matches!(self.stage, Stage::Settled { .. })
@@ -463,6 +471,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
             };
             let pending = std::mem::replace(&mut state.stage, cancelled);
             drop(state);
+            CANCELLED.fetch_add(1, Ordering::Relaxed);
             unwind::contain(|| drop(pending));
             Arc::clone(&self).publish();
             return true;

@@ -16,7 +16,7 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::{
     super::{
-        Callbacks, Job, Payload, Request, Runner, Scheduler,
+        Callbacks, Job, Payload, Request, Runner, Scheduler, fail,
         scheduler::{Next, Setback},
     },
     launcher::{self, Launched, PIPE_SIZE},
@@ -67,6 +67,8 @@ struct State {
     /// Whether it was told that there are no more.
     closed: bool,
     kill: bool,
+    /// Whether its job is to fail as terminated, rather than with the death of the process.
+    terminated: bool,
     /// How the one job of a `Worker` went, as far as is known.
     verdict: Result<(), TaskError>,
     /// The process is gone, and this is how it went.
@@ -134,6 +136,7 @@ impl Link {
                 completed: false,
                 closed: false,
                 kill: false,
+                terminated: false,
                 verdict: Ok(()),
                 death: None,
             }),
@@ -380,7 +383,8 @@ impl Link {
     /// Gives a job to the process, which is idle.
     fn send(self: &Arc<Self>, job: Arc<dyn Job>, request: Request) {
         let mut state = self.state.lock();
-        let Some(input) = state.input.clone().filter(|_| state.death.is_none()) else {
+        let serves = state.death.is_none() && !state.kill;
+        let Some(input) = state.input.clone().filter(|_| serves) else {
             drop(state);
             job.put_back(request);
             return self.scheduler.give_back(job);
@@ -561,6 +565,10 @@ impl Link {
             written,
             ..
         } = current;
+        if self.state.lock().terminated {
+            fail(job, TaskError::Terminated);
+            return true;
+        }
         let untouched = unread == written as u64;
         let solo = self.scheduler.is_solo();
         if untouched && !solo {
@@ -623,6 +631,23 @@ impl Runner for Link {
         self.state.lock().kill = true;
         self.changed.notify_one();
         true
+    }
+
+    fn terminate(&self) {
+        let job = {
+            let mut state = self.state.lock();
+            state.kill = true;
+            state.terminated = true;
+            state
+                .current
+                .as_ref()
+                .map(|current| Arc::clone(&current.job))
+        };
+        self.changed.notify_one();
+        // Whoever waits for it need not wait for the process's end.
+        if let Some(job) = job {
+            fail(job, TaskError::Terminated);
+        }
     }
 }
 

@@ -1,0 +1,255 @@
+//! The settings of a crew of workers, for whatever is built on one.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    num::NonZero,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::available_parallelism,
+};
+
+use crate::{
+    backend::{Backend, get_backend},
+    engine::{
+        self, Scheduler,
+        processes::{DEFAULT_MAX_FRAME_LEN, launcher::Launcher},
+        scheduler::{Crew, Hiring, Plan},
+    },
+    error::{Error, TaskError},
+    executor::WorkerPoolExecutor,
+    task::{IntoTask, encoded::EncodedTask},
+};
+
+/// Builds a [`WorkerPoolExecutor`].
+pub type WorkerPoolExecutorBuilder = Builder<WorkerPoolExecutor>;
+
+/// What a [`Builder`] can build.
+pub(crate) trait Built: Sized {
+    /// What the workers' names have between the kind of worker and the number.
+    const NAME: &'static str;
+
+    /// When workers are started.
+    const HIRING: Hiring;
+
+    /// Numbers those that are built, for the names of their workers.
+    fn counter() -> &'static AtomicU64;
+
+    /// How many workers it has where nobody says, on a system with so many CPUs.
+    fn default_workers(backend: Backend, cpus: usize) -> usize;
+
+    fn of(scheduler: Arc<Scheduler>, backend: Backend, max_workers: usize) -> Self;
+}
+
+/// Builds a [`WorkerPoolExecutor`] or another owner of workers, with settings.
+///
+/// # Examples
+///
+/// ```
+/// use freethreading::{Backend, WorkerPoolExecutor, current_worker, task};
+///
+/// # fn main() -> Result<(), freethreading::Error> {
+/// let executor = WorkerPoolExecutor::builder()
+///     .max_workers(4)
+///     .name_prefix("render")
+///     .initializer(task!(|| println!("{} is ready", current_worker().name())))
+///     .backend(Backend::Threading)
+///     .build()?;
+/// assert_eq!(executor.submit(|| current_worker().name()).result()?, "render_0");
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct Builder<T> {
+    max_workers: Option<usize>,
+    backend: Option<Backend>,
+    name_prefix: Option<String>,
+    initializer: Option<Result<EncodedTask, TaskError>>,
+    max_frame_len: usize,
+    launcher: Option<Launcher>,
+    max_pending: Option<usize>,
+    builds: PhantomData<fn() -> T>,
+}
+
+impl<T> Builder<T> {
+    pub(crate) fn new() -> Self {
+        Builder {
+            max_workers: None,
+            backend: None,
+            name_prefix: None,
+            initializer: None,
+            max_frame_len: DEFAULT_MAX_FRAME_LEN,
+            launcher: None,
+            max_pending: None,
+            builds: PhantomData,
+        }
+    }
+
+    /// The number of workers, at least 1: for an executor the largest number at a time, for a pool the
+    /// number that it always has.
+    ///
+    /// By default it is the number of CPUs that this process may use; for an executor on threads, as in
+    /// Python, 4 more, but at most 32.
+    pub fn max_workers(mut self, max_workers: usize) -> Self {
+        self.max_workers = Some(max_workers);
+        self
+    }
+
+    /// The kind of the workers, by default [`get_backend`]'s.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// What the workers' names begin with; a number follows.
+    pub fn name_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.name_prefix = Some(prefix.into());
+        self
+    }
+
+    /// A task that every worker runs before its first one, also a worker that replaces another.
+    ///
+    /// Its arguments are encoded once, now. When it fails, its worker ends and another is tried;
+    /// after three failures in a row the workers are given up: all tasks, present and future, fail
+    /// with [`TaskError::Broken`].
+    pub fn initializer<M>(mut self, task: impl IntoTask<M>) -> Self {
+        self.initializer = Some(EncodedTask::of(task).map_err(TaskError::Encode));
+        self
+    }
+
+    /// The largest frame, in bytes, that may go to a worker process or come back: the encoded
+    /// arguments or result of one task, or of one chunk, and some 40 bytes. 1 GiB by default.
+    ///
+    /// What is larger is an error of its task, [`TaskError::TooLarge`]. Threads know no limit.
+    pub fn max_frame_len(mut self, bytes: usize) -> Self {
+        self.max_frame_len = bytes;
+        self
+    }
+
+    /// How worker processes are started, if not by running this executable again.
+    pub fn launcher(mut self, launcher: Launcher) -> Self {
+        self.launcher = Some(launcher);
+        self
+    }
+}
+
+impl Builder<WorkerPoolExecutor> {
+    /// How many tasks may wait for a worker, at least 1; any number by default.
+    ///
+    /// Tasks that free or new workers are about to take do not count. Where as many wait,
+    /// [`submit`](WorkerPoolExecutor::submit) blocks,
+    /// [`submit_async`](WorkerPoolExecutor::submit_async) waits and
+    /// [`try_submit`](WorkerPoolExecutor::try_submit) gives the task back.
+    pub fn max_pending(mut self, max_pending: usize) -> Self {
+        self.max_pending = Some(max_pending);
+        self
+    }
+}
+
+#[expect(private_bounds, reason = "the trait is sealed")]
+impl<T: Built> Builder<T> {
+    /// Builds it. An executor starts its workers as they are needed, a pool all of them now.
+    ///
+    /// # Blocking
+    ///
+    /// For a pool, as long as the system takes to create the threads or the processes: some 20 µs or
+    /// half a millisecond each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for a setting that cannot work, as 0 for any of the numbers; the text
+    /// says which.
+    /// [`Error::InvalidBackend`] if the environment asks for one that does not exist.
+    /// [`Error::NotInitialized`] for process workers in a program that has not called
+    /// [`init`](crate::init()). [`Error::Task`] if the initializer's arguments could not be encoded.
+    /// [`Error::Start`] if the system refuses a worker of a pool; those that were started are gone then.
+    pub fn build(self) -> Result<T, Error> {
+        /// Headers need this much.
+        const MIN_FRAME_LEN: usize = 1024;
+
+        let backend = match self.backend {
+            Some(backend) => backend,
+            None => get_backend()?,
+        };
+        let max_workers = self.max_workers.unwrap_or_else(|| {
+            let cpus = available_parallelism().map_or(1, NonZero::get);
+            T::default_workers(backend, cpus)
+        });
+        if max_workers == 0 {
+            return Err(Error::InvalidArgument(
+                "at least one worker is needed: max_workers is 0".into(),
+            ));
+        }
+        if self.max_frame_len < MIN_FRAME_LEN {
+            return Err(Error::InvalidArgument(format!(
+                "frames of {} bytes are too small for anything: max_frame_len must be at least {MIN_FRAME_LEN}",
+                self.max_frame_len
+            )));
+        }
+        if self.max_pending == Some(0) {
+            return Err(Error::InvalidArgument(
+                "no task could ever wait for a worker: max_pending is 0".into(),
+            ));
+        }
+        let initializer = self.initializer.transpose()?;
+        let engine = engine::engine(backend, self.launcher, self.max_frame_len)?;
+        let prefix = self.name_prefix.unwrap_or_else(|| {
+            let kind = match backend {
+                Backend::Threading => "Thread",
+                Backend::Multiprocessing => "Process",
+            };
+            // Relaxed: only distinctness counts.
+            let number = T::counter().fetch_add(1, Ordering::Relaxed);
+            format!("{kind}{}-{number}", T::NAME)
+        });
+        let crew = Crew::Many {
+            max: max_workers,
+            prefix,
+            backend,
+            hiring: T::HIRING,
+        };
+        let scheduler = Scheduler::new(
+            engine,
+            Plan {
+                crew,
+                initializer,
+                max_pending: self.max_pending,
+            },
+        );
+        if T::HIRING == Hiring::AtOnce {
+            scheduler.start_all()?;
+        }
+        Ok(T::of(scheduler, backend, max_workers))
+    }
+}
+
+impl<T> Clone for Builder<T> {
+    fn clone(&self) -> Self {
+        Builder {
+            max_workers: self.max_workers,
+            backend: self.backend,
+            name_prefix: self.name_prefix.clone(),
+            initializer: self.initializer.clone(),
+            max_frame_len: self.max_frame_len,
+            launcher: self.launcher.clone(),
+            max_pending: self.max_pending,
+            builds: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Builder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("max_workers", &self.max_workers)
+            .field("backend", &self.backend)
+            .field("name_prefix", &self.name_prefix)
+            .field("initializer", &self.initializer.is_some())
+            .field("max_frame_len", &self.max_frame_len)
+            .field("launcher", &self.launcher)
+            .field("max_pending", &self.max_pending)
+            .finish()
+    }
+}
