@@ -15,12 +15,9 @@ pub use map::{Map, MapStream, Mapping};
 use crate::{
     backend::Backend,
     builder::{Builder, Built},
-    engine::{Job, Scheduler, room::Admission, scheduler::Hiring},
+    engine::{Scheduler, room::Admission, scheduler::Hiring},
     error::{Error, Full},
-    task::{
-        IntoTask, Portable,
-        cell::{Shared, TaskCell, Work},
-    },
+    task::{IntoTask, Portable, cell::Work},
 };
 
 /// Runs tasks on up to a number of workers, which are started as they are needed, and reused.
@@ -185,15 +182,9 @@ impl WorkerPoolExecutor {
     }
 
     fn submit_admitted<W: Work>(&self, work: W, admission: Admission<'_>) -> TaskFuture<W::Output> {
-        let cell = match self.scheduler.carriage() {
-            None => TaskCell::new(work),
-            Some(carriage) => TaskCell::encoded(work, carriage),
-        };
-        if !cell.done() {
-            self.scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>);
-        }
+        let future = TaskFuture::submit(work, &self.scheduler);
         drop(admission);
-        TaskFuture::new(cell)
+        future
     }
 
     /// Calls the function with each item on the workers, and gives the results in the order of the

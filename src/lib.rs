@@ -55,8 +55,8 @@ compile_error!("freethreading runs on Linux; other systems are still to come");
 
 mod arena;
 mod backend;
-mod chunk;
 mod builder;
+mod chunk;
 mod codec;
 mod engine;
 mod error;
@@ -65,6 +65,7 @@ mod exit;
 mod init;
 mod latch;
 mod memory;
+mod pool;
 mod shim;
 mod sync;
 mod task;
@@ -80,6 +81,7 @@ pub use error::{
 };
 pub use executor::{Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
 pub use init::init;
+pub use pool::{AsyncResult, Chunks, Imap, ImapStream, WorkerPool, WorkerPoolBuilder};
 pub use sync::{
     Barrier, BoundedSemaphore, BoundedSemaphorePermit, Condition, ConditionGuard, Event, Lock,
     LockGuard, Queue, RLock, RLockGuard, Semaphore, SemaphorePermit, SimpleQueue,

@@ -33,8 +33,7 @@ impl<I, R> Clone for Chunk<I, R> {
 impl<I, R> Copy for Chunk<I, R> {}
 
 impl<I: Portable, R: Portable> Chunk<I, R> {
-    /// `None` if there is nothing in a chunk.
-    pub(crate) fn of<F>(function: F, chunksize: usize) -> Option<Self>
+    pub(crate) fn of<F>(function: F) -> Self
     where
         F: Fn(I) -> R + Send + Sync + 'static,
     {
@@ -58,7 +57,7 @@ impl<I: Portable, R: Portable> Chunk<I, R> {
         };
         // The value that makes it sound to summon it on the workers: it lives for ever.
         std::mem::forget(function);
-        (chunksize > 0).then_some(chunk)
+        chunk
     }
 }
 

@@ -83,6 +83,8 @@ pub(super) struct State {
     handed: usize,
     /// How many were ever named.
     named: usize,
+    /// How many [`Hold`]s there are.
+    holds: usize,
     closed: bool,
     /// Closed, and what has not begun is cancelled.
     cancelling: bool,
@@ -90,6 +92,13 @@ pub(super) struct State {
     terminated: bool,
     broken: Option<TaskError>,
     setbacks: u32,
+}
+
+/// Of the queue.
+#[derive(Clone, Copy)]
+enum End {
+    Front,
+    Back,
 }
 
 /// What a worker does next.
@@ -107,10 +116,47 @@ pub(crate) enum Setback {
     Death(TaskError),
 }
 
+/// Keeps a scheduler, although it is closed, until all that was accepted is submitted.
+pub(crate) struct Hold(Arc<Scheduler>);
+
+impl Hold {
+    /// Takes a job; if it cannot be run, the job says so.
+    pub(crate) fn submit(&self, job: Arc<dyn Job>) {
+        let state = self.0.state.lock();
+        let refusal = self.0.verdict(&state);
+        self.0.queue(state, job, refusal, End::Back);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.holds -= 1;
+        let idle = state.dismissed();
+        self.0.unlock_and_finish(state);
+        for runner in idle {
+            runner.stop();
+        }
+    }
+}
+
 impl State {
     /// Whether jobs are refused from now on.
     pub(super) fn takes_none(&self) -> bool {
         self.closed || self.broken.is_some()
+    }
+
+    /// Whether no job will come any more.
+    fn is_over(&self) -> bool {
+        self.closed && self.holds == 0
+    }
+
+    /// The idle workers, if they are to end.
+    fn dismissed(&mut self) -> Vec<Arc<dyn Runner>> {
+        match self.is_over() {
+            true => std::mem::take(&mut self.idle),
+            false => Vec::new(),
+        }
     }
 }
 
@@ -129,6 +175,7 @@ impl Scheduler {
                 live: 0,
                 handed: 0,
                 named: 0,
+                holds: 0,
                 closed: false,
                 cancelling: false,
                 terminated: false,
@@ -260,12 +307,19 @@ impl Scheduler {
 
     /// Takes a job; if it cannot be run, the job says so.
     pub(crate) fn submit(self: &Arc<Self>, job: Arc<dyn Job>) {
-        let mut state = self.state.lock();
-        let refusal = if state.closed {
-            Some(TaskError::Shutdown)
-        } else {
-            state.broken.clone()
-        };
+        let state = self.state.lock();
+        let refusal = self.refusal(&state);
+        self.queue(state, job, refusal, End::Back);
+    }
+
+    /// Gives the job to an idle worker, or puts it into the queue; or refuses it.
+    fn queue(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        job: Arc<dyn Job>,
+        refusal: Option<TaskError>,
+        end: End,
+    ) {
         if let Some(error) = refusal {
             drop(state);
             return fail(job, error);
@@ -273,7 +327,10 @@ impl Scheduler {
         if let Some(runner) = state.idle.pop() {
             return self.hand_over(state, runner, job);
         }
-        state.queue.push_back(job);
+        match end {
+            End::Front => state.queue.push_front(job),
+            End::Back => state.queue.push_back(job),
+        }
         let grow = state.live < self.max();
         if grow {
             state.live += 1;
@@ -282,27 +339,45 @@ impl Scheduler {
         }
     }
 
+    /// For work that was accepted as a whole and is submitted bit by bit.
+    pub(crate) fn hold(self: &Arc<Self>) -> Result<Hold, TaskError> {
+        let mut state = self.state.lock();
+        self.refusal(&state).map_or(Ok(()), Err)?;
+        state.holds += 1;
+        Ok(Hold(Arc::clone(self)))
+    }
+
+    /// Why nothing new is accepted, if that is so.
+    fn refusal(&self, state: &State) -> Option<TaskError> {
+        match state.closed {
+            true => Some(TaskError::Shutdown),
+            false => state.broken.clone(),
+        }
+    }
+
+    /// Whether it was neither closed nor terminated.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.state.lock().closed
+    }
+
+    /// Whether new jobs are accepted.
+    pub(crate) fn check(&self) -> Result<(), TaskError> {
+        self.refusal(&self.state.lock()).map_or(Ok(()), Err)
+    }
+
     /// A worker could not take the job that it was given: the job comes first again.
     pub(crate) fn give_back(self: &Arc<Self>, job: Arc<dyn Job>) {
-        let mut state = self.state.lock();
-        let verdict = match (state.terminated, state.cancelling) {
+        let state = self.state.lock();
+        let refusal = self.verdict(&state);
+        self.queue(state, job, refusal, End::Front);
+    }
+
+    /// Why a job that was accepted before cannot run any more, if that is so.
+    fn verdict(&self, state: &State) -> Option<TaskError> {
+        match (state.terminated, state.cancelling) {
             (true, _) => Some(TaskError::Terminated),
             (false, true) => Some(TaskError::Cancelled),
             (false, false) => state.broken.clone(),
-        };
-        if let Some(error) = verdict {
-            drop(state);
-            return fail(job, error);
-        }
-        if let Some(runner) = state.idle.pop() {
-            return self.hand_over(state, runner, job);
-        }
-        state.queue.push_front(job);
-        let grow = state.live < self.max();
-        if grow {
-            state.live += 1;
-            drop(state);
-            self.start();
         }
     }
 
@@ -389,7 +464,7 @@ impl Scheduler {
         }
         let next = if let Some(job) = state.queue.pop_front() {
             Next::Job(job)
-        } else if state.closed {
+        } else if state.is_over() {
             Next::Stop
         } else {
             state.idle.push(Arc::clone(runner) as Arc<dyn Runner>);
@@ -439,7 +514,7 @@ impl Scheduler {
                 state.broken = Some(error);
             }
         }
-        let wanted = !state.queue.is_empty() || (self.hires_at_once() && !state.closed);
+        let wanted = !state.queue.is_empty() || (self.hires_at_once() && !state.is_over());
         if state.broken.is_none() && wanted && state.live < self.max() {
             state.live += 1;
             let called = self.call(&mut state);
@@ -461,7 +536,7 @@ impl Scheduler {
         let mut state = self.state.lock();
         state.closed = true;
         state.cancelling |= cancel_queued;
-        let idle = std::mem::take(&mut state.idle);
+        let idle = state.dismissed();
         let cancelled = if cancel_queued {
             std::mem::take(&mut state.queue)
         } else {
@@ -510,7 +585,7 @@ impl Scheduler {
     fn unlock_and_finish(&self, mut state: MutexGuard<'_, State>) {
         let called = self.call(&mut state);
         let finished =
-            state.closed && state.live == 0 && state.handed == 0 && state.queue.is_empty();
+            state.is_over() && state.live == 0 && state.handed == 0 && state.queue.is_empty();
         drop(state);
         called.tell();
         if finished {

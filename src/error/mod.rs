@@ -37,6 +37,10 @@ pub enum Error {
     AlreadyStarted,
     /// The worker was not started yet.
     NotStarted,
+    /// The pool was closed or terminated.
+    NotRunning,
+    /// The pool was neither closed nor terminated, so its workers will not end.
+    StillRunning,
     /// A worker cannot wait for its own end; neither can anybody wait for that of the main worker.
     JoinSelf,
     /// The time was up; what was waited for goes on.
@@ -82,6 +86,12 @@ impl fmt::Display for Error {
             Error::Start(error) => error.fmt(f),
             Error::AlreadyStarted => f.write_str("the worker was started before; make a new one"),
             Error::NotStarted => f.write_str("the worker was not started yet"),
+            Error::NotRunning => {
+                f.write_str("the pool was closed or terminated; it takes no more work")
+            }
+            Error::StillRunning => {
+                f.write_str("the pool was not closed yet; call close or terminate before join")
+            }
             Error::JoinSelf => f.write_str(
                 "a worker cannot wait for its own end, nor anybody for the main worker's",
             ),

@@ -9,8 +9,9 @@ use std::{
 };
 
 use crate::{
+    engine::{Job, Scheduler},
     error::TaskError,
-    task::cell::{Shared, Watcher},
+    task::cell::{Shared, TaskCell, Watcher, Work},
     unwind,
 };
 
@@ -37,6 +38,21 @@ pub struct TaskFuture<R> {
 impl<R> TaskFuture<R> {
     pub(crate) fn new(shared: Arc<dyn Shared<R>>) -> Self {
         TaskFuture { shared }
+    }
+
+    /// Submits the work, which is encoded first if that is needed.
+    pub(crate) fn submit<W: Work<Output = R>>(work: W, scheduler: &Arc<Scheduler>) -> Self
+    where
+        R: Send + 'static,
+    {
+        let cell = match scheduler.carriage() {
+            None => TaskCell::new(work),
+            Some(carriage) => TaskCell::encoded(work, carriage),
+        };
+        if !cell.done() {
+            scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>);
+        }
+        TaskFuture::new(cell)
     }
 
     /// Waits for the result and takes it.
@@ -86,9 +102,9 @@ impl<R> TaskFuture<R> {
         self.shared.succeeded()
     }
 
-    /// Tells the watcher when the task is over, now if it is.
-    pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) {
-        self.shared.watch(watcher, number);
+    /// Has the watcher told when the task is over; `false` if it is already.
+    pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) -> bool {
+        self.shared.watch(watcher, number)
     }
 
     /// Cancels the task if it has not begun; says whether it is cancelled.

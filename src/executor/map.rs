@@ -73,9 +73,10 @@ impl<'a> Mapping<'a> {
             timeout,
         } = self;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let Some(chunk) = Chunk::of(function, chunksize) else {
+        if chunksize == 0 {
             return Map::new(VecDeque::new(), deadline, Some(zero_chunksize()));
-        };
+        }
+        let chunk = Chunk::of(function);
         let mut items = items.into_iter();
         let expected = items.size_hint().0;
         let mut inputs = Carver::in_turns(expected);

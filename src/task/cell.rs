@@ -108,7 +108,7 @@ pub(crate) type Callback<R> = Box<dyn FnOnce(&TaskFuture<R>) + Send>;
 
 /// Wants to know when each of several tasks is over.
 pub(crate) trait Watcher: Send + Sync {
-    /// The task with this number is over. It must not take long: the thread has other tasks to end.
+    /// The task with this number is over. It must not take long: the thread serves other tasks, too.
     fn is_over(self: Arc<Self>, number: usize);
 }
 
@@ -433,8 +433,8 @@ pub(crate) trait Shared<R>: Send + Sync {
     fn poll_done(&self, context: &mut Context<'_>) -> Poll<()>;
     /// Takes the result if it is there, else remembers to wake the caller.
     fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<R, TaskError>>;
-    /// Tells the one watcher, now if the outcome is decided.
-    fn watch(&self, watcher: Arc<dyn Watcher>, number: usize);
+    /// Has the one watcher told; `false` if the outcome is decided already.
+    fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) -> bool;
     /// Keeps the callback, or gives it back if the outcome is decided.
     fn add_callback(&self, callback: Callback<R>) -> Option<Callback<R>>;
 }
@@ -507,13 +507,13 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
             .map(|state| self.take_settled(state))
     }
 
-    fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) {
+    fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) -> bool {
         let mut state = self.state.lock();
         if state.is_settled() {
-            drop(state);
-            return watcher.is_over(number);
+            return false;
         }
         state.waiting().watcher = Some((watcher, number));
+        true
     }
 
     fn add_callback(&self, callback: Callback<W::Output>) -> Option<Callback<W::Output>> {

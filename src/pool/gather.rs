@@ -1,0 +1,296 @@
+//! Many items in chunks, each of which is a task, and all results together.
+//!
+//! Where the user chooses the size of the chunks, all are submitted at once. Otherwise each worker has
+//! two at a time, and their size is what takes a worker some milliseconds: it begins with one item, and
+//! is doubled as long as the results come sooner than that.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use super::promise::Promise;
+use crate::{
+    chunk::{
+        Chunk, ChunkResult, ChunkWork, Values,
+        piece::{self, Carver, Piece},
+    },
+    engine::{
+        Job, Scheduler,
+        processes::{reactor, wire::Carriage},
+        scheduler::Hold,
+    },
+    error::TaskError,
+    executor::TaskFuture,
+    task::{
+        Portable,
+        cell::{TaskCell, Watcher},
+    },
+    unwind,
+};
+
+/// How long a chunk should take, from its submission to its results; half of that it waits for the one
+/// before.
+const SHORT: Duration = Duration::from_millis(3);
+const LONG: Duration = Duration::from_millis(8);
+
+/// How many chunks a worker has at a time.
+const AHEAD: usize = 2;
+
+/// How the items are cut.
+pub(super) enum Cut {
+    /// So many at a time.
+    Fixed(usize),
+    /// As it turns out best.
+    Adaptive,
+}
+
+pub(super) struct Gather<I, R> {
+    hold: Mutex<Option<Arc<Hold>>>,
+    carriage: Option<Carriage>,
+    chunk: Chunk<I, R>,
+    workers: usize,
+    adaptive: bool,
+    state: Mutex<State<I, R>>,
+    promise: Arc<Promise<Vec<R>>>,
+}
+
+struct State<I, R> {
+    /// What is not submitted yet.
+    items: std::vec::IntoIter<I>,
+    inputs: Carver<I>,
+    /// Where the results go, unless they come from another process.
+    outputs: Option<Carver<R>>,
+    chunksize: usize,
+    running: HashMap<usize, Running<R>>,
+    /// How many chunks were cut whose results are not there.
+    open: usize,
+    /// By the chunks' numbers.
+    results: Vec<Option<Values<R>>>,
+    over: bool,
+}
+
+struct Running<R> {
+    /// `None` until it is submitted.
+    future: Option<TaskFuture<ChunkResult<R>>>,
+    since: Instant,
+}
+
+impl<I: Portable, R: Portable> Gather<I, R> {
+    /// Has the chunk's function called with every item.
+    pub(super) fn start(
+        scheduler: &Arc<Scheduler>,
+        workers: usize,
+        chunk: Chunk<I, R>,
+        cut: Cut,
+        items: Vec<I>,
+        promise: &Arc<Promise<Vec<R>>>,
+    ) {
+        let hold = match scheduler.hold() {
+            Ok(hold) => hold,
+            Err(error) => return promise.complete(Err(error)),
+        };
+        let carriage = scheduler.carriage();
+        let outputs = match carriage {
+            None => Some(Carver::in_place(items.len())),
+            Some(_) => None,
+        };
+        let (chunksize, adaptive) = match cut {
+            Cut::Fixed(chunksize) => (chunksize, false),
+            Cut::Adaptive => (1, true),
+        };
+        let gather = Arc::new(Gather {
+            hold: Mutex::new(Some(Arc::new(hold))),
+            carriage,
+            chunk,
+            workers,
+            adaptive,
+            state: Mutex::new(State {
+                inputs: Carver::in_turns(items.len()),
+                items: items.into_iter(),
+                outputs,
+                chunksize,
+                running: HashMap::new(),
+                open: 0,
+                results: Vec::new(),
+                over: false,
+            }),
+            promise: Arc::clone(promise),
+        });
+        gather.feed();
+    }
+
+    /// Submits chunks as long as there may be more.
+    fn feed(self: &Arc<Self>) {
+        loop {
+            let Some(hold) = self.hold.lock().clone() else {
+                return;
+            };
+            let Some((number, items, piece)) = self.cut_next() else {
+                return self.finish();
+            };
+            let work = ChunkWork {
+                chunk: self.chunk,
+                items,
+                piece,
+            };
+            // Encoding is code of a user: not under the lock.
+            let cell = match self.carriage {
+                None => TaskCell::new(work),
+                Some(carriage) => TaskCell::encoded(work, carriage),
+            };
+            let future = TaskFuture::new(Arc::clone(&cell) as _);
+            let watched = future.watch(Arc::clone(self) as _, number);
+            {
+                let mut state = self.state.lock();
+                match state.running.get_mut(&number) {
+                    Some(running) => running.future = Some(future),
+                    // All is over; a task that nobody waits for is not submitted any more.
+                    None => return,
+                }
+            }
+            if watched {
+                hold.submit(cell as Arc<dyn Job>);
+            } else {
+                self.receive(number);
+            }
+        }
+    }
+
+    fn cut_next(&self) -> Option<(usize, Piece<I>, Option<Piece<R>>)> {
+        let mut state = self.state.lock();
+        let left = state.items.len();
+        let full = self.adaptive && state.open >= AHEAD * self.workers;
+        if state.over || left == 0 || full {
+            return None;
+        }
+        if self.adaptive {
+            // The last ones are small, so that all workers are through at the same time.
+            let share = left.div_ceil(AHEAD * self.workers);
+            state.chunksize = state.chunksize.min(share);
+        }
+        let State {
+            items,
+            inputs,
+            outputs,
+            chunksize,
+            ..
+        } = &mut *state;
+        let piece = inputs.carve_from(items, *chunksize);
+        let output = outputs.as_mut().map(|outputs| outputs.carve(piece.len()));
+        let number = state.results.len();
+        state.results.push(None);
+        state.open += 1;
+        let since = Instant::now();
+        let future = None;
+        state.running.insert(number, Running { future, since });
+        Some((number, piece, output))
+    }
+
+    /// A chunk is over.
+    fn receive(&self, number: usize) {
+        let Some(running) = self.state.lock().running.remove(&number) else {
+            return;
+        };
+        let outcome = match running.future {
+            // Decoding is code of a user: not under the lock.
+            Some(future) => future.result(),
+            None => Err(TaskError::Cancelled),
+        };
+        match outcome {
+            Ok(ChunkResult {
+                values,
+                panic: None,
+            }) => {
+                let mut state = self.state.lock();
+                if self.adaptive {
+                    let took = running.since.elapsed();
+                    if took < SHORT {
+                        state.chunksize = state.chunksize.saturating_mul(2);
+                    } else if took > LONG {
+                        state.chunksize = (state.chunksize / 2).max(1);
+                    }
+                }
+                if !state.over {
+                    state.results[number] = Some(values);
+                    state.open -= 1;
+                }
+            }
+            Ok(ChunkResult {
+                panic: Some(panic), ..
+            }) => self.fail(TaskError::Panicked(panic)),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Hands out the results, if all are there.
+    fn finish(&self) {
+        let results = {
+            let mut state = self.state.lock();
+            if state.over || state.items.len() > 0 || state.open > 0 {
+                return;
+            }
+            state.over = true;
+            // The results' memory is nobody else's now.
+            state.outputs = None;
+            mem::take(&mut state.results)
+        };
+        drop(self.hold.lock().take());
+        self.promise.complete(Ok(join(results)));
+    }
+
+    /// The first error is the result; what has not begun is cancelled.
+    fn fail(&self, error: TaskError) {
+        let (running, items, results) = {
+            let mut state = self.state.lock();
+            state.over = true;
+            (
+                mem::take(&mut state.running),
+                mem::replace(&mut state.items, Vec::new().into_iter()),
+                mem::take(&mut state.results),
+            )
+        };
+        drop(self.hold.lock().take());
+        self.promise.complete(Err(error));
+        for running in running.into_values() {
+            running.future.map(|future| future.cancel());
+        }
+        unwind::contain(|| drop((items, results)));
+    }
+}
+
+impl<I: Portable, R: Portable> Watcher for Gather<I, R> {
+    fn is_over(self: Arc<Self>, number: usize) {
+        reactor::off_the_reactor(move || {
+            self.receive(number);
+            self.feed();
+        });
+    }
+}
+
+/// All results in one vector.
+fn join<R>(results: Vec<Option<Values<R>>>) -> Vec<R> {
+    let (mut pieces, mut vectors) = (Vec::new(), Vec::new());
+    let mut len = 0;
+    for values in results.into_iter().flatten() {
+        match values {
+            Values::Here(piece) => pieces.push(piece),
+            Values::FromElsewhere(values) => {
+                len += values.len();
+                vectors.push(values);
+            }
+        }
+    }
+    if vectors.is_empty() {
+        return piece::join(pieces);
+    }
+    let mut joined = Vec::with_capacity(len);
+    for values in vectors {
+        joined.extend(values);
+    }
+    joined
+}

@@ -1,0 +1,648 @@
+//! A pool of workers, for one function over many items.
+
+mod gather;
+mod imap;
+mod promise;
+mod result;
+mod spread;
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use futures::Stream;
+
+pub use imap::{Imap, ImapStream};
+pub use result::AsyncResult;
+
+use crate::{
+    backend::Backend,
+    builder::{Builder, Built},
+    chunk::Chunk,
+    engine::{Scheduler, scheduler::Hiring},
+    error::{Error, TaskError},
+    executor::TaskFuture,
+    task::{Callable, IntoTask, Portable},
+};
+use gather::{Cut, Gather};
+use imap::Recipe;
+use promise::Promise;
+use spread::Spread;
+
+/// A fixed number of workers, all of which are started at once.
+///
+/// Dropping a pool [terminates](WorkerPool::terminate) it, and so does the end of the program: to have
+/// everything done, [`close`](WorkerPool::close) it and [`join`](WorkerPool::join) it, or wait for the
+/// results. A worker process that dies costs the task that it was running, and is replaced.
+///
+/// Once a pool was closed or terminated, each of its methods that take work gives
+/// [`Error::NotRunning`].
+///
+/// Python's `multiprocessing.Pool`, and its `ThreadPool`.
+///
+/// # Examples
+///
+/// ```
+/// use freethreading::{Backend, WorkerPool, task};
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// # fn main() -> Result<(), freethreading::Error> {
+/// let pool = WorkerPool::builder().max_workers(2).backend(Backend::Threading).build()?;
+/// assert_eq!(pool.apply(task!(square(3)))?, 9);
+/// assert_eq!(pool.map(square, 0..5)?, [0, 1, 4, 9, 16]);
+/// assert_eq!(pool.starmap(u64::pow, [(2, 3), (3, 2)])?, [8, 9]);
+/// for square in pool.imap(square, 0..).expect("it was not closed").take(3) {
+///     println!("{}", square?);
+/// }
+/// pool.close();
+/// pool.join()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct WorkerPool {
+    scheduler: Arc<Scheduler>,
+    backend: Backend,
+    workers: usize,
+}
+
+/// Builds a [`WorkerPool`].
+pub type WorkerPoolBuilder = Builder<WorkerPool>;
+
+impl Built for WorkerPool {
+    const NAME: &'static str = "Pool";
+
+    const HIRING: Hiring = Hiring::AtOnce;
+
+    fn counter() -> &'static AtomicU64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        &NEXT
+    }
+
+    fn default_workers(_backend: Backend, cpus: usize) -> usize {
+        cpus
+    }
+
+    fn of(scheduler: Arc<Scheduler>, backend: Backend, max_workers: usize) -> Self {
+        WorkerPool {
+            scheduler,
+            backend,
+            workers: max_workers,
+        }
+    }
+}
+
+impl WorkerPool {
+    /// A pool of so many workers, on the default backend.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::build`].
+    pub fn new(workers: usize) -> Result<Self, Error> {
+        Self::builder().max_workers(workers).build()
+    }
+
+    /// A builder, for all that [`new`](WorkerPool::new) leaves at its default.
+    pub fn builder() -> Builder<Self> {
+        Builder::new()
+    }
+
+    /// The kind of its workers.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// How many workers it has.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.scheduler.check().map_err(|error| match error {
+            TaskError::Shutdown => Error::NotRunning,
+            error => error.into(),
+        })
+    }
+
+    /// Runs a task on a worker, and gives its result.
+    ///
+    /// # Blocking
+    ///
+    /// Until the task is done; `.await` [`apply_async`](WorkerPool::apply_async) in async code.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`]; [`Error::Task`], if the task gave no result.
+    pub fn apply<M, T: IntoTask<M>>(&self, task: T) -> Result<T::Output, Error> {
+        Ok(self.apply_async(task)?.get()?)
+    }
+
+    /// Has a task run on a worker.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`].
+    pub fn apply_async<M, T: IntoTask<M>>(&self, task: T) -> Result<AsyncResult<T::Output>, Error> {
+        self.check()?;
+        let task = task.into_task();
+        let future = TaskFuture::submit(task, &self.scheduler);
+        Ok(AsyncResult::of_task(future))
+    }
+
+    /// Calls the function with each item on the workers, and gives all results in the order of the
+    /// items.
+    ///
+    /// How many items a worker gets at a time follows from how long they take: threads take what is left
+    /// to others, so that a slow item keeps nobody from the rest, and for processes chunks grow to some
+    /// milliseconds of work. [`chunksize`](WorkerPool::chunksize) is how to choose it.
+    ///
+    /// # Blocking
+    ///
+    /// Until all results are there, or one error; `.await` [`map_async`](WorkerPool::map_async) in async
+    /// code.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`]; [`Error::Task`], the first error, whereupon what has not begun is left out.
+    ///
+    /// # Panics
+    ///
+    /// If the input does; the pool goes on.
+    pub fn map<F, I, R>(&self, function: F, items: I) -> Result<Vec<R>, Error>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        self.chunks().map(function, items)
+    }
+
+    /// Like [`map`](WorkerPool::map), without waiting for the results.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`].
+    ///
+    /// # Panics
+    ///
+    /// If the input, which is read to its end, does; the pool goes on.
+    pub fn map_async<F, I, R>(&self, function: F, items: I) -> Result<AsyncResult<Vec<R>>, Error>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        self.chunks().map_async(function, items)
+    }
+
+    /// Like [`map`](WorkerPool::map), for a function of several arguments: the items are tuples of them.
+    ///
+    /// # Blocking
+    ///
+    /// Until all results are there, or one error.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`map`](WorkerPool::map).
+    ///
+    /// # Panics
+    ///
+    /// If the input does; the pool goes on.
+    pub fn starmap<F, I, R>(&self, function: F, items: I) -> Result<Vec<R>, Error>
+    where
+        F: Callable<I::Item, Output = R>,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        self.chunks().starmap(function, items)
+    }
+
+    /// Like [`starmap`](WorkerPool::starmap), without waiting for the results.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`].
+    ///
+    /// # Panics
+    ///
+    /// If the input, which is read to its end, does; the pool goes on.
+    pub fn starmap_async<F, I, R>(
+        &self,
+        function: F,
+        items: I,
+    ) -> Result<AsyncResult<Vec<R>>, Error>
+    where
+        F: Callable<I::Item, Output = R>,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        self.chunks().starmap_async(function, items)
+    }
+
+    /// Calls the function with each item on the workers, and gives the results one by one, in the order
+    /// of the items.
+    ///
+    /// The items are read a few ahead of the results, so the input may be endless. They go to the workers
+    /// one by one; small ones go faster many at a time: see [`chunksize`](WorkerPool::chunksize). When the
+    /// pool is closed meanwhile, what was not read yet stays so: the last item says
+    /// [`TaskError::Shutdown`].
+    ///
+    /// # Blocking
+    ///
+    /// The iterator blocks; [`Imap::into_stream`] does not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`]. An item that fails is an `Err` among the others.
+    pub fn imap<F, I, R>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>, Error>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        self.chunks().imap(function, items)
+    }
+
+    /// Like [`imap`](WorkerPool::imap), but the results come as soon as they are there, in any order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`].
+    pub fn imap_unordered<F, I, R>(
+        &self,
+        function: F,
+        items: I,
+    ) -> Result<Imap<I::IntoIter, R>, Error>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        self.chunks().imap_unordered(function, items)
+    }
+
+    /// Like [`imap`](WorkerPool::imap) for the items of a stream; the results are a stream as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures::{StreamExt, TryStreamExt, stream};
+    /// # use freethreading::{Backend, Error, WorkerPool};
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// # futures::executor::block_on(async {
+    /// let pool = WorkerPool::builder().max_workers(2).backend(Backend::Threading).build()?;
+    /// let numbers = stream::iter(0..).take(4);
+    /// let squares = pool.imap_stream(|n: u32| n * n, numbers)?;
+    /// assert_eq!(squares.try_collect::<Vec<_>>().await?, [0, 1, 4, 9]);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    pub fn imap_stream<F, S, R>(&self, function: F, items: S) -> Result<ImapStream<S, R>, Error>
+    where
+        F: Fn(S::Item) -> R + Send + Sync + 'static,
+        S: Stream,
+        S::Item: Portable,
+        R: Portable,
+    {
+        self.chunks().imap_stream(function, items)
+    }
+
+    /// Like [`imap_unordered`](WorkerPool::imap_unordered) for the items of a stream; the results are a
+    /// stream as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`].
+    pub fn imap_unordered_stream<F, S, R>(
+        &self,
+        function: F,
+        items: S,
+    ) -> Result<ImapStream<S, R>, Error>
+    where
+        F: Fn(S::Item) -> R + Send + Sync + 'static,
+        S: Stream,
+        S::Item: Portable,
+        R: Portable,
+    {
+        self.chunks().imap_unordered_stream(function, items)
+    }
+
+    fn chunks(&self) -> Chunks<'_> {
+        Chunks {
+            pool: self,
+            size: None,
+        }
+    }
+
+    /// For maps that give the workers so many items at a time, at least 1; 0 is an
+    /// [`Error::InvalidArgument`] of the map.
+    ///
+    /// A chunk is one task for one worker.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, WorkerPool};
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// let pool = WorkerPool::builder().max_workers(2).backend(Backend::Threading).build()?;
+    /// let lengths = pool.chunksize(1000).imap(|n: u32| n.to_string().len(), 0..10_000)?;
+    /// assert_eq!(lengths.flatten().max(), Some(4));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn chunksize(&self, chunksize: usize) -> Chunks<'_> {
+        Chunks {
+            pool: self,
+            size: Some(chunksize),
+        }
+    }
+
+    /// Takes no more work; what it has is done, then the workers end. It may be called again.
+    pub fn close(&self) {
+        self.scheduler.close(false);
+    }
+
+    /// Ends the workers at once: every result that is not there is [`TaskError::Terminated`], now.
+    ///
+    /// Processes are killed. A thread cannot be: it finishes the task that it is at, whose result is
+    /// dropped. The call does not wait; [`join`](WorkerPool::join) does.
+    pub fn terminate(&self) {
+        self.scheduler.terminate();
+    }
+
+    /// Waits until the workers have ended, after [`close`](WorkerPool::close) or
+    /// [`terminate`](WorkerPool::terminate); it may be called again.
+    ///
+    /// # Blocking
+    ///
+    /// Until they have; use [`join_async`](WorkerPool::join_async) in async code.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StillRunning`] if the pool was neither closed nor terminated. [`Error::JoinSelf`] in one
+    /// of its own workers.
+    pub fn join(&self) -> Result<(), Error> {
+        self.join_until(None)
+    }
+
+    /// Like [`join`](WorkerPool::join), for so long at most.
+    ///
+    /// # Blocking
+    ///
+    /// Until the workers have ended or the time is up.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`join`](WorkerPool::join), and [`Error::Timeout`].
+    pub fn join_timeout(&self, timeout: Duration) -> Result<(), Error> {
+        self.join_until(Instant::now().checked_add(timeout))
+    }
+
+    fn join_until(&self, deadline: Option<Instant>) -> Result<(), Error> {
+        self.check_joinable()?;
+        let finished = self.scheduler.finished.wait(deadline);
+        finished.ok_or(Error::Timeout)?;
+        self.scheduler.reap();
+        Ok(())
+    }
+
+    /// Like [`join`](WorkerPool::join), from async code.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect on the pool.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`join`](WorkerPool::join).
+    pub async fn join_async(&self) -> Result<(), Error> {
+        self.check_joinable()?;
+        self.scheduler.finished.wait_async().await;
+        Ok(())
+    }
+
+    fn check_joinable(&self) -> Result<(), Error> {
+        if self.scheduler.is_current() {
+            Err(Error::JoinSelf)
+        } else if self.scheduler.is_open() {
+            Err(Error::StillRunning)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Drop for WorkerPool {
+    fn drop(&mut self) {
+        self.scheduler.terminate();
+    }
+}
+
+impl fmt::Debug for WorkerPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerPool")
+            .field("backend", &self.backend)
+            .field("workers", &self.workers)
+            .field("running", &self.scheduler.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The maps of a [`WorkerPool`], with a choice of how many items a worker gets at a time.
+///
+/// Made by [`WorkerPool::chunksize`]. Its methods are those of the pool.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "it does nothing until one of its maps is called"]
+pub struct Chunks<'a> {
+    pool: &'a WorkerPool,
+    size: Option<usize>,
+}
+
+impl Chunks<'_> {
+    fn check(&self) -> Result<(), Error> {
+        self.pool.check()?;
+        match self.size {
+            Some(0) => Err(Error::InvalidArgument(
+                "a chunk needs at least one item: chunksize is 0".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`WorkerPool::map`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`WorkerPool::map`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    pub fn map<F, I, R>(self, function: F, items: I) -> Result<Vec<R>, Error>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        Ok(self.map_async(function, items)?.get()?)
+    }
+
+    /// See [`WorkerPool::map_async`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`WorkerPool::map_async`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    pub fn map_async<F, I, R>(self, function: F, items: I) -> Result<AsyncResult<Vec<R>>, Error>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        self.check()?;
+        let WorkerPool {
+            scheduler, workers, ..
+        } = self.pool;
+        let items: Vec<_> = items.into_iter().collect();
+        let promise = Promise::new();
+        let is_thread_map = scheduler.carriage().is_none() && items.len() <= u32::MAX as usize;
+        match self.size {
+            None if is_thread_map => {
+                Spread::start(scheduler, *workers, function, items, &promise);
+            }
+            size => {
+                let cut = size.map_or(Cut::Adaptive, Cut::Fixed);
+                let chunk = Chunk::of(function);
+                Gather::start(scheduler, *workers, chunk, cut, items, &promise);
+            }
+        }
+        Ok(AsyncResult::of_promise(promise))
+    }
+
+    /// See [`WorkerPool::starmap`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`WorkerPool::map`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    pub fn starmap<F, I, R>(self, function: F, items: I) -> Result<Vec<R>, Error>
+    where
+        F: Callable<I::Item, Output = R>,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        self.map(move |args| function.call(args), items)
+    }
+
+    /// See [`WorkerPool::starmap_async`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`WorkerPool::map_async`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    pub fn starmap_async<F, I, R>(self, function: F, items: I) -> Result<AsyncResult<Vec<R>>, Error>
+    where
+        F: Callable<I::Item, Output = R>,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        self.map_async(move |args| function.call(args), items)
+    }
+
+    /// See [`WorkerPool::imap`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`WorkerPool::imap`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    pub fn imap<F, I, R>(self, function: F, items: I) -> Result<Imap<I::IntoIter, R>, Error>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        Ok(self.recipe(function, true)?.imap(items.into_iter()))
+    }
+
+    /// See [`WorkerPool::imap_unordered`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`WorkerPool::imap`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    pub fn imap_unordered<F, I, R>(
+        self,
+        function: F,
+        items: I,
+    ) -> Result<Imap<I::IntoIter, R>, Error>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        Ok(self.recipe(function, false)?.imap(items.into_iter()))
+    }
+
+    /// See [`WorkerPool::imap_stream`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`WorkerPool::imap`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    pub fn imap_stream<F, S, R>(self, function: F, items: S) -> Result<ImapStream<S, R>, Error>
+    where
+        F: Fn(S::Item) -> R + Send + Sync + 'static,
+        S: Stream,
+        S::Item: Portable,
+        R: Portable,
+    {
+        Ok(self.recipe(function, true)?.stream(items))
+    }
+
+    /// See [`WorkerPool::imap_unordered_stream`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`WorkerPool::imap`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    pub fn imap_unordered_stream<F, S, R>(
+        self,
+        function: F,
+        items: S,
+    ) -> Result<ImapStream<S, R>, Error>
+    where
+        F: Fn(S::Item) -> R + Send + Sync + 'static,
+        S: Stream,
+        S::Item: Portable,
+        R: Portable,
+    {
+        Ok(self.recipe(function, false)?.stream(items))
+    }
+
+    fn recipe<F, T, R>(self, function: F, ordered: bool) -> Result<Recipe<T, R>, Error>
+    where
+        F: Fn(T) -> R + Send + Sync + 'static,
+        T: Portable,
+        R: Portable,
+    {
+        self.check()?;
+        Ok(Recipe {
+            scheduler: Arc::clone(&self.pool.scheduler),
+            workers: self.pool.workers,
+            chunk: Chunk::of(function),
+            chunksize: self.size.unwrap_or(1),
+            ordered,
+        })
+    }
+}

@@ -1,0 +1,419 @@
+//! Many items over worker threads, in chunks that nobody has to choose.
+//!
+//! Every worker has a range of the items and works it off from the front, a few items at a time: as many
+//! as take about a microsecond, so one if it takes longer. A worker that has nothing left takes the rear
+//! half of the longest range that another has. So nothing waits behind a slow item while a worker is
+//! idle, and the price per item is next to nothing.
+//!
+//! The ranges are words of their own: moving a range's ends is all there is to claiming and stealing.
+#![allow(unsafe_code)]
+
+use std::{
+    mem::{self, MaybeUninit},
+    ops::Range,
+    ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use super::promise::Promise;
+use crate::{
+    engine::{Job, Request, Scheduler, processes::wire::Carriage},
+    error::TaskError,
+    executor::TaskFuture,
+    memory::advise_huge_pages,
+    task::{
+        Portable,
+        cell::{TaskCell, Watcher, Work},
+        entry,
+    },
+    unwind,
+};
+
+/// How long the items should take that a worker claims at a time.
+const SHORT: Duration = Duration::from_nanos(500);
+const LONG: Duration = Duration::from_micros(2);
+
+/// How many items a worker claims at a time, at most.
+const MAX_CLAIM: u32 = 512;
+
+pub(super) struct Spread<I, R> {
+    /// The items; those that are in no range are gone.
+    items: Memory<I>,
+    /// The results; those that are there are in `written`, once their worker has stopped.
+    results: Memory<R>,
+    ranges: Box<[Ends]>,
+    /// How many items have no result that is known of.
+    left: AtomicUsize,
+    stopped: AtomicBool,
+    written: Mutex<Vec<Range<usize>>>,
+    drivers: Mutex<Vec<Option<TaskFuture<()>>>>,
+    promise: Arc<Promise<Vec<R>>>,
+}
+
+/// The memory of a vector, whose values are looked after by somebody else.
+struct Memory<T> {
+    start: *mut MaybeUninit<T>,
+    vector: Mutex<Option<Vec<MaybeUninit<T>>>>,
+}
+
+// SAFETY: each value is reached by one thread at a time: who has claimed its index, or, once nobody works
+// any more, who takes or drops them all. `T: Send` lets it go from one to the other.
+unsafe impl<T: Send> Send for Memory<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Memory<T> {}
+
+impl<T> Memory<T> {
+    fn of(vector: Vec<T>) -> Self {
+        let mut vector = mem::ManuallyDrop::new(vector);
+        // SAFETY: the vector is forgotten, and `MaybeUninit<T>` is laid out like `T`.
+        Memory::new(unsafe {
+            Vec::from_raw_parts(vector.as_mut_ptr().cast(), vector.len(), vector.capacity())
+        })
+    }
+
+    fn with_room_for(len: usize) -> Self {
+        let mut vector = Vec::with_capacity(len);
+        advise_huge_pages(vector.spare_capacity_mut());
+        // SAFETY: there is room for them, and what may be uninitialised need not be initialised.
+        unsafe { vector.set_len(len) };
+        Memory::new(vector)
+    }
+
+    fn new(mut vector: Vec<MaybeUninit<T>>) -> Self {
+        Memory {
+            start: vector.as_mut_ptr(),
+            vector: Mutex::new(Some(vector)),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// All values are initialised, nobody else touches them any more, and they are taken once.
+    unsafe fn take(&self) -> Vec<T> {
+        let vector = self.vector.lock().take().expect("it is taken once");
+        let mut vector = mem::ManuallyDrop::new(vector);
+        // SAFETY: the vector is forgotten, and its values are initialised.
+        unsafe { Vec::from_raw_parts(vector.as_mut_ptr().cast(), vector.len(), vector.capacity()) }
+    }
+
+    /// # Safety
+    ///
+    /// The values in the range are initialised, and nobody else touches them, now or later.
+    unsafe fn drop_range(&self, range: Range<usize>) {
+        if mem::needs_drop::<T>() && !range.is_empty() {
+            // SAFETY: the range is within the vector, as the caller vouches for its values.
+            let values = unsafe { self.start.add(range.start) }.cast::<T>();
+            let values = ptr::slice_from_raw_parts_mut(values, range.len());
+            // SAFETY: as above.
+            unwind::contain(|| unsafe { ptr::drop_in_place(values) });
+        }
+    }
+}
+
+/// The ends of a range of items, in one word on cache lines of its own.
+#[repr(align(128))]
+struct Ends(AtomicU64);
+
+fn pack(range: Range<u32>) -> u64 {
+    u64::from(range.start) << 32 | u64::from(range.end)
+}
+
+fn unpack(ends: u64) -> Range<u32> {
+    (ends >> 32) as u32..ends as u32
+}
+
+impl Ends {
+    fn get(&self) -> Range<u32> {
+        // Relaxed, and so below: the items were there before any worker was, and results are told of by
+        // `left`. An index is in one range at a time, so a word that came back says the same again.
+        unpack(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Takes up to so many from the front.
+    fn claim(&self, count: u32) -> Option<Range<usize>> {
+        let mut range = self.get();
+        while !range.is_empty() {
+            let end = range.start + count.min(range.end - range.start);
+            match self.replace(&range, end..range.end) {
+                Ok(()) => return Some(range.start as usize..end as usize),
+                Err(now) => range = now,
+            }
+        }
+        None
+    }
+
+    /// Takes the rear half.
+    fn steal(&self) -> Option<Range<u32>> {
+        let mut range = self.get();
+        while !range.is_empty() {
+            let middle = range.start + (range.end - range.start) / 2;
+            match self.replace(&range, range.start..middle) {
+                Ok(()) => return Some(middle..range.end),
+                Err(now) => range = now,
+            }
+        }
+        None
+    }
+
+    fn replace(&self, from: &Range<u32>, to: Range<u32>) -> Result<(), Range<u32>> {
+        let (from, to) = (pack(from.clone()), pack(to));
+        self.0
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+            .map(drop)
+            .map_err(unpack)
+    }
+}
+
+impl<I: Portable, R: Portable> Spread<I, R> {
+    /// Has the function called with every item.
+    pub(super) fn start<F>(
+        scheduler: &Arc<Scheduler>,
+        workers: usize,
+        function: F,
+        items: Vec<I>,
+        promise: &Arc<Promise<Vec<R>>>,
+    ) where
+        F: Fn(I) -> R + Send + Sync + 'static,
+    {
+        let len = items.len();
+        if len == 0 {
+            return promise.complete(Ok(Vec::new()));
+        }
+        let drivers = workers.min(len);
+        let bound = |k: usize| (len as u64 * k as u64 / drivers as u64) as u32;
+        let spread = Arc::new(Spread {
+            items: Memory::of(items),
+            results: Memory::with_room_for(len),
+            ranges: (0..drivers)
+                .map(|k| Ends(AtomicU64::new(pack(bound(k)..bound(k + 1)))))
+                .collect(),
+            left: AtomicUsize::new(len),
+            stopped: AtomicBool::new(false),
+            written: Mutex::default(),
+            drivers: Mutex::new((0..drivers).map(|_| None).collect()),
+            promise: Arc::clone(promise),
+        });
+        // The value that makes it sound to summon it on the workers: it lives for ever.
+        mem::forget(function);
+        for number in 0..drivers {
+            let cell = TaskCell::new(Driver {
+                spread: Arc::clone(&spread),
+                number,
+                name: std::any::type_name::<F>,
+                drive: Spread::drive::<F>,
+            });
+            let future = TaskFuture::new(Arc::clone(&cell) as _);
+            scheduler.submit(cell as Arc<dyn Job>);
+            let watcher = Arc::clone(&spread);
+            spread.drivers.lock()[number] = Some(future);
+            let watched = spread.drivers.lock()[number]
+                .as_ref()
+                .is_some_and(|future| future.watch(watcher, number));
+            if !watched {
+                Arc::clone(&spread).is_over(number);
+            }
+        }
+    }
+
+    /// Works until nothing is left to claim.
+    fn drive<F>(&self, number: usize)
+    where
+        F: Fn(I) -> R + Send + Sync + 'static,
+    {
+        let mut progress = Progress {
+            spread: self,
+            claimed: 0..0,
+            done: 0,
+            written: Vec::new(),
+        };
+        let run = unwind::catch(|| progress.run(number, entry::summon::<F>()));
+        drop(progress);
+        if let Err(panic) = run {
+            self.fail(TaskError::Panicked(panic));
+        }
+    }
+
+    /// Gives this worker a range again.
+    fn refill(&self, number: usize) -> bool {
+        loop {
+            let longest = self.ranges.iter().max_by_key(|ends| ends.get().len());
+            let Some(longest) = longest.filter(|ends| !ends.get().is_empty()) else {
+                return false;
+            };
+            if let Some(stolen) = longest.steal() {
+                // Relaxed: this worker's range is empty, so nobody else changes it.
+                self.ranges[number].0.store(pack(stolen), Ordering::Relaxed);
+                return true;
+            }
+        }
+    }
+
+    /// So many more items have results; whoever brings the last one hands them out.
+    fn count(&self, done: usize) {
+        // Release: the results are seen by who hands them out; Acquire: by that one.
+        if done > 0 && self.left.fetch_sub(done, Ordering::AcqRel) == done {
+            // SAFETY: every item has a result, and workers write none any more. The count reaches zero
+            // once.
+            let results = unsafe { self.results.take() };
+            self.promise.complete(Ok(results));
+        }
+    }
+
+    fn fail(&self, error: TaskError) {
+        // Relaxed: the sooner it is seen the better, nothing depends on it.
+        self.stopped.store(true, Ordering::Relaxed);
+        self.promise.complete(Err(error));
+    }
+}
+
+/// How far a worker has come; what it has is taken note of when it stops, also by a panic.
+struct Progress<'a, I: Portable, R: Portable> {
+    spread: &'a Spread<I, R>,
+    /// Items that are claimed and still there.
+    claimed: Range<usize>,
+    /// How many results are not counted yet.
+    done: usize,
+    written: Vec<Range<usize>>,
+}
+
+impl<I: Portable, R: Portable> Progress<'_, I, R> {
+    fn run(&mut self, number: usize, function: impl Fn(I) -> R) {
+        let spread = self.spread;
+        let mut count = 1;
+        let mut before = Instant::now();
+        while !spread.stopped.load(Ordering::Relaxed) {
+            let Some(claimed) = spread.ranges[number].claim(count) else {
+                spread.count(mem::take(&mut self.done));
+                if spread.refill(number) {
+                    continue;
+                }
+                return;
+            };
+            match self.written.last_mut() {
+                Some(last) if last.end == claimed.start => {}
+                _ => self.written.push(claimed.start..claimed.start),
+            }
+            self.claimed = claimed;
+            self.work_off(&function);
+            let now = Instant::now();
+            let took = now - before;
+            before = now;
+            if took < SHORT {
+                count = (count * 2).min(MAX_CLAIM);
+            } else if took > LONG {
+                count = (count / 2).max(1);
+            }
+        }
+    }
+
+    #[inline]
+    fn work_off(&mut self, function: impl Fn(I) -> R) {
+        let (items, results) = (self.spread.items.start, self.spread.results.start);
+        let last = self.written.last_mut().expect("it was just looked after");
+        for index in self.claimed.clone() {
+            // SAFETY: the index was in a range, so the item is there; it was claimed by this worker alone.
+            let item = unsafe { items.add(index).read().assume_init() };
+            self.claimed.start = index + 1;
+            let result = function(item);
+            // SAFETY: the index is within the results, and nobody else has claimed it.
+            unsafe { results.add(index).write(MaybeUninit::new(result)) };
+            last.end = index + 1;
+            self.done += 1;
+        }
+    }
+}
+
+impl<I: Portable, R: Portable> Drop for Progress<'_, I, R> {
+    fn drop(&mut self) {
+        // SAFETY: these were claimed by this worker, which will not come to them.
+        unsafe { self.spread.items.drop_range(self.claimed.clone()) };
+        self.spread.written.lock().append(&mut self.written);
+        self.spread.count(self.done);
+    }
+}
+
+impl<I, R> Drop for Spread<I, R> {
+    fn drop(&mut self) {
+        for ends in &self.ranges {
+            let range = ends.get();
+            // SAFETY: nobody has claimed these, and nobody is left who could.
+            unsafe {
+                self.items
+                    .drop_range(range.start as usize..range.end as usize);
+            }
+        }
+        if self.results.vector.get_mut().is_some() {
+            for range in mem::take(self.written.get_mut()) {
+                // SAFETY: these were written, and nobody has taken them.
+                unsafe { self.results.drop_range(range) };
+            }
+        }
+    }
+}
+
+impl<I: Portable, R: Portable> Watcher for Spread<I, R> {
+    /// A driver that did not run to its end stops the others: the pool was terminated, or is broken.
+    fn is_over(self: Arc<Self>, number: usize) {
+        let driver = self.drivers.lock()[number].take();
+        if let Some(Err(error)) = driver.map(|driver| driver.result()) {
+            self.fail(error);
+        }
+    }
+}
+
+/// One worker's part, as a task.
+struct Driver<I, R> {
+    spread: Arc<Spread<I, R>>,
+    number: usize,
+    name: fn() -> &'static str,
+    drive: fn(&Spread<I, R>, usize),
+}
+
+impl<I: Portable, R: Portable> Work for Driver<I, R> {
+    type Output = ();
+
+    fn name(&self) -> fn() -> &'static str {
+        self.name
+    }
+
+    fn call(self) {
+        (self.drive)(&self.spread, self.number);
+    }
+
+    fn request(&self, _: u64, _: Carriage) -> Result<Request, TaskError> {
+        unreachable!("it is for threads")
+    }
+
+    fn decode(_: &[u8]) -> Result<(), TaskError> {
+        unreachable!("it is for threads")
+    }
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use super::*;
+
+    static_assertions::assert_impl_all!(Memory<Cell<u8>>: Send, Sync);
+    static_assertions::assert_not_impl_any!(Memory<Rc<u8>>: Send, Sync);
+
+    #[test]
+    fn claims_and_thefts_leave_nothing_out() {
+        let ends = Ends(AtomicU64::new(pack(0..10)));
+        assert_eq!(ends.claim(3), Some(0..3));
+        assert_eq!(ends.steal(), Some(6..10));
+        assert_eq!(ends.claim(2), Some(3..5));
+        assert_eq!(ends.steal(), Some(5..6));
+        assert_eq!(ends.claim(1), None);
+        assert_eq!(ends.steal(), None);
+        ends.0.store(pack(6..10), Ordering::Relaxed);
+        assert_eq!(ends.claim(9), Some(6..10));
+    }
+}
