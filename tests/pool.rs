@@ -801,18 +801,18 @@ freethreading::test_backends! {
 
     #[test]
     fn terminated_workers_begin_no_further_item() {
-        fn note((n, sign, gate): (u64, Sign, Option<Gate>)) {
-            if let Some(gate) = gate {
+        fn note(gate_and_sign: Option<(Gate, Sign)>) {
+            if let Some((gate, sign)) = gate_and_sign {
                 gate.pass();
-                sign.note(n);
+                sign.note("ran");
             }
         }
         watched(|| {
             let (gates, scratch) = (GateKeeper::new(), Scratch::new());
             let pool = WorkerPool::new(1).unwrap();
-            // Quick items first, of which a worker takes several at a time.
-            let items = (0..400).map(|n| {
-                (n, scratch.sign("ran"), (n >= 200).then(|| gates.gate()))
+            // Quick items first, of which a worker takes many at a time.
+            let items = (0..10_200).map(|n| {
+                (n >= 10_000).then(|| (gates.gate(), scratch.sign("ran")))
             });
             let result = pool.map_async(note, items).unwrap();
             gates.wait_for(1);
@@ -921,8 +921,8 @@ freethreading::test_backends! {
                 let counted = |result: AsyncResult<Vec<u64>>| {
                     let (fine, failed) = (Arc::clone(&calls), Arc::clone(&calls));
                     result
-                        .callback(move |_| drop(fine.fetch_add(1, Ordering::SeqCst)))
-                        .error_callback(move |_| drop(failed.fetch_add(1, Ordering::SeqCst)))
+                        .callback(move |_| _ = fine.fetch_add(1, Ordering::SeqCst))
+                        .error_callback(move |_| _ = failed.fetch_add(1, Ordering::SeqCst))
                 };
                 let mut results = Vec::new();
                 for n in 0..10 {
@@ -942,8 +942,6 @@ freethreading::test_backends! {
                         Err(TaskError::Terminated) => {}
                         Err(error) => panic!("{error:?}"),
                     }
-                    // All that there are of this result were called by now.
-                    assert!(calls.load(Ordering::SeqCst) > k as u32 / 100);
                 }
                 assert_eq!(calls.load(Ordering::SeqCst), 30, "round {round}");
                 pool.join().unwrap();
