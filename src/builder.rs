@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::available_parallelism,
+    time::Duration,
 };
 
 use crate::{
@@ -70,6 +71,7 @@ pub struct Builder<T> {
     max_frame_len: usize,
     launcher: Option<Launcher>,
     max_pending: Option<usize>,
+    task_timeout: Option<Duration>,
     builds: PhantomData<fn() -> T>,
 }
 
@@ -83,6 +85,7 @@ impl<T> Builder<T> {
             max_frame_len: DEFAULT_MAX_FRAME_LEN,
             launcher: None,
             max_pending: None,
+            task_timeout: None,
             builds: PhantomData,
         }
     }
@@ -131,6 +134,15 @@ impl<T> Builder<T> {
     /// How worker processes are started, if not by running this executable again.
     pub fn launcher(mut self, launcher: Launcher) -> Self {
         self.launcher = Some(launcher);
+        self
+    }
+
+    /// How long a task may run, as if each were given
+    /// [`kill_after`](crate::TaskFuture::kill_after); for ever by default.
+    ///
+    /// What travels as one task, as a chunk of a map does, has that time as a whole.
+    pub fn task_timeout(mut self, limit: Duration) -> Self {
+        self.task_timeout = Some(limit);
         self
     }
 }
@@ -193,6 +205,11 @@ impl<T: Built> Builder<T> {
                 "no task could ever wait for a worker: max_pending is 0".into(),
             ));
         }
+        if self.task_timeout == Some(Duration::ZERO) {
+            return Err(Error::InvalidArgument(
+                "no task could run: task_timeout is 0".into(),
+            ));
+        }
         let initializer = self.initializer.transpose()?;
         let engine = engine::engine(backend, self.launcher, self.max_frame_len)?;
         let prefix = self.name_prefix.unwrap_or_else(|| {
@@ -216,6 +233,7 @@ impl<T: Built> Builder<T> {
                 crew,
                 initializer,
                 max_pending: self.max_pending,
+                task_timeout: self.task_timeout,
             },
         );
         if T::HIRING == Hiring::AtOnce {
@@ -235,6 +253,7 @@ impl<T> Clone for Builder<T> {
             max_frame_len: self.max_frame_len,
             launcher: self.launcher.clone(),
             max_pending: self.max_pending,
+            task_timeout: self.task_timeout,
             builds: PhantomData,
         }
     }
@@ -250,6 +269,7 @@ impl<T> fmt::Debug for Builder<T> {
             .field("max_frame_len", &self.max_frame_len)
             .field("launcher", &self.launcher)
             .field("max_pending", &self.max_pending)
+            .field("task_timeout", &self.task_timeout)
             .finish()
     }
 }

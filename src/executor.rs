@@ -6,7 +6,7 @@ mod map;
 use std::{
     fmt,
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub use future::TaskFuture;
@@ -15,7 +15,7 @@ pub use map::{Map, MapStream, Mapping};
 use crate::{
     backend::Backend,
     builder::{Builder, Built},
-    engine::{Scheduler, room::Admission, scheduler::Hiring},
+    engine::{Scheduler, processes::reactor, room::Admission, scheduler::Hiring},
     error::{Error, Full},
     task::{IntoTask, Portable, cell::Work},
 };
@@ -257,6 +257,141 @@ impl WorkerPoolExecutor {
             self.scheduler.finished.wait(None);
             self.scheduler.reap();
         }
+    }
+
+    /// How long tasks that are [asked](crate::cancelled()) to end are waited for at a
+    /// [`shutdown_timeout`](WorkerPoolExecutor::shutdown_timeout).
+    pub const GRACE: Duration = Duration::from_millis(200);
+
+    /// Accepts no more tasks, and completes what was submitted if that takes no longer than this; says
+    /// whether it did.
+    ///
+    /// When the time is up, what has not begun is cancelled, and the tasks that run are asked to end:
+    /// [`cancelled()`](crate::cancelled()) is true for them. After [`GRACE`](WorkerPoolExecutor::GRACE)
+    /// the rest is given up as by [`kill_workers`](WorkerPoolExecutor::kill_workers). So all futures are
+    /// done when the call returns, and no worker process is left; a thread may still be at its task.
+    ///
+    /// Called by one of the executor's own tasks it does not wait, and is `false`.
+    ///
+    /// # Blocking
+    ///
+    /// For the time and the grace, and for as long as it takes to kill processes; use
+    /// [`shutdown_timeout_async`](WorkerPoolExecutor::shutdown_timeout_async) in async code.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use freethreading::{Backend, TaskError, WorkerPoolExecutor};
+    ///
+    /// fn endless() {
+    ///     loop {}
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # freethreading::init();
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).build()?;
+    /// let future = executor.submit(endless);
+    /// assert!(!executor.shutdown_timeout(Duration::from_millis(10)));
+    /// assert!(future.result().is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn shutdown_timeout(&self, timeout: Duration) -> bool {
+        self.scheduler.close(false);
+        if self.scheduler.is_current() {
+            return false;
+        }
+        let finished = |wait: Duration| {
+            // A time that the clock cannot tell is as good as for ever.
+            let deadline = Instant::now().checked_add(wait);
+            self.scheduler.finished.wait(deadline).is_some()
+        };
+        let in_time = finished(timeout);
+        if !in_time {
+            self.scheduler.close(true);
+            self.scheduler.ask();
+            if !finished(Self::GRACE) {
+                self.scheduler.terminate();
+                if self.backend == Backend::Threading {
+                    // A thread goes on for as long as it likes.
+                    return false;
+                }
+                self.scheduler.finished.wait(None);
+            }
+        }
+        self.scheduler.reap();
+        in_time
+    }
+
+    /// Like [`shutdown_timeout`](WorkerPoolExecutor::shutdown_timeout), from async code.
+    ///
+    /// # Cancel safety
+    ///
+    /// The executor is shut down by the first poll; dropping the future afterwards gives up the wait, and
+    /// nothing is asked or killed any more.
+    pub async fn shutdown_timeout_async(&self, timeout: Duration) -> bool {
+        self.scheduler.close(false);
+        if self.scheduler.is_current() {
+            return false;
+        }
+        if self.finished_within(timeout).await {
+            return true;
+        }
+        self.scheduler.close(true);
+        self.scheduler.ask();
+        if !self.finished_within(Self::GRACE).await {
+            self.scheduler.terminate();
+            if self.backend == Backend::Multiprocessing {
+                self.scheduler.finished.wait_async().await;
+            }
+        }
+        false
+    }
+
+    async fn finished_within(&self, time: Duration) -> bool {
+        let finished = self.scheduler.finished.wait_async();
+        let Some(deadline) = Instant::now().checked_add(time) else {
+            finished.await;
+            return true;
+        };
+        tokio::select! {
+            biased;
+            () = finished => true,
+            () = reactor::sleep_until(deadline) => false,
+        }
+    }
+
+    /// Accepts no more tasks, and ends the workers at once: every task without a result fails with
+    /// [`TaskError::Terminated`](crate::TaskError::Terminated).
+    ///
+    /// Worker processes are killed. A thread cannot be: it finishes the task that it is at, for which
+    /// [`cancelled()`](crate::cancelled()) is true, but its future is done at once. The call does not
+    /// wait for the workers' end; [`shutdown`](WorkerPoolExecutor::shutdown) does.
+    ///
+    /// Python's `ProcessPoolExecutor.kill_workers()`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{Backend, TaskError, WorkerPoolExecutor};
+    ///
+    /// fn endless() {
+    ///     loop {}
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # freethreading::init();
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).build()?;
+    /// let future = executor.submit(endless);
+    /// executor.kill_workers();
+    /// assert!(matches!(future.result(), Err(TaskError::Terminated)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kill_workers(&self) {
+        self.scheduler.terminate();
     }
 
     /// Like `shutdown(true, cancel_futures)`, from async code.

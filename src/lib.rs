@@ -11,6 +11,7 @@
 //! | pass items on | [`Queue`], [`SimpleQueue`] |
 //! | choose threads or processes | [`set_backend`], `FREETHREADING_BACKEND`, `.backend(…)` |
 //! | make worker processes possible | [`init()`] in `main`, [`init_tests!`] in a test crate |
+//! | end a task that runs | [`TaskFuture::kill`], [`TaskFuture::kill_after`], [`cancelled`] |
 //! | know where one is | [`current_worker`], [`active_children`], [`enumerate`] |
 //!
 //! ```
@@ -76,8 +77,9 @@ pub use backend::{Backend, get_backend, set_backend};
 pub use builder::{Builder, WorkerPoolExecutorBuilder};
 pub use engine::processes::launcher::Launcher;
 pub use error::{
-    BarrierError, Broken, CodecError, Death, Effect, Error, Full, GetError, NotHeld, NotOwned,
-    Overflow, Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone, WorkerDied,
+    BarrierError, Broken, CodecError, Death, Effect, Error, Full, GetError, Killed, NotHeld,
+    NotOwned, Overflow, Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone,
+    WorkerDied,
 };
 pub use executor::{Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
 pub use init::init;
@@ -86,7 +88,7 @@ pub use sync::{
     Barrier, BoundedSemaphore, BoundedSemaphorePermit, Condition, ConditionGuard, Event, Lock,
     LockGuard, Queue, RLock, RLockGuard, Semaphore, SemaphorePermit, SimpleQueue,
 };
-pub use task::{Bare, Built, Callable, IntoTask, Portable, Task};
+pub use task::{Bare, Built, Callable, IntoTask, Portable, Task, duty::cancelled};
 pub use worker::{Worker, active_children, active_count, current_worker, enumerate, get_ident};
 
 #[doc(hidden)]

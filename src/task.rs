@@ -5,6 +5,7 @@
 //! the same executable. Its arguments are plain values that serde can carry.
 
 pub(crate) mod cell;
+pub(crate) mod duty;
 pub(crate) mod encoded;
 pub(crate) mod entry;
 

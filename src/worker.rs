@@ -179,6 +179,7 @@ impl Worker {
             crew: Crew::Solo(Arc::clone(&self.record)),
             initializer: None,
             max_pending: None,
+            task_timeout: None,
         };
         let scheduler = Scheduler::new(engine, plan);
         let job = match std::mem::replace(&mut *body, Body::Foreign) {

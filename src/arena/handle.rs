@@ -77,7 +77,7 @@ impl Handle {
     pub(crate) fn new(kind: Kind, init: impl FnOnce(SlotRef)) -> Result<Handle, Error> {
         let no_memory = |error: io::Error| Error::Arena(error.to_string());
         let (index, slot) = arena().slots.claim(me(), kind as u16).map_err(no_memory)?;
-        let slot = SlotRef { index, slot };
+        let slot = SlotRef::new(index, slot);
         init(slot);
         // Release: who comes with the name of what the slot was before, and finds it in use, finds
         // that it is another now.
@@ -135,13 +135,13 @@ impl Drop for Attachment {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}", self.slot.tag(), self.slot.index)
+        write!(f, "{:?} {}", self.slot.tag(), self.slot.index())
     }
 }
 
 fn slot_id(slot: SlotRef) -> SlotId {
     SlotId {
-        index: slot.index,
+        index: slot.index(),
         generation: slot.tag().generation,
     }
 }
@@ -149,10 +149,7 @@ fn slot_id(slot: SlotRef) -> SlotId {
 /// Adds one to the count of a slot, if it is still the one that is meant.
 pub(super) fn retain(id: SlotId) -> Option<SlotRef> {
     let slot = arena().slots.get(id.index)?;
-    let slot = SlotRef {
-        index: id.index,
-        slot,
-    };
+    let slot = SlotRef::new(id.index, slot);
     let more = |refs: u32| if refs == 0 { None } else { refs.checked_add(1) };
     // Acquire: what was done by who made it, or had it, is seen.
     slot.refs
@@ -175,7 +172,7 @@ pub(super) fn release(slot: SlotRef) {
         .fetch_update(Ordering::AcqRel, Ordering::Relaxed, fewer);
     if before == Ok(1) {
         crate::sync::bereaved::clear(slot);
-        arena().slots.free(slot.index, slot.slot);
+        arena().slots.free(slot.index(), slot.slot);
     }
 }
 
@@ -190,10 +187,7 @@ pub(super) fn release_all_of(process: u16) {
         arena().records.free(index, record);
         // A record that was never filled in names no slot.
         if let Some(slot) = arena().slots.get(id.index) {
-            let slot = SlotRef {
-                index: id.index,
-                slot,
-            };
+            let slot = SlotRef::new(id.index, slot);
             if slot.tag().generation == id.generation {
                 release(slot);
             }

@@ -22,6 +22,8 @@ pub(crate) struct Process {
     started: AtomicU64,
     /// It ends because it has nothing more to do.
     leaving: AtomicU32,
+    /// Its task is asked to end; says the process that started it.
+    asked: AtomicU32,
     /// What the thread that hears the bell sleeps on: 1 if it was rung.
     pub(super) bell: Futex,
     /// For which of its tasks.
@@ -36,6 +38,7 @@ impl Default for Process {
             parent: AtomicU32::default(),
             started: AtomicU64::default(),
             leaving: AtomicU32::default(),
+            asked: AtomicU32::default(),
             bell: Futex::default(),
             bits: std::array::from_fn(|_| AtomicU64::default()),
         }
@@ -53,6 +56,7 @@ impl Unit for Process {
         self.parent.store(0, Ordering::Relaxed);
         self.started.store(0, Ordering::Relaxed);
         self.leaving.store(0, Ordering::Relaxed);
+        self.asked.store(0, Ordering::Relaxed);
         self.bell.store(0, Ordering::Relaxed);
         for bits in &self.bits {
             bits.store(0, Ordering::Relaxed);
@@ -120,6 +124,17 @@ pub(crate) fn leave() {
     }
 }
 
+/// Whether the process that started this one asks its task to end.
+pub(crate) fn is_asked() -> bool {
+    // A process that has never had an arena cannot be asked.
+    me() != 0
+        && arena()
+            .processes
+            .get(u32::from(me()))
+            // Relaxed: nothing is published with it.
+            .is_some_and(|process| process.asked.load(Ordering::Relaxed) != 0)
+}
+
 /// The place of a worker process in the table. Who drops it says that the process is gone.
 pub(crate) struct Place {
     index: u16,
@@ -146,6 +161,12 @@ impl Place {
     /// The process is there, and has this number.
     pub(crate) fn fill(&self, pid: u32) {
         self.process.pid.store(pid, Ordering::Release);
+    }
+
+    /// Asks the process's task to end.
+    pub(crate) fn ask(&self) {
+        // Relaxed: nothing is published with it.
+        self.process.asked.store(1, Ordering::Relaxed);
     }
 
     /// Ends the processes that the dead one has started, which nobody else looks after now.

@@ -36,7 +36,7 @@ pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
     }
     for (index, slot, tag) in arena.slots.used() {
         if let Some(kind) = Kind::of(tag.kind) {
-            let slot = SlotRef { index, slot };
+            let slot = SlotRef::new(index, slot);
             slot.seize(process);
             bereaved::inherit(slot, kind, dead);
         }
@@ -63,10 +63,7 @@ fn remove(node: &'static Node) {
     let Some(slot) = arena().slots.get(id.slot) else {
         return;
     };
-    let slot = SlotRef {
-        index: id.slot,
-        slot,
-    };
+    let slot = SlotRef::new(id.slot, slot);
     let Some(kind) = slot.kind() else { return };
     let list = id.list as usize;
     let locked = slot.lock();
@@ -100,7 +97,7 @@ pub(super) fn repair(slot: &Locked) -> Wakes {
             .filter(|(_, node, tag)| {
                 let id = node.list();
                 !tag.is_free()
-                    && (id.slot, id.list as usize) == (slot.slot.index, list)
+                    && (id.slot, id.list as usize) == (slot.slot.index(), list)
                     && matches!(node.state(), State::Waiting | State::Sleeping)
             })
             .map(|(index, node, _)| (index, node))

@@ -257,7 +257,7 @@ impl<'a> Ring<'a> {
     pub(crate) fn put(&self, parcel: &Parcel, reserve: &mut Reserve) -> io::Result<()> {
         let blocks = &arena().blocks;
         let last = self.tail().block;
-        if last != 0 && !blocks.belongs(last, self.slot.slot.index) {
+        if last != 0 && !blocks.belongs(last, self.slot.slot.index()) {
             self.forget();
         }
         let mut writer = Writer {
@@ -308,7 +308,7 @@ impl<'a> Ring<'a> {
     /// The blocks are the queue's.
     fn adopt(&self, new: &[u32]) {
         let blocks = &arena().blocks;
-        let slot = self.slot.slot.index;
+        let slot = self.slot.slot.index();
         for &index in new.iter().filter(|&&index| blocks.belongs(index, slot)) {
             if let Some(tag) = blocks.tags.get(index) {
                 tag.slot.store(slot, Ordering::Relaxed);
@@ -327,7 +327,7 @@ impl<'a> Ring<'a> {
 
     fn reader(&self) -> Reader {
         Reader {
-            slot: self.slot.slot.index,
+            slot: self.slot.slot.index(),
             at: self.head(),
             end: self.tail(),
             left: Vec::new(),
@@ -361,7 +361,7 @@ impl<'a> Ring<'a> {
     /// One block is kept, so that a queue that moves on needs no system calls.
     fn put_by(&self, block: u32, spent: &mut Reserve) {
         let blocks = &arena().blocks;
-        let is_ours = |tag: &&BlockTag| tag.slot.load(Ordering::Relaxed) == self.slot.slot.index;
+        let is_ours = |tag: &&BlockTag| tag.slot.load(Ordering::Relaxed) == self.slot.slot.index();
         let Some(tag) = blocks.tags.get(block).filter(is_ours) else {
             return;
         };
@@ -380,7 +380,7 @@ impl<'a> Ring<'a> {
         let spare = self.get(self.words.spare) as u32;
         let blocks = &arena().blocks;
         let tag = blocks.tags.get(spare)?;
-        if !blocks.belongs(spare, self.slot.slot.index) {
+        if !blocks.belongs(spare, self.slot.slot.index()) {
             return None;
         }
         // First it is this process's, then not the queue's.
@@ -423,7 +423,7 @@ impl<'a> Ring<'a> {
         kept.push(tail.block);
         self.adopt(&kept);
         kept.push(self.get(self.words.spare) as u32);
-        blocks.free_others(self.slot.slot.index, &kept);
+        blocks.free_others(self.slot.slot.index(), &kept);
     }
 
     /// Lets go of all there is.
@@ -440,7 +440,7 @@ impl<'a> Ring<'a> {
         self.set(self.words.tail, 0);
         let blocks = &arena().blocks;
         if let Some(tag) = blocks.tags.get(last)
-            && blocks.belongs(last, self.slot.slot.index)
+            && blocks.belongs(last, self.slot.slot.index())
         {
             blocks.tags.hand(tag, me());
             spent.0.push(last);
@@ -478,10 +478,7 @@ impl Parcel {
         for &id in &self.luggage {
             let id = SlotId::unpack(id);
             if let Some(slot) = arena().slots.get(id.index) {
-                release(SlotRef {
-                    index: id.index,
-                    slot,
-                });
+                release(SlotRef::new(id.index, slot));
             }
         }
     }

@@ -105,8 +105,28 @@ impl Unit for Slot {
 /// A slot and its number.
 #[derive(Clone, Copy)]
 pub(crate) struct SlotRef {
-    pub(crate) index: u32,
+    /// The slot's number, and above it that of this process: in one, so that two registers hold it all.
+    numbers: u64,
     pub(crate) slot: &'static Slot,
+}
+
+impl SlotRef {
+    pub(crate) fn new(index: u32, slot: &'static Slot) -> Self {
+        SlotRef {
+            numbers: u64::from(me()) << 32 | u64::from(index),
+            slot,
+        }
+    }
+
+    pub(crate) fn index(self) -> u32 {
+        self.numbers as u32
+    }
+
+    /// The index of this process, which is at hand here.
+    #[inline]
+    pub(crate) fn mine(self) -> u16 {
+        (self.numbers >> 32) as u16
+    }
 }
 
 impl Deref for SlotRef {
@@ -164,7 +184,7 @@ impl SlotRef {
     /// If the process that has it dies, whoever finds out puts the slot in order and goes on.
     #[inline]
     pub(crate) fn lock(self) -> Locked {
-        let mine = u32::from(me()) << 1;
+        let mine = u32::from(self.mine()) << 1;
         // Acquire: what was done under the mutex before is seen.
         let locked =
             self.slot
@@ -287,7 +307,7 @@ impl Locked {
     /// Puts a waiter behind the others, or in front of them if it has waited before.
     pub(crate) fn push(&self, list: usize, index: u32, waiter: &waiter::Node, front: bool) {
         let id = ListId {
-            slot: self.slot.index,
+            slot: self.slot.index(),
             list: list as u32,
         };
         waiter.list.store(id.pack(), Ordering::Relaxed);

@@ -7,7 +7,10 @@ pub(crate) mod scheduler;
 mod slot;
 pub(crate) mod threads;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -30,17 +33,22 @@ pub(crate) trait Job: Send + Sync {
     /// The path of the task's function, for messages.
     fn name(&self) -> &'static str;
 
-    /// Runs the task on this thread, unless it was cancelled: `None` then, else what [`settle`]
-    /// says.
+    /// Runs the task on this thread, for so long at most, unless it was cancelled: `None` then, else
+    /// what [`settle`] says.
     ///
     /// [`settle`]: Job::settle
-    fn call(&self) -> Option<Callbacks>;
+    fn call(&self, limit: Option<Duration>) -> Option<Callbacks>;
 
-    /// Takes the task's encoded request for a worker process, unless it was cancelled.
-    fn take_request(&self) -> Option<Request>;
+    /// Takes the task's encoded request for a worker process, which has so long for it at most, unless
+    /// the task was cancelled.
+    fn take_request(&self, runner: Arc<dyn Runner>, limit: Option<Duration>) -> Option<Request>;
 
-    /// The worker did not get to see the request: the task is pending again.
-    fn put_back(&self, request: Request);
+    /// The worker did not get to see the request: the task is pending again, unless it was killed
+    /// meanwhile.
+    fn put_back(self: Arc<Self>, request: Request);
+
+    /// What the worker is to know while it has the task.
+    fn orders(&self) -> Orders;
 
     /// Why there is no result, if that is decided.
     fn error(&self) -> Option<TaskError>;
@@ -50,6 +58,47 @@ pub(crate) trait Job: Send + Sync {
 
     /// Makes the outcome visible, wakes those who wait for it and calls the callbacks.
     fn publish(self: Arc<Self>);
+}
+
+/// When a task that runs is to end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Orders {
+    /// Now.
+    pub(crate) stop: bool,
+    /// When it has run for so long.
+    pub(crate) limit: Option<Duration>,
+    /// Then; known once it runs.
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Orders {
+    /// It may run for so long at most.
+    pub(crate) fn shorten(&mut self, limit: Duration) {
+        self.limit = Some(self.limit.map_or(limit, |other| other.min(limit)));
+    }
+
+    /// It runs from now on, or ran before and gets another limit now.
+    pub(crate) fn begin(&mut self, limit: Option<Duration>) {
+        if let Some(limit) = limit {
+            self.shorten(limit);
+        }
+        // A time that the clock cannot tell is as good as for ever.
+        let deadline = self
+            .limit
+            .and_then(|limit| Instant::now().checked_add(limit));
+        self.deadline = match (self.deadline, deadline) {
+            (Some(old), Some(new)) => Some(old.min(new)),
+            (old, new) => old.or(new),
+        };
+    }
+
+    /// Whether it is to end now.
+    pub(crate) fn are_to_stop(&self) -> bool {
+        self.stop
+            || self
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline)
+    }
 }
 
 /// Whether publishing a job will call callbacks, which take as long as they like.
@@ -118,6 +167,12 @@ pub(crate) trait Runner: Send + Sync {
 
     /// Ends the worker at once, whatever it does; `false` if this kind of worker cannot be.
     fn kill(&self) -> bool;
+
+    /// Looks at the orders of a job again, if it is the one at hand: else `false`.
+    fn heed(&self, job: &Arc<dyn Job>) -> bool;
+
+    /// From now on `cancelled()` is true in its tasks.
+    fn ask(&self);
 
     /// Takes no more jobs; the one at hand, if any, fails with [`TaskError::Terminated`]. A process is
     /// killed; a thread goes on with what it does, but nobody waits for the result any more.

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -46,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) initializer: Option<EncodedTask>,
     /// How many jobs may wait for a worker.
     pub(crate) max_pending: Option<usize>,
+    /// How long a job may take.
+    pub(crate) task_timeout: Option<Duration>,
 }
 
 pub(crate) enum Crew {
@@ -195,6 +198,10 @@ impl Scheduler {
 
     pub(crate) fn initializer(&self) -> Option<&EncodedTask> {
         self.plan.initializer.as_ref()
+    }
+
+    pub(crate) fn task_timeout(&self) -> Option<Duration> {
+        self.plan.task_timeout
     }
 
     /// The largest frame that may carry a job to its worker, if jobs travel in frames.
@@ -572,6 +579,14 @@ impl Scheduler {
         }
         for job in queued {
             fail(job, TaskError::Terminated);
+        }
+    }
+
+    /// Asks the tasks that run to end.
+    pub(crate) fn ask(&self) {
+        let crew = self.state.lock().crew.clone();
+        for runner in crew {
+            runner.ask();
         }
     }
 

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     backend::Backend,
     error::{StartError, TaskError},
+    task::duty::{self, Duty},
     unwind,
     worker::record::{self, Record},
 };
@@ -102,6 +103,8 @@ struct ThreadRunner {
 /// What a worker thread is at.
 struct Desk {
     job: Option<Arc<dyn Job>>,
+    /// Whether its tasks are asked to end.
+    asked: bool,
     terminated: bool,
 }
 
@@ -113,6 +116,7 @@ impl ThreadRunner {
             slot: Slot::new(),
             desk: Mutex::new(Desk {
                 job: None,
+                asked: false,
                 terminated: false,
             }),
         }
@@ -136,6 +140,7 @@ impl ThreadRunner {
         let runner = Arc::clone(self) as Arc<dyn Runner>;
         self.record.begin(None, runner);
         record::set_current(Arc::clone(&self.record));
+        duty::set(Arc::clone(self) as Arc<dyn Duty>);
         let initialized = match scheduler.initializer() {
             Some(initializer) => initializer.run(),
             None => Ok(()),
@@ -165,7 +170,7 @@ impl ThreadRunner {
                 next = scheduler.next(self, false);
                 continue;
             }
-            let called = job.call();
+            let called = job.call(scheduler.task_timeout());
             self.put_down();
             next = match called {
                 // Who sees the result is to find this worker free,
@@ -190,6 +195,16 @@ impl ThreadRunner {
     }
 }
 
+impl Duty for ThreadRunner {
+    fn is_cancelled(&self) -> bool {
+        let (job, asked) = {
+            let desk = self.desk.lock();
+            (desk.job.clone(), desk.asked)
+        };
+        job.is_some_and(|job| asked || job.orders().are_to_stop())
+    }
+}
+
 impl Runner for ThreadRunner {
     fn id(&self) -> u64 {
         self.id
@@ -207,9 +222,19 @@ impl Runner for ThreadRunner {
         false
     }
 
+    fn heed(&self, _job: &Arc<dyn Job>) -> bool {
+        // The task looks itself.
+        true
+    }
+
+    fn ask(&self) {
+        self.desk.lock().asked = true;
+    }
+
     fn terminate(&self) {
         let job = {
             let mut desk = self.desk.lock();
+            desk.asked = true;
             desk.terminated = true;
             desk.job.clone()
         };

@@ -2,7 +2,7 @@
 
 mod primitives;
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +153,11 @@ pub enum TaskError {
     WorkerDied(WorkerDied),
     /// The task was cancelled before it started.
     Cancelled,
+    /// [`TaskFuture::kill`](crate::TaskFuture::kill) has ended the task, and its worker process.
+    Killed(Killed),
+    /// The task took longer than it might, and was ended with its worker process: see
+    /// [`TaskFuture::kill_after`](crate::TaskFuture::kill_after).
+    TimeLimit(Killed),
     /// The executor was shut down before the task was submitted.
     Shutdown,
     /// The task's workers were terminated before it had a result.
@@ -185,6 +190,7 @@ impl TaskError {
         match self {
             TaskError::Panicked(_) | TaskError::Taken => Effect::Ran,
             TaskError::WorkerDied(died) => died.effect(),
+            TaskError::Killed(killed) | TaskError::TimeLimit(killed) => killed.effect(),
             TaskError::Encode(error) | TaskError::Decode(error) => error.part().effect(),
             TaskError::TooLarge(error) => error.part().effect(),
             TaskError::Timeout | TaskError::Terminated => Effect::MayHaveRun,
@@ -204,6 +210,7 @@ impl fmt::Display for TaskError {
         match self {
             TaskError::Panicked(panic) => panic.fmt(f),
             TaskError::WorkerDied(died) => died.fmt(f),
+            TaskError::Killed(killed) | TaskError::TimeLimit(killed) => killed.fmt(f),
             TaskError::Cancelled => f.write_str("the task was cancelled before it started"),
             TaskError::Shutdown => f.write_str("the executor was shut down; the task did not run"),
             TaskError::Terminated => {
@@ -594,6 +601,85 @@ impl fmt::Display for WorkerDied {
             Some(task) => write!(f, "its task `{task}` ")?,
             None => f.write_str("the task ")?,
         }
+        f.write_str(match effect {
+            Effect::DidNotRun => "did not run",
+            Effect::Ran => "had run before",
+            Effect::MayHaveRun => "may have run",
+        })
+    }
+}
+
+/// A task that was ended, with the worker process that ran it.
+#[derive(Clone, Debug)]
+pub struct Killed(Arc<KillReport>);
+
+#[derive(Debug)]
+struct KillReport {
+    worker: String,
+    pid: u32,
+    task: &'static str,
+    effect: Effect,
+    limit: Option<Duration>,
+}
+
+impl Killed {
+    pub(crate) fn new(
+        worker: String,
+        pid: u32,
+        task: &'static str,
+        effect: Effect,
+        limit: Option<Duration>,
+    ) -> Self {
+        Killed(Arc::new(KillReport {
+            worker,
+            pid,
+            task,
+            effect,
+            limit,
+        }))
+    }
+
+    /// The name of the worker.
+    pub fn worker(&self) -> &str {
+        &self.0.worker
+    }
+
+    /// The process id that the worker had.
+    pub fn pid(&self) -> u32 {
+        self.0.pid
+    }
+
+    /// The path of the task's function.
+    pub fn task(&self) -> &str {
+        self.0.task
+    }
+
+    /// Whether the task ran.
+    pub fn effect(&self) -> Effect {
+        self.0.effect
+    }
+
+    /// How long the task might take, if that is why it was ended.
+    pub fn limit(&self) -> Option<Duration> {
+        self.0.limit
+    }
+}
+
+impl fmt::Display for Killed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let KillReport {
+            worker,
+            pid,
+            task,
+            effect,
+            limit,
+        } = &*self.0;
+        write!(f, "the task `{task}` ")?;
+        match limit {
+            Some(limit) => write!(f, "took longer than {limit:?} and was ended")?,
+            None => f.write_str("was killed")?,
+        }
+        write!(f, ", with worker '{worker}' (process {pid}); it ")?;
         f.write_str(match effect {
             Effect::DidNotRun => "did not run",
             Effect::Ran => "had run before",

@@ -22,7 +22,7 @@ use crate::{
 /// stay.
 ///
 /// Dropping it leaves the task alone; [`cancel`](TaskFuture::cancel) is how to stop a task that has
-/// not begun.
+/// not begun, [`kill`](TaskFuture::kill) how to stop any.
 ///
 /// Python's `concurrent.futures.Future`.
 ///
@@ -112,6 +112,72 @@ impl<R> TaskFuture<R> {
     /// A task that a worker process was given has begun. Callbacks run before the call returns.
     pub fn cancel(&self) -> bool {
         Arc::clone(&self.shared).cancel()
+    }
+
+    /// Ends the task, whether it has begun or not; says whether it is cancelled or being ended.
+    ///
+    /// A task that has not begun is [cancelled](TaskFuture::cancel). The worker process of one that runs
+    /// is killed, and the future's error is [`TaskError::Killed`] when it is gone; other tasks and
+    /// workers are not touched, and the process is replaced when it is needed. A thread cannot be
+    /// killed: [`cancelled()`](crate::cancelled()) is true for the task from now on, and the future
+    /// gives what the task returns.
+    ///
+    /// It is `false` for a task that is over, by any other way than these.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{Backend, TaskError, WorkerPoolExecutor};
+    ///
+    /// fn endless() {
+    ///     loop {}
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # freethreading::init();
+    /// let executor =
+    ///     WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).max_workers(1).build()?;
+    /// let future = executor.submit(endless);
+    /// assert!(future.kill());
+    /// assert!(matches!(future.result(), Err(TaskError::Killed(_) | TaskError::Cancelled)));
+    /// assert_eq!(executor.submit(|| 2 + 2).result()?, 4);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kill(&self) -> bool {
+        Arc::clone(&self.shared).kill()
+    }
+
+    /// Has the task ended as by [`kill`](TaskFuture::kill) when it has run for so long, with
+    /// [`TaskError::TimeLimit`] as the error on processes.
+    ///
+    /// The time counts from when a worker begins with the task, or from now if one has begun. Of several
+    /// limits, also [`task_timeout`](crate::Builder::task_timeout), the shortest counts. To stop waiting
+    /// and leave the task alone is what [`result_timeout`](TaskFuture::result_timeout) is for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use freethreading::{Backend, TaskError, WorkerPoolExecutor};
+    ///
+    /// fn endless() {
+    ///     loop {}
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # freethreading::init();
+    /// let executor =
+    ///     WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).max_workers(1).build()?;
+    /// let future = executor.submit(endless).kill_after(Duration::from_millis(10));
+    /// assert!(matches!(future.result(), Err(TaskError::TimeLimit(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kill_after(self, limit: Duration) -> Self {
+        Arc::clone(&self.shared).limit(limit);
+        self
     }
 
     /// Whether the task was cancelled.

@@ -38,10 +38,7 @@ pub(crate) fn notify_another(condition: u32) {
     let Some(slot) = arena().slots.get(condition) else {
         return;
     };
-    let slot = SlotRef {
-        index: condition,
-        slot,
-    };
+    let slot = SlotRef::new(condition, slot);
     // The process still has a handle: it is that condition yet.
     if slot.kind() == Some(Kind::Condition) {
         condition::notify_another(slot);
@@ -51,11 +48,7 @@ pub(crate) fn notify_another(condition: u32) {
 /// The process may have held the primitive itself.
 pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
     let released = match kind {
-        Kind::Lock => {
-            let lock = RawLock(slot);
-            condition::forget(lock, dead);
-            lock.inherit(dead, || {})
-        }
+        Kind::Lock => RawLock(slot).inherit(dead, || {}),
         Kind::RLock => {
             let lock = RawRLock(slot);
             lock.lock().inherit(dead, || lock.disown())

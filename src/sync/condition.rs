@@ -11,7 +11,6 @@ use super::{Lock, RLock, face, owner::Owner, raw::RawLock, rlock::RawRLock};
 use crate::{
     arena::{
         handle::Handle,
-        reaper::Dead,
         slot::{Kind, SlotRef},
         wait::{Waiting, deadline},
         waiter::{Sleeper, State, Waiter, Wakes},
@@ -85,20 +84,10 @@ pub(super) fn notify_another(slot: SlotRef) {
     let Some((_, waiter)) = line.take(LINE) else {
         return;
     };
-    waiter.notified_by.store(slot.index, Ordering::Relaxed);
+    waiter.notified_by.store(slot.index(), Ordering::Relaxed);
     let woken = waiter.tell(State::Notified);
     drop(line);
     woken.wake();
-}
-
-/// A process is gone: it holds no condition over this lock any more.
-pub(super) fn forget(lock: RawLock, dead: Dead) {
-    let word = lock.holder();
-    let holder = word.load(Ordering::Relaxed);
-    if Owner::process_of(holder) == dead.process {
-        // Unless somebody else has acquired it meanwhile.
-        let _ = word.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed);
-    }
 }
 
 /// A condition as its waiters need it: all of it is `Copy`.
@@ -126,8 +115,7 @@ impl Raw {
         let owned = match self.lock {
             RawAnyLock::RLock(lock) => lock.is_owned_by(owner),
             RawAnyLock::Lock(lock) => {
-                let noted = lock.holder().load(Ordering::Relaxed);
-                lock.is_held() && (noted == 0 || noted == owner.number())
+                lock.is_held() && lock.noted().is_none_or(|noted| noted == owner.number())
             }
         };
         if owned { Ok(()) } else { Err(NotOwned) }
@@ -139,7 +127,7 @@ impl Raw {
             RawAnyLock::Lock(lock) => {
                 let acquired = lock.acquire_until(deadline);
                 if acquired {
-                    lock.holder().store(owner.number(), Ordering::Relaxed);
+                    lock.note(owner.number());
                 }
                 acquired
             }
@@ -152,7 +140,7 @@ impl Raw {
             RawAnyLock::Lock(lock) => {
                 let acquired = lock.try_acquire();
                 if acquired {
-                    lock.holder().store(owner.number(), Ordering::Relaxed);
+                    lock.note(owner.number());
                 }
                 acquired
             }
@@ -165,7 +153,7 @@ impl Raw {
             RawAnyLock::Lock(lock) => {
                 let owner = Owner::current();
                 lock.acquire_async().await;
-                lock.holder().store(owner.number(), Ordering::Relaxed);
+                lock.note(owner.number());
                 owner
             }
         }
@@ -176,7 +164,6 @@ impl Raw {
             RawAnyLock::RLock(lock) => lock.release(owner),
             RawAnyLock::Lock(lock) => {
                 self.check(owner)?;
-                lock.holder().store(0, Ordering::Relaxed);
                 match lock.release() {
                     true => Ok(()),
                     false => Err(NotOwned),
@@ -190,9 +177,9 @@ impl Raw {
         match self.lock {
             RawAnyLock::RLock(lock) => lock.release_all(owner),
             RawAnyLock::Lock(lock) => {
-                let holder = lock.holder().swap(0, Ordering::Relaxed);
+                let noted = lock.noted();
                 lock.release();
-                holder
+                noted.unwrap_or(0)
             }
         }
     }
@@ -205,7 +192,11 @@ impl Raw {
                 lock.lock().release();
             }
             RawAnyLock::RLock(lock) => lock.own(owner, given_up),
-            RawAnyLock::Lock(lock) => lock.holder().store(given_up, Ordering::Relaxed),
+            RawAnyLock::Lock(lock) => {
+                if given_up != 0 {
+                    lock.note(given_up);
+                }
+            }
         }
     }
 
@@ -224,7 +215,9 @@ impl Raw {
                 let Some((index, waiter)) = line.take(LINE) else {
                     break;
                 };
-                waiter.notified_by.store(self.line.index, Ordering::Relaxed);
+                waiter
+                    .notified_by
+                    .store(self.line.index(), Ordering::Relaxed);
                 if !lock.enrol(&lock_slot, index, waiter) {
                     // Somebody has released the lock behind the notifier's back.
                     wakes.add(waiter.tell(State::Notified));
@@ -365,7 +358,7 @@ fn leave(condition: Raw, waiter: &Waiter) -> bool {
     let line = condition.line.lock();
     // Under this mutex nobody notifies it.
     let waits = matches!(waiter.state(), State::Waiting | State::Sleeping)
-        && waiter.node.list().slot == line.slot.index;
+        && waiter.node.list().slot == line.slot.index();
     if waits {
         line.unlink(LINE, waiter.node);
         waiter.retire();

@@ -6,7 +6,6 @@ use super::{face, raw::RawLock};
 use crate::{
     arena::{handle::Handle, slot::Kind, wait::deadline},
     error::{Error, NotHeld},
-    shim::Ordering,
 };
 
 /// A lock that one worker at a time can hold, be it a thread, a task or a process; Python's
@@ -115,12 +114,7 @@ impl Lock {
     /// [`NotHeld`] if nobody holds it.
     #[inline]
     pub fn release(&self) -> Result<(), NotHeld> {
-        let raw = self.raw();
-        // Who has acquired it through a condition may release it here. Mostly there is nothing to write.
-        if raw.holder().load(Ordering::Relaxed) != 0 {
-            raw.holder().store(0, Ordering::Relaxed);
-        }
-        match raw.release() {
+        match self.raw().release() {
             true => Ok(()),
             false => Err(NotHeld),
         }

@@ -33,11 +33,6 @@ impl Owner {
         self == Owner::of(number_of_thread() << 1)
     }
 
-    /// The process of the owner with this number.
-    pub(super) fn process_of(number: u64) -> u16 {
-        (number >> PROCESS_SHIFT) as u16
-    }
-
     pub(super) fn number(self) -> u64 {
         self.0
     }

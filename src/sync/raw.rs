@@ -12,7 +12,6 @@ use crate::{
     arena::{
         arena,
         look::Looker,
-        me,
         reaper::Dead,
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
@@ -25,10 +24,12 @@ use crate::{
 const WORD: usize = 0;
 const HELD: u64 = 1;
 const WAITED_FOR: u64 = 2;
+/// It was acquired through a condition, which has noted who did.
+const NOTED: u64 = 4;
 const OWNER_SHIFT: u32 = 16;
 
-/// Who has acquired a Lock through a condition, since it knows no owner itself; zero if it was acquired
-/// as it is. Only written by who holds the lock: Relaxed.
+/// Who has acquired a Lock through a condition, since it knows no owner itself. Only written by who holds
+/// the lock: Relaxed.
 const HOLDER: usize = 1;
 
 /// While the lock is being given to a waiter: the number of its node. Written under the slot's mutex.
@@ -51,9 +52,27 @@ impl RawLock {
         &self.0.slot.words[WORD]
     }
 
+    /// The word of a lock that this process holds and nobody waits for.
     #[inline]
-    pub(super) fn holder(&self) -> &crate::shim::AtomicU64 {
+    fn held(self) -> u64 {
+        held_by(self.0.mine())
+    }
+
+    fn holder(&self) -> &crate::shim::AtomicU64 {
         &self.0.slot.words[HOLDER]
+    }
+
+    /// Notes who has just acquired the lock; that is forgotten when it is released.
+    pub(super) fn note(self, owner: u64) {
+        self.holder().store(owner, Ordering::Relaxed);
+        // Release: who finds that it is noted finds who it is.
+        self.word().fetch_or(NOTED, Ordering::Release);
+    }
+
+    /// Who holds it, if that was noted.
+    pub(super) fn noted(self) -> Option<u64> {
+        let is_noted = self.word().load(Ordering::Acquire) & NOTED != 0;
+        is_noted.then(|| self.holder().load(Ordering::Relaxed))
     }
 
     fn handing(&self) -> &crate::shim::AtomicU64 {
@@ -65,7 +84,7 @@ impl RawLock {
         // Acquire: what was done under the lock before is seen.
         match self
             .word()
-            .compare_exchange(0, held_by(me()), Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(0, self.held(), Ordering::Acquire, Ordering::Relaxed)
         {
             Ok(_) => true,
             Err(word) => self.try_take(word),
@@ -73,9 +92,10 @@ impl RawLock {
     }
 
     /// The same, where others wait or somebody is faster.
+    #[cold]
     fn try_take(self, mut word: u64) -> bool {
         while word & HELD == 0 {
-            let taken = held_by(me()) | word & WAITED_FOR;
+            let taken = self.held() | word & WAITED_FOR;
             match self.word().compare_exchange_weak(
                 word,
                 taken,
@@ -92,8 +112,13 @@ impl RawLock {
     #[inline]
     pub(super) fn acquire(self) {
         if !self.try_acquire() {
-            Waiting::new(self).block(None);
+            self.wait();
         }
+    }
+
+    #[cold]
+    fn wait(self) {
+        Waiting::new(self).block(None);
     }
 
     pub(super) fn acquire_until(self, deadline: Option<Instant>) -> bool {
@@ -109,7 +134,7 @@ impl RawLock {
     pub(super) fn release(self) -> bool {
         // Mostly it is this process that has it. Release: who takes it next sees what was done.
         self.word()
-            .compare_exchange(held_by(me()), 0, Ordering::Release, Ordering::Relaxed)
+            .compare_exchange(self.held(), 0, Ordering::Release, Ordering::Relaxed)
             .is_ok()
             || self.release_slow()
     }
@@ -117,7 +142,7 @@ impl RawLock {
     #[cold]
     fn release_slow(self) -> bool {
         let mut word = self.word().load(Ordering::Relaxed);
-        // Nobody waits, and another process has acquired it.
+        // Nobody waits, and it was acquired by another process or through a condition.
         while word & WAITED_FOR == 0 {
             if word & HELD == 0 {
                 return false;
@@ -252,7 +277,7 @@ impl RawLock {
     pub(super) fn repair(self, slot: &Locked, wakes: &mut Wakes) {
         let handing = self.handing().swap(0, Ordering::Acquire) as u32;
         let was_not_told = |waiter: &Node| {
-            waiter.list().slot == slot.slot.index
+            waiter.list().slot == slot.slot.index()
                 && matches!(waiter.state(), State::Waiting | State::Sleeping)
         };
         if arena().waiters.get(handing).is_some_and(was_not_told) {
@@ -266,7 +291,7 @@ impl RawLock {
     /// A process is gone: if it had the lock, it is given back, unless the process has ended by itself;
     /// then somebody else may. Says whether it was given back.
     pub(super) fn inherit(self, dead: Dead, before: impl FnOnce()) -> bool {
-        let is_its = |word: u64| word & !WAITED_FOR == held_by(dead.process);
+        let is_its = |word: u64| word & !(WAITED_FOR | NOTED) == held_by(dead.process);
         if !is_its(self.word().load(Ordering::Acquire)) {
             return false;
         }

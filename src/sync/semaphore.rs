@@ -69,8 +69,13 @@ impl RawSemaphore {
     #[inline]
     fn acquire(self) {
         if !self.try_acquire() {
-            Waiting::new(self).block(None);
+            self.wait();
         }
+    }
+
+    #[cold]
+    fn wait(self) {
+        Waiting::new(self).block(None);
     }
 
     fn acquire_timeout(self, timeout: Duration) -> bool {

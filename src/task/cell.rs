@@ -22,7 +22,7 @@ use super::{Portable, Task};
 use crate::{
     codec,
     engine::{
-        Callbacks, Job, Payload, Request,
+        self, Callbacks, Job, Orders, Payload, Request, Runner,
         processes::{
             reactor,
             wire::{self, Carriage},
@@ -126,7 +126,8 @@ struct State<W: Work> {
 
 enum Stage<W: Work> {
     Pending(Input<W>),
-    Running,
+    /// With the worker, if that can be made to end the task.
+    Running(Option<Arc<dyn Runner>>),
     Settled {
         outcome: Outcome<W::Output>,
         published: bool,
@@ -152,6 +153,8 @@ struct Waiting<R> {
     waker: Option<Waker>,
     watcher: Option<(Arc<dyn Watcher>, usize)>,
     callbacks: Vec<Callback<R>>,
+    /// Those for the worker: there as well, since most tasks have none.
+    orders: Orders,
 }
 
 impl<R> Default for Waiting<R> {
@@ -161,6 +164,7 @@ impl<R> Default for Waiting<R> {
             waker: None,
             watcher: None,
             callbacks: Vec::new(),
+            orders: Orders::default(),
         }
     }
 }
@@ -227,16 +231,31 @@ impl<W: Work> TaskCell<W> {
         })
     }
 
-    /// Moves a pending task to running.
-    fn begin(&self) -> Option<Input<W>> {
+    /// Moves a pending task to running, on a worker and for so long at most.
+    fn begin(&self, runner: Option<Arc<dyn Runner>>, limit: Option<Duration>) -> Option<Input<W>> {
         let mut state = self.state.lock();
         if !matches!(state.stage, Stage::Pending(_)) {
             return None;
         }
-        match std::mem::replace(&mut state.stage, Stage::Running) {
+        if limit.is_some() || state.waiting.is_some() {
+            state.waiting().orders.begin(limit);
+        }
+        match std::mem::replace(&mut state.stage, Stage::Running(runner)) {
             Stage::Pending(input) => Some(input),
             _ => unreachable!("the stage was just looked at"),
         }
+    }
+
+    /// Changes the orders of a task that is not over; gives the worker that is to heed them.
+    fn order(&self, change: impl FnOnce(&mut Orders, bool)) -> Option<Arc<dyn Runner>> {
+        let mut state = self.state.lock();
+        let runner = match &state.stage {
+            Stage::Pending(_) => None,
+            Stage::Running(runner) => Some(runner.clone()),
+            Stage::Settled { .. } => return None,
+        };
+        change(&mut state.waiting().orders, runner.is_some());
+        runner.flatten()
     }
 
     fn settle_with(&self, outcome: Outcome<W::Output>) -> Callbacks {
@@ -337,8 +356,8 @@ impl<W: Work> Job for TaskCell<W> {
         (self.name)()
     }
 
-    fn call(&self) -> Option<Callbacks> {
-        let Input::Work(work) = self.begin()? else {
+    fn call(&self, limit: Option<Duration>) -> Option<Callbacks> {
+        let Input::Work(work) = self.begin(None, limit)? else {
             unreachable!("an encoded task was given to a thread");
         };
         let outcome = match unwind::catch(|| work.call()) {
@@ -348,18 +367,35 @@ impl<W: Work> Job for TaskCell<W> {
         Some(self.settle_with(outcome))
     }
 
-    fn take_request(&self) -> Option<Request> {
-        match self.begin()? {
+    fn take_request(&self, runner: Arc<dyn Runner>, limit: Option<Duration>) -> Option<Request> {
+        match self.begin(Some(runner), limit)? {
             Input::Request(request) => Some(*request),
             Input::Work(_) => unreachable!("a task was given to a process without being encoded"),
         }
     }
 
-    fn put_back(&self, request: Request) {
+    fn put_back(self: Arc<Self>, request: Request) {
         let mut state = self.state.lock();
-        if matches!(state.stage, Stage::Running) {
-            state.stage = Stage::Pending(Input::Request(Box::new(request)));
+        if !matches!(state.stage, Stage::Running(_)) {
+            return;
         }
+        if let Some(waiting) = &mut state.waiting {
+            if waiting.orders.stop {
+                drop(state);
+                return engine::fail(self, TaskError::Cancelled);
+            }
+            waiting.orders.deadline = None;
+        }
+        let pending = Stage::Pending(Input::Request(Box::new(request)));
+        let running = std::mem::replace(&mut state.stage, pending);
+        drop(state);
+        drop(running);
+    }
+
+    fn orders(&self) -> Orders {
+        let state = self.state.lock();
+        let waiting = state.waiting.as_ref();
+        waiting.map_or(Orders::default(), |waiting| waiting.orders)
     }
 
     fn error(&self) -> Option<TaskError> {
@@ -393,6 +429,7 @@ impl<W: Work> Job for TaskCell<W> {
             waker,
             watcher,
             callbacks,
+            orders: _,
         } = *waiting;
         for thread in threads {
             thread.unpark();
@@ -423,6 +460,10 @@ pub(crate) trait Shared<R>: Send + Sync {
     fn cancelled(&self) -> bool;
     /// Cancels the task if it is pending; says whether it is cancelled now.
     fn cancel(self: Arc<Self>) -> bool;
+    /// Cancels the task, or has it ended or asked to end; says whether.
+    fn kill(self: Arc<Self>) -> bool;
+    /// Has the task killed when it has run for so long.
+    fn limit(self: Arc<Self>, limit: Duration);
     /// Blocks until the result is there, or until the deadline, and takes it.
     fn take(&self, deadline: Option<Instant>) -> Result<R, TaskError>;
     /// Blocks until the result is there, or until the deadline; says whether it is there.
@@ -449,7 +490,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
     }
 
     fn running(&self) -> bool {
-        matches!(self.state.lock().stage, Stage::Running)
+        matches!(self.state.lock().stage, Stage::Running(_))
     }
 
     fn cancelled(&self) -> bool {
@@ -478,6 +519,49 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
         }
         drop(state);
         self.cancelled()
+    }
+
+    fn kill(self: Arc<Self>) -> bool {
+        loop {
+            if Arc::clone(&self).cancel() {
+                return true;
+            }
+            let mut running = false;
+            let runner = self.order(|orders, begun| {
+                orders.stop = begun;
+                running = begun;
+            });
+            match runner {
+                Some(runner) if runner.heed(&(Arc::clone(&self) as Arc<dyn Job>)) => return true,
+                None if running => return true,
+                _ => {}
+            }
+            if let Stage::Settled { outcome, .. } = &self.state.lock().stage {
+                return matches!(
+                    outcome,
+                    Outcome::Error(
+                        TaskError::Cancelled | TaskError::Killed(_) | TaskError::Terminated
+                    )
+                );
+            }
+            // Its worker is about to get it, to give it back or to have done it.
+            hint::spin_loop();
+            thread::yield_now();
+        }
+    }
+
+    fn limit(self: Arc<Self>, limit: Duration) {
+        let runner = self.order(|orders, begun| {
+            if begun {
+                orders.begin(Some(limit));
+            } else {
+                orders.shorten(limit);
+            }
+        });
+        if let Some(runner) = runner {
+            // One that does not have it yet looks for orders when it gets it.
+            runner.heed(&(self as Arc<dyn Job>));
+        }
     }
 
     fn succeeded(&self) -> Option<bool> {
@@ -601,7 +685,7 @@ mod loom_models {
 
     /// What a worker thread does.
     fn work(cell: &Arc<TaskCell<Seven>>) {
-        if cell.call().is_some() {
+        if cell.call(None).is_some() {
             Arc::clone(cell).publish();
         }
     }

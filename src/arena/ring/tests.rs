@@ -78,7 +78,7 @@ proptest! {
         }
         prop_assert!(ring.is_empty());
         // What was needed for more is given back.
-        prop_assert!(blocks_of(handle.slot().index) <= 2);
+        prop_assert!(blocks_of(handle.slot().index()) <= 2);
         ring.clear();
     }
 

@@ -5,7 +5,11 @@
 //! At most one request is with the process at any time, so when it dies it is known whose it was,
 //! and a request of which the process has not read a byte goes to another worker.
 
-use std::{os::fd::AsFd, sync::Arc, time::Duration};
+use std::{
+    os::fd::AsFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
@@ -30,7 +34,7 @@ use crate::{
     },
     backend::Backend,
     codec,
-    error::{Death, Effect, TaskError, WorkerDied},
+    error::{Death, Effect, Killed, TaskError, WorkerDied},
     worker::record::Record,
 };
 
@@ -67,17 +71,31 @@ struct State {
     /// Whether it was told that there are no more.
     closed: bool,
     kill: bool,
-    /// Whether its job is to fail as terminated, rather than with the death of the process.
-    terminated: bool,
+    /// Why it is killed, where that is what its job is to be told.
+    sentence: Option<Sentence>,
+    /// Its place in the memory that it shares, if it does.
+    place: Option<Place>,
     /// How the one job of a `Worker` went, as far as is known.
     verdict: Result<(), TaskError>,
     /// The process is gone, and this is how it went.
     death: Option<Death>,
 }
 
+/// Why a process is killed on purpose.
+enum Sentence {
+    /// All workers are.
+    Terminated,
+    /// Its task is to end.
+    Killed,
+    /// Its task has taken so long.
+    TimeLimit(Duration),
+}
+
 /// The job that the process has, or is being given.
 struct Current {
     job: Arc<dyn Job>,
+    /// When the process is killed for it.
+    deadline: Option<Instant>,
     request: Request,
     /// How much of the request is in the pipe.
     written: usize,
@@ -123,6 +141,16 @@ enum Ending {
     Useless(Setback),
 }
 
+impl State {
+    /// The process is to be killed; the first reason stays, unless all workers are.
+    fn condemn(&mut self, sentence: Sentence) {
+        self.kill = true;
+        if self.sentence.is_none() || matches!(sentence, Sentence::Terminated) {
+            self.sentence = Some(sentence);
+        }
+    }
+}
+
 impl Link {
     pub(super) fn new(id: u64, record: Arc<Record>, scheduler: Arc<Scheduler>, pid: u32) -> Self {
         Link {
@@ -136,7 +164,8 @@ impl Link {
                 completed: false,
                 closed: false,
                 kill: false,
-                terminated: false,
+                sentence: None,
+                place: None,
                 verdict: Ok(()),
                 death: None,
             }),
@@ -164,6 +193,7 @@ impl Link {
             ..
         } = launched;
         let (place, ticket) = place.unzip();
+        self.state.lock().place = place;
         let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
         let ending = self
             .serve(input, &mut replies, &mut child, terms, ticket)
@@ -192,6 +222,7 @@ impl Link {
         };
         // Nobody else may read what this process has left unread.
         drop(replies);
+        let place = self.state.lock().place.take();
         if let Some(place) = place {
             bury_in_arena(place).await;
         }
@@ -247,6 +278,7 @@ impl Link {
                     }
                 }
                 () = self.write_rest() => {}
+                () = self.time_is_over() => {}
                 () = self.changed.notified() => {}
                 // What it sent before is still in the pipe; where the pipe stays open, since another
                 // process has it, the replies end here all the same.
@@ -363,7 +395,7 @@ impl Link {
         loop {
             match self.scheduler.next(self, completed) {
                 Next::Job(job) => {
-                    if let Some(request) = job.take_request() {
+                    if let Some(request) = self.take_request(&job) {
                         return self.send(job, request);
                     }
                     completed = false; // That job was cancelled.
@@ -380,18 +412,31 @@ impl Link {
         }
     }
 
+    fn take_request(self: &Arc<Self>, job: &Arc<dyn Job>) -> Option<Request> {
+        let runner = Arc::clone(self) as Arc<dyn Runner>;
+        job.take_request(runner, self.scheduler.task_timeout())
+    }
+
     /// Gives a job to the process, which is idle.
     fn send(self: &Arc<Self>, job: Arc<dyn Job>, request: Request) {
         let mut state = self.state.lock();
         let serves = state.death.is_none() && !state.kill;
         let Some(input) = state.input.clone().filter(|_| serves) else {
             drop(state);
-            job.put_back(request);
+            Arc::clone(&job).put_back(request);
             return self.scheduler.give_back(job);
         };
+        // Those that come later find the job here.
+        let orders = job.orders();
+        if orders.stop {
+            drop(state);
+            fail(job, TaskError::Cancelled);
+            return self.advance(false);
+        }
         let (id, frame) = (request.id, request.frame.clone());
         state.current = Some(Current {
             job,
+            deadline: orders.deadline,
             request,
             written: 0,
             sending: true,
@@ -417,7 +462,7 @@ impl Link {
             let current = state.current.take().expect("it is there");
             drop(state);
             self.abandon(current, unread(&input), death);
-        } else if current.written < frame.len() {
+        } else if current.written < frame.len() || current.deadline.is_some() {
             // A process that cannot be written to is about to be found dead.
             drop(state);
             self.changed.notify_one();
@@ -461,6 +506,24 @@ impl Link {
         }
     }
 
+    /// Waits until the job at hand has taken too long, and kills the process then.
+    async fn time_is_over(&self) {
+        let deadline = |state: &State| state.current.as_ref().and_then(|current| current.deadline);
+        let Some(at) = deadline(&self.state.lock()) else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep_until(at.into()).await;
+        let mut state = self.state.lock();
+        // It may be another job by now.
+        if deadline(&state).is_some_and(|deadline| deadline <= Instant::now()) {
+            let limit = state
+                .current
+                .as_ref()
+                .and_then(|current| current.job.orders().limit);
+            state.condemn(Sentence::TimeLimit(limit.unwrap_or_default()));
+        }
+    }
+
     /// Takes a reply of the process, and settles the job that it is for.
     fn receive(&self, reply: BytesMut) -> Result<Arc<dyn Job>, Ending> {
         let mut payload = &reply[..];
@@ -481,6 +544,10 @@ impl Link {
         };
         let current = {
             let mut state = self.state.lock();
+            if state.kill {
+                // The process is to have died of that, whatever it has done last.
+                return Err(Ending::Killed);
+            }
             match state.current.take_if(|current| current.request.id == id) {
                 Some(current) => {
                     state.completed = true;
@@ -565,21 +632,21 @@ impl Link {
             written,
             ..
         } = current;
-        if self.state.lock().terminated {
-            fail(job, TaskError::Terminated);
-            return true;
-        }
         let untouched = unread == written as u64;
-        let solo = self.scheduler.is_solo();
-        if untouched && !solo {
-            job.put_back(request);
-            self.scheduler.give_back(job);
-            return false;
-        }
         let effect = match untouched {
             true => Effect::DidNotRun,
             false => Effect::MayHaveRun,
         };
+        if let Some(error) = self.sentenced(job.name(), effect) {
+            fail(job, error);
+            return true;
+        }
+        let solo = self.scheduler.is_solo();
+        if untouched && !solo {
+            Arc::clone(&job).put_back(request);
+            self.scheduler.give_back(job);
+            return false;
+        }
         let error = self.died(death, Some(job.name()), effect);
         if solo {
             self.state.lock().verdict = Err(error.clone());
@@ -587,6 +654,16 @@ impl Link {
         let _: Callbacks = job.settle(Err(error));
         job.publish();
         true
+    }
+
+    /// What the job at hand is told if the process was killed on purpose.
+    fn sentenced(&self, task: &'static str, effect: Effect) -> Option<TaskError> {
+        let killed = |limit| Killed::new(self.record.name(), self.pid, task, effect, limit);
+        Some(match self.state.lock().sentence.as_ref()? {
+            Sentence::Terminated => TaskError::Terminated,
+            Sentence::Killed => TaskError::Killed(killed(None)),
+            Sentence::TimeLimit(limit) => TaskError::TimeLimit(killed(Some(*limit))),
+        })
     }
 
     fn died(&self, death: Death, task: Option<&'static str>, effect: Effect) -> TaskError {
@@ -617,7 +694,7 @@ impl Runner for Link {
     }
 
     fn give(self: Arc<Self>, job: Arc<dyn Job>) {
-        match job.take_request() {
+        match self.take_request(&job) {
             Some(request) => self.send(job, request),
             None => self.advance(false),
         }
@@ -633,11 +710,34 @@ impl Runner for Link {
         true
     }
 
+    fn heed(&self, job: &Arc<dyn Job>) -> bool {
+        let mut state = self.state.lock();
+        let Some(current) = &mut state.current else {
+            return false;
+        };
+        if !std::ptr::addr_eq(Arc::as_ptr(&current.job), Arc::as_ptr(job)) {
+            return false;
+        }
+        let orders = job.orders();
+        current.deadline = orders.deadline;
+        if orders.stop {
+            state.condemn(Sentence::Killed);
+        }
+        drop(state);
+        self.changed.notify_one();
+        true
+    }
+
+    fn ask(&self) {
+        if let Some(place) = &self.state.lock().place {
+            place.ask();
+        }
+    }
+
     fn terminate(&self) {
         let job = {
             let mut state = self.state.lock();
-            state.kill = true;
-            state.terminated = true;
+            state.condemn(Sentence::Terminated);
             state
                 .current
                 .as_ref()

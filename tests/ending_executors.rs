@@ -1,0 +1,160 @@
+//! Executors that are ended before their tasks are.
+
+mod common;
+
+use std::{thread, time::Duration};
+
+use common::{Gate, GateKeeper, Scratch, Sign, runs, watched};
+use freethreading::{Backend, Effect, TaskError, WorkerPoolExecutor, cancelled, get_backend, task};
+
+freethreading::init_tests!();
+
+const AT_ONCE: Duration = Duration::ZERO;
+const LONG: Duration = Duration::from_secs(3600);
+
+fn on_processes() -> bool {
+    get_backend().unwrap() == Backend::Multiprocessing
+}
+
+fn double(n: u64) -> u64 {
+    n * 2
+}
+
+/// Says who runs it, and does what cannot be interrupted.
+fn pass(sign: Sign, gate: Gate) {
+    sign.tell(std::process::id());
+    gate.pass();
+}
+
+/// Says who runs it, and runs until it is asked to end.
+fn run_until_cancelled(sign: Sign) -> u32 {
+    sign.tell(std::process::id());
+    while !cancelled() {
+        thread::yield_now();
+    }
+    5
+}
+
+fn shutdown(executor: &WorkerPoolExecutor, timeout: Duration, asynchronously: bool) -> bool {
+    match asynchronously {
+        false => executor.shutdown_timeout(timeout),
+        true => futures::executor::block_on(executor.shutdown_timeout_async(timeout)),
+    }
+}
+
+freethreading::test_backends! {
+    #[test]
+    fn what_ends_in_time_is_completed() {
+        watched(|| {
+            for asynchronously in [false, true] {
+                for timeout in [LONG, Duration::MAX] {
+                    let executor = WorkerPoolExecutor::new(2).unwrap();
+                    let futures: Vec<_> =
+                        (0..50).map(|n| executor.submit(task!(double(n)))).collect();
+                    assert!(shutdown(&executor, timeout, asynchronously));
+                    assert!(shutdown(&executor, AT_ONCE, asynchronously));
+                    for (n, future) in (0..).zip(futures) {
+                        assert_eq!(future.result_timeout(AT_ONCE).unwrap(), 2 * n);
+                    }
+                }
+                let unused = WorkerPoolExecutor::new(2).unwrap();
+                assert!(shutdown(&unused, AT_ONCE, asynchronously));
+            }
+        });
+    }
+
+    #[test]
+    fn tasks_that_listen_give_what_they_have() {
+        watched(|| {
+            for asynchronously in [false, true] {
+                let scratch = Scratch::new();
+                let executor = WorkerPoolExecutor::new(1).unwrap();
+                let sign = scratch.sign("runs");
+                let running = executor.submit(task!(run_until_cancelled(sign.clone())));
+                sign.wait();
+                let waiting = executor.submit(task!(double(1)));
+                assert!(!shutdown(&executor, AT_ONCE, asynchronously));
+                match running.result_timeout(AT_ONCE) {
+                    Ok(result) => assert_eq!(result, 5),
+                    // On a machine that is so busy that the grace is over before the task looks.
+                    Err(error) => assert!(matches!(error, TaskError::Terminated), "{error}"),
+                }
+                assert!(matches!(waiting.result_timeout(AT_ONCE), Err(TaskError::Cancelled)));
+                let late = executor.submit(task!(double(1)));
+                assert!(matches!(late.result(), Err(TaskError::Shutdown)));
+            }
+        });
+    }
+
+    #[test]
+    fn tasks_that_do_not_listen_are_given_up() {
+        watched(|| {
+            for asynchronously in [false, true] {
+                let (gates, scratch) = (GateKeeper::new(), Scratch::new());
+                let executor = WorkerPoolExecutor::new(1).unwrap();
+                let sign = scratch.sign("runs");
+                let running = executor.submit(task!(pass(sign.clone(), gates.gate())));
+                let pid = sign.hear().parse().unwrap();
+                assert!(!shutdown(&executor, AT_ONCE, asynchronously));
+                let error = running.result_timeout(AT_ONCE).unwrap_err();
+                assert!(matches!(error, TaskError::Terminated), "{error}");
+                assert_eq!(error.effect(), Effect::MayHaveRun);
+                assert_eq!(runs(pid), !on_processes());
+                gates.open();
+                executor.shutdown(true, false);
+            }
+        });
+    }
+
+    #[test]
+    fn killing_the_workers_ends_every_task_at_once() {
+        watched(|| {
+            let (gates, scratch) = (GateKeeper::new(), Scratch::new());
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            let futures: Vec<_> = (0..20)
+                .map(|n| {
+                    let sign = scratch.sign(&n.to_string());
+                    executor.submit(task!(pass(sign, gates.gate())))
+                })
+                .collect();
+            gates.wait_for(2);
+            thread::scope(|scope| {
+                let waiting: Vec<_> =
+                    futures.iter().map(|future| scope.spawn(|| future.result())).collect();
+                executor.kill_workers();
+                for thread in waiting {
+                    assert!(matches!(thread.join().unwrap(), Err(TaskError::Terminated)));
+                }
+            });
+            executor.kill_workers();
+            let late = executor.submit(task!(double(1)));
+            assert!(matches!(late.result(), Err(TaskError::Shutdown)));
+            gates.open();
+            executor.shutdown(true, false);
+            assert_eq!(gates.arrived(), 2);
+        });
+    }
+
+    #[test]
+    fn a_task_may_end_its_own_executor() {
+        watched(|| {
+            let scratch = Scratch::new();
+            let (begin, killed) = (scratch.sign("begin"), scratch.sign("killed"));
+            let executor = std::sync::Arc::new(WorkerPoolExecutor::new(1).unwrap());
+            let sign = begin.clone();
+            let waits = executor.submit(task!(|sign| sign.wait()));
+            let other = std::sync::Arc::clone(&executor);
+            let end = killed.clone();
+            // On threads it is the worker that calls back.
+            let in_time = on_processes();
+            waits.add_done_callback(move |_| {
+                assert_eq!(other.shutdown_timeout(LONG), in_time);
+                other.kill_workers();
+                end.give();
+            });
+            begin.give();
+            killed.wait();
+            executor.shutdown(true, false);
+        });
+    }
+}
