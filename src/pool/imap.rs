@@ -274,6 +274,11 @@ impl<R> Output<R> {
                     TaskError::Shutdown | TaskError::Terminated | TaskError::Broken(_)
                 );
                 self.error = Some(error);
+                if is_final {
+                    // This says it all.
+                    self.last
+                        .take_if(|last| matches!(last, TaskError::Shutdown));
+                }
                 is_final
             }
         }
@@ -357,6 +362,11 @@ where
         while let Some(items) = input
             && output.window.len() < feeder.limit()
         {
+            if let Err(error) = feeder.scheduler.check() {
+                output.last = Some(error);
+                *input = None;
+                return;
+            }
             // Who waits for the first result need not wait for what comes later.
             if output.window.len() >= feeder.workers && output.window.has_ready() {
                 return;
@@ -499,6 +509,13 @@ where
         while let Some(input) = &mut self.input
             && self.output.window.len() < self.feeder.limit()
         {
+            if self.buffer.is_empty()
+                && let Err(error) = self.feeder.scheduler.check()
+            {
+                self.output.last = Some(error);
+                self.input = None;
+                return;
+            }
             let item = unwind::catch(|| input.poll_next_unpin(context));
             let chunk_is_full = match item {
                 Ok(Poll::Ready(Some(item))) => {
