@@ -77,7 +77,7 @@ impl Face {
 
 /// The results of an imap, whatever the face.
 enum Results<I: Iterator, R> {
-    Iterator(Way, Imap<I, R>),
+    Iterator(Way, Box<Imap<I, R>>),
     Stream(Way, BoxStream<'static, Result<R, TaskError>>),
 }
 
@@ -107,7 +107,7 @@ where
         false => chunks.imap_unordered(function, items).unwrap(),
     };
     match face {
-        Face::Iterator(way) => Results::Iterator(way, imap),
+        Face::Iterator(way) => Results::Iterator(way, Box::new(imap)),
         Face::Stream(way) | Face::OverStream(way) => {
             Results::Stream(way, imap.into_stream().boxed())
         }

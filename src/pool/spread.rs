@@ -443,46 +443,87 @@ mod tests {
 
 #[cfg(all(test, freethreading_loom))]
 mod loom_models {
-    use loom::{cell::UnsafeCell, sync::Arc, thread::spawn};
+    use loom::{cell::UnsafeCell, model::Builder, sync::Arc, thread::spawn};
 
     use super::*;
 
-    /// Every item is worked off, and by one worker: loom panics if two are at one.
-    #[test]
-    fn loom_every_item_is_claimed_once() {
-        const ITEMS: usize = 3;
+    /// Workers, and how often each item was worked off: loom panics if two are at one.
+    struct Model {
+        ranges: Ranges,
+        times: Vec<UnsafeCell<u32>>,
+    }
 
-        let mut builder = loom::model::Builder::new();
-        // Two switches where none is needed find nearly all there is to find.
-        builder.preemption_bound = Some(2);
-        builder.check(|| {
-            let ranges = Arc::new(Ranges::new(ITEMS, 3));
-            let items: Arc<[_; ITEMS]> = Arc::new(std::array::from_fn(|_| UnsafeCell::new(0)));
+    impl Model {
+        fn new(ranges: Ranges, items: usize) -> Arc<Self> {
+            let times = (0..items).map(|_| UnsafeCell::new(0)).collect();
+            Arc::new(Model { ranges, times })
+        }
+
+        fn work_off(&self, number: usize, count: u32) {
+            while let Some(claimed) = self.ranges.claim(number, count) {
+                for index in claimed {
+                    // SAFETY: that nobody else is here is what the model checks.
+                    self.times[index].with_mut(|times| unsafe { *times += 1 });
+                }
+            }
+        }
+
+        fn check(&self) {
+            for times in &self.times {
+                // SAFETY: as above.
+                times.with(|times| assert_eq!(unsafe { *times }, 1));
+            }
+        }
+    }
+
+    fn model(switches: usize, code: impl Fn() + Sync + Send + 'static) {
+        let mut builder = Builder::new();
+        // So many where none is needed; more take hours.
+        builder.preemption_bound = Some(switches);
+        builder.check(code);
+    }
+
+    #[test]
+    fn loom_two_workers_work_off_every_item_once() {
+        model(3, || {
+            let model = Model::new(Ranges::new(3, 2), 3);
             let work = |number| {
-                let (ranges, items) = (Arc::clone(&ranges), Arc::clone(&items));
+                let model = Arc::clone(&model);
                 move || {
-                    loop {
-                        while let Some(claimed) = ranges.claim(number, 1) {
-                            for index in claimed {
-                                // SAFETY: that nobody else is here is what the model checks.
-                                items[index].with_mut(|times| unsafe { *times += 1 });
-                            }
-                        }
-                        if !ranges.refill(number) {
-                            break;
-                        }
+                    model.work_off(number, 1);
+                    while model.ranges.refill(number) {
+                        model.work_off(number, 1);
                     }
                 }
             };
-            let others = [spawn(work(1)), spawn(work(2))];
+            let other = spawn(work(1));
             work(0)();
-            for other in others {
-                other.join().unwrap();
+            other.join().unwrap();
+            model.check();
+        });
+    }
+
+    #[test]
+    fn loom_two_thieves_of_one_worker_leave_nothing_out() {
+        model(2, || {
+            let ends = [0..3, 0..0, 0..0].map(|range| Ends(AtomicU64::new(pack(range))));
+            let model = Model::new(Ranges(Box::new(ends)), 3);
+            let thief = |number: usize| {
+                let model = Arc::clone(&model);
+                spawn(move || {
+                    if let Some(stolen) = model.ranges.0[0].steal() {
+                        let own = &model.ranges.0[number].0;
+                        own.store(pack(stolen), Ordering::Relaxed);
+                        model.work_off(number, 2);
+                    }
+                })
+            };
+            let thieves = [thief(1), thief(2)];
+            model.work_off(0, 1);
+            for thief in thieves {
+                thief.join().unwrap();
             }
-            for item in items.iter() {
-                // SAFETY: as above.
-                item.with(|times| assert_eq!(unsafe { *times }, 1));
-            }
+            model.check();
         });
     }
 }
