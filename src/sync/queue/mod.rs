@@ -3,6 +3,7 @@
 mod core;
 mod shared;
 pub(crate) mod simple;
+mod spin;
 
 use std::{fmt, time::Duration};
 
