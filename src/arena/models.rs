@@ -72,7 +72,7 @@ impl Protected {
 
 fn claim_slot() -> SlotRef {
     let (index, slot) = arena().slots.claim(me(), 1).unwrap();
-    SlotRef { index, slot }
+    SlotRef::new(index, slot)
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn loom_a_slot_mutex_is_taken_from_a_dead_process() {
             slot.lock().push(0, index, node, false);
             // As a process that is killed before it has done anything.
             enter(2);
-            std::mem::forget(slot.lock());
+            std::mem::forget(SlotRef::new(slot.index(), slot.slot).lock());
         });
         while slot.holder() != 2 {
             thread::yield_now();
@@ -128,7 +128,8 @@ fn loom_a_unit_is_given_to_one_at_a_time() {
         let use_one = {
             let values = values.clone();
             move || {
-                let SlotRef { index, slot } = claim_slot();
+                let claimed = claim_slot();
+                let (index, slot) = (claimed.index(), claimed.slot);
                 values[index as usize].add();
                 // A unit that is claimed has no past.
                 assert_eq!(slot.words[0].load(Relaxed), 0);
