@@ -49,6 +49,10 @@ pub(crate) struct Plan {
     pub(crate) max_pending: Option<usize>,
     /// How long a job may take.
     pub(crate) task_timeout: Option<Duration>,
+    /// How many jobs a worker runs before it is replaced.
+    pub(crate) max_tasks: Option<u64>,
+    /// How long a worker waits for a job before it ends.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 pub(crate) enum Crew {
@@ -86,6 +90,8 @@ pub(super) struct State {
     handed: usize,
     /// How many were ever named.
     named: usize,
+    /// Which numbers below `max` the workers have.
+    ranks: Vec<bool>,
     closed: bool,
     /// Closed, and what has not begun is cancelled.
     cancelling: bool,
@@ -93,6 +99,24 @@ pub(super) struct State {
     terminated: bool,
     broken: Option<TaskError>,
     setbacks: u32,
+}
+
+/// What a worker has just done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    Nothing,
+    Job,
+    /// It was the last one that it may do.
+    LastJob,
+}
+
+impl After {
+    pub(super) fn task(last: bool) -> Self {
+        match last {
+            true => After::LastJob,
+            false => After::Job,
+        }
+    }
 }
 
 /// What a worker does next.
@@ -132,6 +156,7 @@ impl Scheduler {
                 live: 0,
                 handed: 0,
                 named: 0,
+                ranks: Vec::new(),
                 closed: false,
                 cancelling: false,
                 terminated: false,
@@ -203,19 +228,36 @@ impl Scheduler {
         }
     }
 
+    pub(super) fn max_tasks(&self) -> Option<u64> {
+        self.plan.max_tasks
+    }
+
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        self.plan.idle_timeout
+    }
+
+    /// Starts a worker, which is counted already.
+    fn hire(self: &Arc<Self>) -> Result<(), TaskError> {
+        let record = self.recruit();
+        self.engine.start(self, &record).inspect_err(|_| {
+            dismiss(&mut self.state.lock(), record.rank());
+        })
+    }
+
     /// The identity of the worker that is started next.
-    pub(crate) fn recruit(&self) -> Arc<Record> {
+    fn recruit(&self) -> Arc<Record> {
         match &self.plan.crew {
             Crew::Solo(record) => Arc::clone(record),
             Crew::Many {
                 prefix, backend, ..
             } => {
-                let number = {
+                let (number, rank) = {
                     let mut state = self.state.lock();
                     state.named += 1;
-                    state.named - 1
+                    (state.named - 1, promote(&mut state))
                 };
                 let record = Record::new(Role::Crew(self.id), false);
+                record.set_rank(rank);
                 record.set_backend(*backend);
                 record.set_name(format!("{prefix}_{number}"));
                 record
@@ -254,7 +296,7 @@ impl Scheduler {
     pub(crate) fn start_all(self: &Arc<Self>) -> Result<(), TaskError> {
         for _ in 0..self.max() {
             self.state.lock().live += 1;
-            if let Err(error) = self.engine.start(self) {
+            if let Err(error) = self.hire() {
                 self.state.lock().live -= 1;
                 self.terminate();
                 self.finished.wait(None);
@@ -338,7 +380,7 @@ impl Scheduler {
             state.live = 1;
             state.closed = true;
         }
-        self.engine.start(self).inspect_err(|_| {
+        self.hire().inspect_err(|_| {
             let mut state = self.state.lock();
             state.queue.clear();
             state.live = 0;
@@ -348,7 +390,7 @@ impl Scheduler {
 
     /// Starts one worker, which is counted already.
     fn start(self: &Arc<Self>) {
-        let Err(error) = self.engine.start(self) else {
+        let Err(error) = self.hire() else {
             return;
         };
         let mut state = self.state.lock();
@@ -388,13 +430,15 @@ impl Scheduler {
         }
     }
 
-    /// What the worker, which has nothing to do, does next; `completed` if it has completed a job.
-    pub(crate) fn next<R: Runner + 'static>(&self, runner: &Arc<R>, completed: bool) -> Next {
+    /// What the worker, which has nothing to do, does next.
+    pub(crate) fn next<R: Runner + 'static>(&self, runner: &Arc<R>, after: After) -> Next {
         let mut state = self.state.lock();
-        if completed {
+        if after != After::Nothing {
             state.setbacks = 0;
         }
-        let next = if let Some(job) = state.queue.pop_front() {
+        let next = if after == After::LastJob {
+            Next::Stop
+        } else if let Some(job) = state.queue.pop_front() {
             Next::Job(job)
         } else if state.closed {
             Next::Stop
@@ -411,15 +455,21 @@ impl Scheduler {
         next
     }
 
-    /// A worker cannot be given jobs any more; whoever has just taken it from the idle list will
-    /// find that out.
-    pub(crate) fn retire(&self, id: u64) {
-        self.state.lock().idle.retain(|other| other.id() != id);
+    /// A worker is not to be given jobs any more. If it was not idle (`false`), whoever has taken it
+    /// from the list is about to give it one, or to stop it.
+    pub(crate) fn retire(&self, id: u64) -> bool {
+        let mut state = self.state.lock();
+        let before = state.idle.len();
+        state.idle.retain(|other| other.id() != id);
+        before != state.idle.len()
     }
 
     /// A worker has ended.
     pub(crate) fn ended(self: &Arc<Self>, id: u64, setback: Option<Setback>) {
         let mut state = self.state.lock();
+        let rank = state.crew.iter().find(|other| other.id() == id);
+        let rank = rank.and_then(|runner| runner.rank());
+        dismiss(&mut state, rank);
         state.crew.retain(|other| other.id() != id);
         state.idle.retain(|other| other.id() != id);
         state.live -= 1;
@@ -532,5 +582,23 @@ impl Scheduler {
             exit::unwatch(self.id);
             self.finished.set(());
         }
+    }
+}
+
+/// Takes the lowest number that no worker has.
+fn promote(state: &mut State) -> usize {
+    let free = state.ranks.iter().position(|taken| !taken);
+    let rank = free.unwrap_or_else(|| {
+        state.ranks.push(false);
+        state.ranks.len() - 1
+    });
+    state.ranks[rank] = true;
+    rank
+}
+
+/// A worker is gone: another may have its number.
+fn dismiss(state: &mut State, rank: Option<usize>) {
+    if let Some(taken) = rank.and_then(|rank| state.ranks.get_mut(rank)) {
+        *taken = false;
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::{
     Callbacks, Engine, Job, Runner, Scheduler, fail,
     processes::wire::Carriage,
-    scheduler::{Next, Setback},
+    scheduler::{After, Next, Setback},
     slot::Slot,
 };
 use crate::{
@@ -41,9 +41,8 @@ impl Threads {
 }
 
 impl Engine for Threads {
-    fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError> {
-        let record = scheduler.recruit();
-        let runner = Arc::new(ThreadRunner::new(Arc::clone(&record)));
+    fn start(&self, scheduler: &Arc<Scheduler>, record: &Arc<Record>) -> Result<(), TaskError> {
+        let runner = Arc::new(ThreadRunner::new(Arc::clone(record)));
         let id = runner.id;
         scheduler.enlist(Arc::clone(&runner) as Arc<dyn Runner>);
         let listed = Arc::clone(&runner);
@@ -153,38 +152,58 @@ impl ThreadRunner {
         scheduler.ended(self.id, setback);
     }
 
+    /// Waits for a job, or for word that there are no more; ends by itself when it has waited too long.
+    fn wait(&self, scheduler: &Scheduler) -> Option<Arc<dyn Job>> {
+        let given = self.slot.wait(scheduler.idle_timeout()).or_else(|| {
+            // Unless somebody is about to give something right now.
+            match scheduler.retire(self.id) {
+                true => None,
+                false => self.slot.wait(None),
+            }
+        });
+        given.flatten()
+    }
+
     /// Runs jobs until there are no more; says how the one job of a `Worker` went.
     fn serve(self: &Arc<Self>, scheduler: &Scheduler) -> Result<(), TaskError> {
         let solo = scheduler.is_solo();
         let mut verdict = Ok(());
-        let mut next = scheduler.next(self, false);
+        let mut left = scheduler.max_tasks();
+        let mut next = scheduler.next(self, After::Nothing);
         loop {
             let job = match next {
                 Next::Job(job) => Some(job),
-                Next::Idle => self.slot.wait(),
+                Next::Idle => self.wait(scheduler),
                 Next::Stop => None,
             };
             let Some(job) = job else { return verdict };
             if !self.take_up(&job) {
                 fail(job, TaskError::Terminated);
-                next = scheduler.next(self, false);
+                next = scheduler.next(self, After::Nothing);
                 continue;
             }
             let called = job.call(scheduler.task_timeout());
             self.put_down();
+            let after = match &mut left {
+                Some(left) if called.is_some() => {
+                    *left -= 1;
+                    After::task(*left == 0)
+                }
+                _ => After::task(false),
+            };
             next = match called {
                 // Who sees the result is to find this worker free,
                 Some(Callbacks::None) => {
-                    let next = scheduler.next(self, true);
+                    let next = scheduler.next(self, after);
                     Arc::clone(&job).publish();
                     next
                 }
                 // but no job is to wait behind a callback.
                 Some(Callbacks::Waiting) => {
                     Arc::clone(&job).publish();
-                    scheduler.next(self, true)
+                    scheduler.next(self, after)
                 }
-                None => scheduler.next(self, false),
+                None => scheduler.next(self, After::Nothing),
             };
             if solo {
                 verdict = job.error().map_or(Ok(()), Err);
@@ -208,6 +227,10 @@ impl Duty for ThreadRunner {
 impl Runner for ThreadRunner {
     fn id(&self) -> u64 {
         self.id
+    }
+
+    fn rank(&self) -> Option<usize> {
+        self.record.rank()
     }
 
     fn give(self: Arc<Self>, job: Arc<dyn Job>) {

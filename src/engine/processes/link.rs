@@ -21,7 +21,7 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use super::{
     super::{
         Callbacks, Job, Payload, Request, Runner, Scheduler, fail,
-        scheduler::{Next, Setback},
+        scheduler::{After, Next, Setback},
     },
     launcher::{self, Launched, PIPE_SIZE},
     wire::{self, Carriage, FromWorker, PROTOCOL, Setup, ToWorker},
@@ -66,8 +66,10 @@ struct State {
     /// The way to the process; gone once there is nothing more to say, or nobody to hear it.
     input: Option<Arc<pipe::Sender>>,
     current: Option<Current>,
-    /// Whether the process has completed a job.
-    completed: bool,
+    /// How many jobs the process has completed.
+    completed: u64,
+    /// Since when it has had nothing to do.
+    idle_since: Option<Instant>,
     /// Whether it was told that there are no more.
     closed: bool,
     kill: bool,
@@ -109,6 +111,7 @@ pub(super) struct Terms {
     /// The default backend of the tasks.
     pub(super) backend: Backend,
     pub(super) max_frame_len: usize,
+    pub(super) memory_limit: Option<u64>,
     /// The executable on the other side may be another one, on another machine.
     pub(super) remote: bool,
 }
@@ -161,7 +164,8 @@ impl Link {
             state: Mutex::new(State {
                 input: None,
                 current: None,
-                completed: false,
+                completed: 0,
+                idle_since: None,
                 closed: false,
                 kill: false,
                 sentence: None,
@@ -254,7 +258,7 @@ impl Link {
         if let Err(ending) = self.initialize(replies, child, terms.carriage()).await {
             return ending;
         }
-        self.advance(false);
+        self.advance(After::Nothing);
         while !self.state.lock().kill {
             tokio::select! {
                 biased;
@@ -271,7 +275,7 @@ impl Link {
                         Ok(job) => {
                             // The process is busy again, or known to be idle, before anybody sees the
                             // result.
-                            self.advance(true);
+                            self.advance(After::task(self.is_spent()));
                             job.publish();
                         }
                         Err(ending) => return ending,
@@ -279,6 +283,7 @@ impl Link {
                 }
                 () = self.write_rest() => {}
                 () = self.time_is_over() => {}
+                () = self.idles_too_long() => {}
                 () = self.changed.notified() => {}
                 // What it sent before is still in the pipe; where the pipe stays open, since another
                 // process has it, the replies end here all the same.
@@ -308,6 +313,8 @@ impl Link {
             protocol: PROTOCOL,
             name: self.record.name(),
             daemon: self.record.daemon(),
+            rank: self.record.rank().map(|rank| rank as u64),
+            memory_limit: terms.memory_limit,
             solo: self.scheduler.is_solo(),
             backend: terms.backend,
             max_frame_len: terms.max_frame_len as u64,
@@ -390,19 +397,26 @@ impl Link {
     }
 
     /// Does what comes next, now that the process has nothing to do.
-    fn advance(self: &Arc<Self>, completed: bool) {
-        let mut completed = completed;
+    fn advance(self: &Arc<Self>, after: After) {
+        let mut after = after;
         loop {
-            match self.scheduler.next(self, completed) {
+            match self.scheduler.next(self, after) {
                 Next::Job(job) => {
                     if let Some(request) = self.take_request(&job) {
                         return self.send(job, request);
                     }
-                    completed = false; // That job was cancelled.
+                    after = After::Nothing; // That job was cancelled.
                 }
                 Next::Idle => {
-                    // It may have died meanwhile, and nobody else would take it off the list.
-                    if self.state.lock().death.is_some() {
+                    let is_dead = {
+                        let mut state = self.state.lock();
+                        if self.scheduler.idle_timeout().is_some() {
+                            state.idle_since = Some(Instant::now());
+                        }
+                        state.death.is_some()
+                    };
+                    // Nobody else would take it off the list.
+                    if is_dead {
                         self.scheduler.retire(self.id);
                     }
                     return;
@@ -431,9 +445,10 @@ impl Link {
         if orders.stop {
             drop(state);
             fail(job, TaskError::Cancelled);
-            return self.advance(false);
+            return self.advance(After::Nothing);
         }
         let (id, frame) = (request.id, request.frame.clone());
+        state.idle_since = None;
         state.current = Some(Current {
             job,
             deadline: orders.deadline,
@@ -524,6 +539,37 @@ impl Link {
         }
     }
 
+    /// Waits until the process has had nothing to do for too long, and lets it go then.
+    async fn idles_too_long(&self) {
+        let limit = self.scheduler.idle_timeout();
+        let since = match limit {
+            Some(_) => self.state.lock().idle_since,
+            None => None,
+        };
+        let until = limit.and_then(|limit| since?.checked_add(limit));
+        let Some(until) = until else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep_until(until.into()).await;
+        {
+            let mut state = self.state.lock();
+            if state.idle_since != since {
+                return; // It had something to do meanwhile.
+            }
+            state.idle_since = None;
+        }
+        // Unless somebody is about to give it something right now.
+        if self.scheduler.retire(self.id) {
+            self.close();
+        }
+    }
+
+    /// Whether it has completed as many jobs as it may.
+    fn is_spent(&self) -> bool {
+        let max = self.scheduler.max_tasks();
+        max.is_some_and(|max| self.state.lock().completed >= max)
+    }
+
     /// Takes a reply of the process, and settles the job that it is for.
     fn receive(&self, reply: BytesMut) -> Result<Arc<dyn Job>, Ending> {
         let mut payload = &reply[..];
@@ -550,7 +596,7 @@ impl Link {
             }
             match state.current.take_if(|current| current.request.id == id) {
                 Some(current) => {
-                    state.completed = true;
+                    state.completed += 1;
                     current
                 }
                 None => {
@@ -607,7 +653,7 @@ impl Link {
         let (useful, verdict) = {
             let state = self.state.lock();
             (
-                charged || state.completed || state.closed,
+                charged || state.completed > 0 || state.closed,
                 state.verdict.clone(),
             )
         };
@@ -693,10 +739,14 @@ impl Runner for Link {
         self.id
     }
 
+    fn rank(&self) -> Option<usize> {
+        self.record.rank()
+    }
+
     fn give(self: Arc<Self>, job: Arc<dyn Job>) {
         match self.take_request(&job) {
             Some(request) => self.send(job, request),
-            None => self.advance(false),
+            None => self.advance(After::Nothing),
         }
     }
 
