@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Callbacks, Engine, Job, Runner, Scheduler, fail,
+    Callbacks, Engine, Job, Runner, Scheduler,
     processes::wire::Carriage,
     scheduler::{After, Next, Setback},
     slot::Slot,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     backend::Backend,
     error::{StartError, TaskError},
-    task::duty::{self, Duty},
+    task::duty,
     unwind,
     worker::record::{self, Record},
 };
@@ -96,15 +96,8 @@ struct ThreadRunner {
     record: Arc<Record>,
     /// The next job, or `None` to end.
     slot: Slot<Option<Arc<dyn Job>>>,
-    desk: Mutex<Desk>,
-}
-
-/// What a worker thread is at.
-struct Desk {
-    job: Option<Arc<dyn Job>>,
     /// Whether its tasks are asked to end.
-    asked: bool,
-    terminated: bool,
+    asked: Arc<AtomicBool>,
 }
 
 impl ThreadRunner {
@@ -113,33 +106,15 @@ impl ThreadRunner {
             id: runner_id(),
             record,
             slot: Slot::new(),
-            desk: Mutex::new(Desk {
-                job: None,
-                asked: false,
-                terminated: false,
-            }),
+            asked: Arc::new(AtomicBool::new(false)),
         }
-    }
-
-    /// Begins with a job, unless there is to be no more work.
-    fn take_up(&self, job: &Arc<dyn Job>) -> bool {
-        let mut desk = self.desk.lock();
-        if !desk.terminated {
-            desk.job = Some(Arc::clone(job));
-        }
-        !desk.terminated
-    }
-
-    fn put_down(&self) {
-        // The other reference is the caller's, so that nothing is dropped under the lock.
-        self.desk.lock().job = None;
     }
 
     fn work(self: &Arc<Self>, scheduler: &Arc<Scheduler>) {
         let runner = Arc::clone(self) as Arc<dyn Runner>;
         self.record.begin(None, runner);
         record::set_current(Arc::clone(&self.record));
-        duty::set(Arc::clone(self) as Arc<dyn Duty>);
+        duty::heed(Arc::clone(&self.asked));
         let initialized = match scheduler.initializer() {
             Some(initializer) => initializer.run(),
             None => Ok(()),
@@ -177,13 +152,8 @@ impl ThreadRunner {
                 Next::Stop => None,
             };
             let Some(job) = job else { return verdict };
-            if !self.take_up(&job) {
-                fail(job, TaskError::Terminated);
-                next = scheduler.next(self, After::Nothing);
-                continue;
-            }
-            let called = job.call(scheduler.task_timeout());
-            self.put_down();
+            let limit = scheduler.task_timeout();
+            let (called, job) = duty::run(job, |job| job.call(limit));
             let after = match &mut left {
                 Some(left) if called.is_some() => {
                     *left -= 1;
@@ -214,16 +184,6 @@ impl ThreadRunner {
     }
 }
 
-impl Duty for ThreadRunner {
-    fn is_cancelled(&self) -> bool {
-        let (job, asked) = {
-            let desk = self.desk.lock();
-            (desk.job.clone(), desk.asked)
-        };
-        job.is_some_and(|job| asked || job.orders().are_to_stop())
-    }
-}
-
 impl Runner for ThreadRunner {
     fn id(&self) -> u64 {
         self.id
@@ -250,19 +210,16 @@ impl Runner for ThreadRunner {
         true
     }
 
+    fn desk(&self) -> Option<usize> {
+        self.record.rank()
+    }
+
     fn ask(&self) {
-        self.desk.lock().asked = true;
+        // Relaxed: nothing is published with it.
+        self.asked.store(true, Ordering::Relaxed);
     }
 
     fn terminate(&self) {
-        let job = {
-            let mut desk = self.desk.lock();
-            desk.asked = true;
-            desk.terminated = true;
-            desk.job.clone()
-        };
-        if let Some(job) = job {
-            fail(job, TaskError::Terminated);
-        }
+        self.ask();
     }
 }
