@@ -510,6 +510,7 @@ struct DeathReport {
     death: Death,
     task: Option<&'static str>,
     effect: Effect,
+    stderr: String,
 }
 
 impl WorkerDied {
@@ -519,6 +520,7 @@ impl WorkerDied {
         death: Death,
         task: Option<&'static str>,
         effect: Effect,
+        stderr: String,
     ) -> Self {
         WorkerDied(Arc::new(DeathReport {
             worker,
@@ -526,6 +528,7 @@ impl WorkerDied {
             death,
             task,
             effect,
+            stderr,
         }))
     }
 
@@ -569,6 +572,12 @@ impl WorkerDied {
     pub fn effect(&self) -> Effect {
         self.0.effect
     }
+
+    /// The last lines that the worker wrote to its standard error, up to ten, for whichever task; they
+    /// were passed on to the program's own as well. Empty if there were none.
+    pub fn stderr(&self) -> &str {
+        &self.0.stderr
+    }
 }
 
 impl fmt::Debug for WorkerDied {
@@ -585,6 +594,7 @@ impl fmt::Display for WorkerDied {
             death,
             task,
             effect,
+            stderr,
         } = &*self.0;
         write!(f, "worker '{worker}' (process {pid}) {death}; ")?;
         match task {
@@ -595,7 +605,11 @@ impl fmt::Display for WorkerDied {
             Effect::DidNotRun => "did not run",
             Effect::Ran => "had run before",
             Effect::MayHaveRun => "may have run",
-        })
+        })?;
+        match stderr.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; its standard error ended with:\n{stderr}"),
+        }
     }
 }
 

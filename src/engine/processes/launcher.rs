@@ -128,21 +128,23 @@ pub(super) struct Launched {
     pub(super) place: Option<(Place, Ticket)>,
 }
 
-/// Starts a worker process; the caller must be in the context of a tokio runtime.
+/// Starts a worker process, and gives the pipe that is its standard error; the caller must be in the context of a tokio runtime.
 ///
 /// The system call is `posix_spawn`, since nothing here needs code to run between fork and exec.
 pub(super) fn launch(
     launcher: Option<&Launcher>,
     surroundings: &Surroundings,
-) -> io::Result<Launched> {
+) -> io::Result<(Launched, pipe::Receiver)> {
     let (input_end, input) = io::pipe()?;
     let (output, output_end) = io::pipe()?;
+    let (errors, errors_end) = io::pipe()?;
     for pipe in [input.as_fd(), output.as_fd()] {
         // The kernel may have run out of room for large pipes: a small one is slower, nothing else.
         let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
     }
     let input = pipe::Sender::from_owned_fd(input.into())?;
     let output = pipe::Receiver::from_owned_fd(output.into())?;
+    let errors = pipe::Receiver::from_owned_fd(errors.into())?;
     let mut place = None;
     let mut command = match launcher {
         None => {
@@ -171,19 +173,21 @@ pub(super) fn launch(
     };
     let child = command
         .stdout(Stdio::from(OwnedFd::from(output_end)))
+        .stderr(Stdio::from(OwnedFd::from(errors_end)))
         .spawn()
         .map_err(|error| surroundings.explain(error))?;
     let pid = child.id().expect("the child was not waited for yet");
     if let Some((place, _)) = &place {
         place.fill(pid);
     }
-    Ok(Launched {
+    let launched = Launched {
         pid,
         child,
         input,
         output,
         place,
-    })
+    };
+    Ok((launched, errors))
 }
 
 /// A socket from which the child receives its end of a pipe, this process's standard output, and the

@@ -24,6 +24,7 @@ use super::{
         scheduler::{After, Next, Setback},
     },
     launcher::{self, Launched, PIPE_SIZE},
+    stderr::Errors,
     wire::{self, Carriage, FromWorker, PROTOCOL, Setup, ToWorker},
 };
 use crate::{
@@ -57,6 +58,7 @@ pub(super) struct Link {
     record: Arc<Record>,
     scheduler: Arc<Scheduler>,
     pid: u32,
+    errors: Errors,
     state: Mutex<State>,
     /// Tells the link's task that there is something to write, or that the process is to be killed.
     changed: Notify,
@@ -155,12 +157,19 @@ impl State {
 }
 
 impl Link {
-    pub(super) fn new(id: u64, record: Arc<Record>, scheduler: Arc<Scheduler>, pid: u32) -> Self {
+    pub(super) fn new(
+        id: u64,
+        record: Arc<Record>,
+        scheduler: Arc<Scheduler>,
+        pid: u32,
+        errors: Errors,
+    ) -> Self {
         Link {
             id,
             record,
             scheduler,
             pid,
+            errors,
             state: Mutex::new(State {
                 input: None,
                 current: None,
@@ -214,6 +223,7 @@ impl Link {
             (_, Ok(status)) => death_of(status),
             (_, Err(error)) => Death::Protocol(format!("its end could not be observed: {error}")),
         };
+        self.errors.drain().await;
         let setback = match ending {
             Ending::Useless(setback) => Some(setback),
             Ending::ClosedInInitializer => {
@@ -713,8 +723,8 @@ impl Link {
     }
 
     fn died(&self, death: Death, task: Option<&'static str>, effect: Effect) -> TaskError {
-        let name = self.record.name();
-        TaskError::WorkerDied(WorkerDied::new(name, self.pid, death, task, effect))
+        let (name, stderr) = (self.record.name(), self.errors.last_lines());
+        TaskError::WorkerDied(WorkerDied::new(name, self.pid, death, task, effect, stderr))
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! - [`launcher`] starts the process, [`child`] is what the process does,
 //! - [`wire`] is what they say to each other,
-//! - [`link`] is the parent's end of one worker,
+//! - [`link`] is the parent's end of one worker, [`stderr`] what becomes of its error output,
 //! - [`reactor`] is the thread that all links live on.
 
 pub(crate) mod child;
 pub(crate) mod launcher;
 mod link;
 pub(crate) mod reactor;
+mod stderr;
 pub(crate) mod wire;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::{
 };
 use launcher::{Launcher, Surroundings};
 use link::{Link, Terms};
+use stderr::Errors;
 use wire::Carriage;
 
 /// The largest frame, where the user says nothing else.
@@ -76,13 +78,15 @@ impl Engine for Processes {
         let id = threads::runner_id();
         let failed = |error| TaskError::Start(StartError::new(&record.name(), error));
         let reactor = reactor::handle().map_err(failed)?;
-        let launched = {
+        let (launched, errors) = {
             // The child is registered with the reactor by the thread that starts it.
             let _context = reactor.enter();
             launcher::launch(self.launcher.as_ref(), &self.surroundings).map_err(failed)?
         };
         let (pid, scheduler) = (launched.pid, Arc::clone(scheduler));
-        let link = Arc::new(Link::new(id, Arc::clone(record), scheduler, pid));
+        let errors = Errors::pass_on(errors, &reactor);
+        let link = Link::new(id, Arc::clone(record), scheduler, pid, errors);
+        let link = Arc::new(link);
         link.enlist();
         record.begin(Some(pid), Arc::clone(&link) as Arc<dyn Runner>);
         // The link's task ends by itself, with the process.
