@@ -211,6 +211,9 @@ impl Scheduler {
 
     /// Gives the room that there is now to those who wait for it.
     pub(super) fn call(&self, state: &mut State) -> Called {
+        if state.room.is_none() {
+            return Called::default();
+        }
         let (census, takes_none) = (self.census(state), state.takes_none());
         match &mut state.room {
             None => Called::default(),

@@ -150,6 +150,11 @@ enum Ending {
 }
 
 impl State {
+    /// When the job at hand has taken too long.
+    fn deadline(&self) -> Option<Instant> {
+        self.current.as_ref().and_then(|current| current.deadline)
+    }
+
     /// The process is to be killed; the first reason stays, unless all workers are.
     fn condemn(&mut self, sentence: Sentence) {
         self.kill = true;
@@ -272,7 +277,14 @@ impl Link {
             return ending;
         }
         self.advance(After::Nothing);
-        while !self.state.lock().kill {
+        loop {
+            let deadline = {
+                let state = self.state.lock();
+                if state.kill {
+                    return Ending::Killed;
+                }
+                state.deadline()
+            };
             tokio::select! {
                 biased;
                 reply = replies.next() => {
@@ -295,7 +307,7 @@ impl Link {
                     }
                 }
                 () = self.write_rest() => {}
-                () = self.time_is_over() => {}
+                () = self.time_is_over(deadline) => {}
                 () = self.idles_too_long() => {}
                 () = self.changed.notified() => {}
                 // What it sent before is still in the pipe; where the pipe stays open, since another
@@ -311,7 +323,6 @@ impl Link {
                 },
             }
         }
-        Ending::Killed
     }
 
     /// There is nothing more to do for the process.

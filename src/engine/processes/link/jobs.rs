@@ -148,15 +148,17 @@ impl Link {
     }
 
     /// Waits until the job at hand has taken too long, and kills the process then.
-    pub(super) async fn time_is_over(&self) {
-        let deadline = |state: &State| state.current.as_ref().and_then(|current| current.deadline);
-        let Some(at) = deadline(&self.state.lock()) else {
+    pub(super) async fn time_is_over(&self, deadline: Option<Instant>) {
+        let Some(at) = deadline else {
             return std::future::pending().await;
         };
         tokio::time::sleep_until(at.into()).await;
         let mut state = self.state.lock();
         // It may be another job by now.
-        if deadline(&state).is_some_and(|deadline| deadline <= Instant::now()) {
+        if state
+            .deadline()
+            .is_some_and(|deadline| deadline <= Instant::now())
+        {
             let limit = state
                 .current
                 .as_ref()
