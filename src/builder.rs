@@ -366,3 +366,6 @@ impl<T> fmt::Debug for Builder<T> {
             .finish()
     }
 }
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests;

@@ -48,6 +48,9 @@ const GREETING_TIME: Duration = Duration::from_secs(60);
 /// How long a process may take to end after it has closed its pipe.
 const ENDING_TIME: Duration = Duration::from_secs(5);
 
+/// One that was ready for so long was killed for a reason that does not lie in how it starts.
+const SETTLING_TIME: Duration = Duration::from_secs(1);
+
 /// What a failure may take beyond the largest result.
 const FAILURE_LIMIT: usize = 1 << 20;
 
@@ -73,6 +76,8 @@ struct State {
     current: Option<Current>,
     /// How many jobs the process has completed.
     completed: u64,
+    /// Since when it has been ready for jobs.
+    ready_since: Option<Instant>,
     /// Since when it has had nothing to do.
     idle_since: Option<Instant>,
     /// Whether it was told that there are no more.
@@ -182,6 +187,7 @@ impl Link {
                 input: None,
                 current: None,
                 completed: 0,
+                ready_since: None,
                 idle_since: None,
                 closed: false,
                 kill: false,
@@ -276,6 +282,7 @@ impl Link {
         if let Err(ending) = self.initialize(replies, child, terms.carriage()).await {
             return ending;
         }
+        self.state.lock().ready_since = Some(Instant::now());
         self.advance(After::Nothing);
         loop {
             let deadline = {

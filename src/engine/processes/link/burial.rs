@@ -5,7 +5,7 @@ use std::{os::fd::AsFd, process::ExitStatus, sync::Arc, time::Duration};
 use rustix::io::ioctl_fionread;
 use tokio::net::unix::pipe;
 
-use super::{Current, ENDING_TIME, Link, Sentence};
+use super::{Current, ENDING_TIME, Link, SETTLING_TIME, Sentence};
 use crate::{
     arena::process::Place,
     engine::{Callbacks, fail, scheduler::Setback},
@@ -32,8 +32,11 @@ impl Link {
         };
         let (useful, verdict) = {
             let state = self.state.lock();
+            let settled = state
+                .ready_since
+                .is_some_and(|since| since.elapsed() >= SETTLING_TIME);
             (
-                charged || state.completed > 0 || state.closed,
+                charged || state.completed > 0 || state.closed || settled,
                 state.verdict.clone(),
             )
         };
