@@ -94,6 +94,12 @@ pub use worker::{Worker, active_children, active_count, current_worker, enumerat
 #[doc(hidden)]
 pub use task::expand as __private;
 
+#[cfg(all(test, not(freethreading_loom)))]
+#[allow(unsafe_code)] // The macro puts a function where the loader looks for those to call.
+mod tests_begin_here {
+    crate::init_tests!();
+}
+
 /// The programs of the README compile and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -19,8 +19,9 @@ use crate::{
     backend::Backend,
     error::{Error, TaskError},
     task::entry::Failure,
+    worker::record::Record,
 };
-use processes::{Processes, launcher::Launcher, wire::Carriage};
+use processes::{Processes, wire::Carriage};
 use threads::Threads;
 
 pub(crate) use scheduler::Scheduler;
@@ -133,19 +134,18 @@ pub(crate) fn fail(job: Arc<dyn Job>, error: TaskError) {
 /// The engine of a backend.
 pub(crate) fn engine(
     backend: Backend,
-    launcher: Option<Launcher>,
-    max_frame_len: usize,
+    options: processes::Options,
 ) -> Result<Box<dyn Engine>, Error> {
     Ok(match backend {
         Backend::Threading => Box::new(Threads::new()),
-        Backend::Multiprocessing => Box::new(Processes::new(launcher, max_frame_len)?),
+        Backend::Multiprocessing => Box::new(Processes::new(options)?),
     })
 }
 
 /// Makes workers of one kind.
 pub(crate) trait Engine: Send + Sync {
-    /// Starts a worker, which will ask the scheduler for jobs.
-    fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError>;
+    /// Starts the worker, which will ask the scheduler for jobs.
+    fn start(&self, scheduler: &Arc<Scheduler>, record: &Arc<Record>) -> Result<(), TaskError>;
 
     /// For worker processes, what a request can carry; `None` where jobs need no encoding.
     fn carriage(&self) -> Option<Carriage>;
@@ -158,6 +158,9 @@ pub(crate) trait Engine: Send + Sync {
 pub(crate) trait Runner: Send + Sync {
     /// Distinguishes the worker from the others of its scheduler.
     fn id(&self) -> u64;
+
+    /// Its number within its crew.
+    fn rank(&self) -> Option<usize>;
 
     /// Gives a job to the worker, which is idle.
     fn give(self: Arc<Self>, job: Arc<dyn Job>);
@@ -173,6 +176,12 @@ pub(crate) trait Runner: Send + Sync {
 
     /// From now on `cancelled()` is true in its tasks.
     fn ask(&self);
+
+    /// Where the scheduler is to note its job, if that fails by the scheduler's hand when the worker is
+    /// terminated.
+    fn desk(&self) -> Option<usize> {
+        None
+    }
 
     /// Takes no more jobs; the one at hand, if any, fails with [`TaskError::Terminated`]. A process is
     /// killed; a thread goes on with what it does, but nobody waits for the result any more.

@@ -49,6 +49,10 @@ pub(crate) struct Plan {
     pub(crate) max_pending: Option<usize>,
     /// How long a job may take.
     pub(crate) task_timeout: Option<Duration>,
+    /// How many jobs a worker runs before it is replaced.
+    pub(crate) max_tasks: Option<u64>,
+    /// How long a worker waits for a job before it ends.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 pub(crate) enum Crew {
@@ -78,6 +82,8 @@ pub(super) struct State {
     pub(super) room: Option<Room>,
     /// Workers that wait to be given a job; the one that worked last is at the end.
     idle: Vec<Arc<dyn Runner>>,
+    /// What the worker threads run, by their numbers.
+    desks: Vec<Option<Arc<dyn Job>>>,
     /// All workers that were started and have not ended.
     crew: Vec<Arc<dyn Runner>>,
     /// Their number, and those that are being started.
@@ -88,6 +94,8 @@ pub(super) struct State {
     named: usize,
     /// How many [`Hold`]s there are.
     holds: usize,
+    /// Which numbers below `max` the workers have.
+    ranks: Vec<bool>,
     closed: bool,
     /// Closed, and what has not begun is cancelled.
     cancelling: bool,
@@ -102,6 +110,24 @@ pub(super) struct State {
 enum End {
     Front,
     Back,
+}
+
+/// What a worker has just done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    Nothing,
+    Job,
+    /// It was the last one that it may do.
+    LastJob,
+}
+
+impl After {
+    pub(super) fn task(last: bool) -> Self {
+        match last {
+            true => After::LastJob,
+            false => After::Job,
+        }
+    }
 }
 
 /// What a worker does next.
@@ -144,6 +170,15 @@ impl Drop for Hold {
 }
 
 impl State {
+    /// A worker begins with a job, or is through with one, which it still holds.
+    fn note(&mut self, desk: Option<usize>, job: Option<&Arc<dyn Job>>) {
+        let Some(desk) = desk else { return };
+        if self.desks.len() <= desk {
+            self.desks.resize(desk + 1, None);
+        }
+        self.desks[desk] = job.map(Arc::clone);
+    }
+
     /// Whether jobs are refused from now on.
     pub(super) fn takes_none(&self) -> bool {
         self.closed || self.broken.is_some()
@@ -174,11 +209,13 @@ impl Scheduler {
                 queue: VecDeque::new(),
                 room: plan.max_pending.map(Room::new),
                 idle: Vec::new(),
+                desks: Vec::new(),
                 crew: Vec::new(),
                 live: 0,
                 handed: 0,
                 named: 0,
                 holds: 0,
+                ranks: Vec::new(),
                 closed: false,
                 cancelling: false,
                 terminated: false,
@@ -221,6 +258,9 @@ impl Scheduler {
 
     /// Gives the room that there is now to those who wait for it.
     pub(super) fn call(&self, state: &mut State) -> Called {
+        if state.room.is_none() {
+            return Called::default();
+        }
         let (census, takes_none) = (self.census(state), state.takes_none());
         match &mut state.room {
             None => Called::default(),
@@ -250,19 +290,36 @@ impl Scheduler {
         }
     }
 
+    pub(super) fn max_tasks(&self) -> Option<u64> {
+        self.plan.max_tasks
+    }
+
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        self.plan.idle_timeout
+    }
+
+    /// Starts a worker, which is counted already.
+    fn hire(self: &Arc<Self>) -> Result<(), TaskError> {
+        let record = self.recruit();
+        self.engine.start(self, &record).inspect_err(|_| {
+            dismiss(&mut self.state.lock(), record.rank());
+        })
+    }
+
     /// The identity of the worker that is started next.
-    pub(crate) fn recruit(&self) -> Arc<Record> {
+    fn recruit(&self) -> Arc<Record> {
         match &self.plan.crew {
             Crew::Solo(record) => Arc::clone(record),
             Crew::Many {
                 prefix, backend, ..
             } => {
-                let number = {
+                let (number, rank) = {
                     let mut state = self.state.lock();
                     state.named += 1;
-                    state.named - 1
+                    (state.named - 1, promote(&mut state))
                 };
                 let record = Record::new(Role::Crew(self.id), false);
+                record.set_rank(rank);
                 record.set_backend(*backend);
                 record.set_name(format!("{prefix}_{number}"));
                 record
@@ -301,7 +358,7 @@ impl Scheduler {
     pub(crate) fn start_all(self: &Arc<Self>) -> Result<(), TaskError> {
         for _ in 0..self.max() {
             self.state.lock().live += 1;
-            if let Err(error) = self.engine.start(self) {
+            if let Err(error) = self.hire() {
                 self.state.lock().live -= 1;
                 self.terminate();
                 self.finished.wait(None);
@@ -397,6 +454,7 @@ impl Scheduler {
         job: Arc<dyn Job>,
     ) {
         state.handed += 1;
+        state.note(runner.desk(), Some(&job));
         drop(state);
         runner.give(job);
         let mut state = self.state.lock();
@@ -413,7 +471,7 @@ impl Scheduler {
             state.live = 1;
             state.closed = true;
         }
-        self.engine.start(self).inspect_err(|_| {
+        self.hire().inspect_err(|_| {
             let mut state = self.state.lock();
             state.queue.clear();
             state.live = 0;
@@ -423,7 +481,7 @@ impl Scheduler {
 
     /// Starts one worker, which is counted already.
     fn start(self: &Arc<Self>) {
-        let Err(error) = self.engine.start(self) else {
+        let Err(error) = self.hire() else {
             return;
         };
         let mut state = self.state.lock();
@@ -463,13 +521,15 @@ impl Scheduler {
         }
     }
 
-    /// What the worker, which has nothing to do, does next; `completed` if it has completed a job.
-    pub(crate) fn next<R: Runner + 'static>(&self, runner: &Arc<R>, completed: bool) -> Next {
+    /// What the worker, which has nothing to do, does next.
+    pub(crate) fn next<R: Runner + 'static>(&self, runner: &Arc<R>, after: After) -> Next {
         let mut state = self.state.lock();
-        if completed {
+        if after != After::Nothing {
             state.setbacks = 0;
         }
-        let next = if let Some(job) = state.queue.pop_front() {
+        let next = if after == After::LastJob {
+            Next::Stop
+        } else if let Some(job) = state.queue.pop_front() {
             Next::Job(job)
         } else if state.is_over() {
             Next::Stop
@@ -477,6 +537,11 @@ impl Scheduler {
             state.idle.push(Arc::clone(runner) as Arc<dyn Runner>);
             Next::Idle
         };
+        let job = match &next {
+            Next::Job(job) => Some(job),
+            Next::Idle | Next::Stop => None,
+        };
+        state.note(runner.desk(), job);
         if let Some(room) = &mut state.room {
             room.asked(runner.id());
             let called = self.call(&mut state);
@@ -486,15 +551,21 @@ impl Scheduler {
         next
     }
 
-    /// A worker cannot be given jobs any more; whoever has just taken it from the idle list will
-    /// find that out.
-    pub(crate) fn retire(&self, id: u64) {
-        self.state.lock().idle.retain(|other| other.id() != id);
+    /// A worker is not to be given jobs any more. If it was not idle (`false`), whoever has taken it
+    /// from the list is about to give it one, or to stop it.
+    pub(crate) fn retire(&self, id: u64) -> bool {
+        let mut state = self.state.lock();
+        let before = state.idle.len();
+        state.idle.retain(|other| other.id() != id);
+        before != state.idle.len()
     }
 
     /// A worker has ended.
     pub(crate) fn ended(self: &Arc<Self>, id: u64, setback: Option<Setback>) {
         let mut state = self.state.lock();
+        let rank = state.crew.iter().find(|other| other.id() == id);
+        let rank = rank.and_then(|runner| runner.rank());
+        dismiss(&mut state, rank);
         state.crew.retain(|other| other.id() != id);
         state.idle.retain(|other| other.id() != id);
         state.live -= 1;
@@ -565,6 +636,7 @@ impl Scheduler {
         state.terminated = true;
         let idle = std::mem::take(&mut state.idle);
         let queued = std::mem::take(&mut state.queue);
+        let running = state.desks.clone();
         let crew = state.crew.clone();
         self.unlock_and_finish(state);
         for runner in crew {
@@ -573,7 +645,7 @@ impl Scheduler {
         for runner in idle {
             runner.stop();
         }
-        for job in queued {
+        for job in running.into_iter().flatten().chain(queued) {
             fail(job, TaskError::Terminated);
         }
     }
@@ -607,5 +679,23 @@ impl Scheduler {
             exit::unwatch(self.id);
             self.finished.set(());
         }
+    }
+}
+
+/// Takes the lowest number that no worker has.
+fn promote(state: &mut State) -> usize {
+    let free = state.ranks.iter().position(|taken| !taken);
+    let rank = free.unwrap_or_else(|| {
+        state.ranks.push(false);
+        state.ranks.len() - 1
+    });
+    state.ranks[rank] = true;
+    rank
+}
+
+/// A worker is gone: another may have its number.
+fn dismiss(state: &mut State, rank: Option<usize>) {
+    if let Some(taken) = rank.and_then(|rank| state.ranks.get_mut(rank)) {
+        *taken = false;
     }
 }

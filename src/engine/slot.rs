@@ -5,7 +5,9 @@
 //! waiter looks for a short while, then parks. `unpark` before `park` is remembered, so nothing is
 //! lost in between. The flag lets the waiter look without taking the lock.
 
-use crate::shim::{AtomicBool, Mutex, Ordering, Thread, hint, thread};
+use std::time::{Duration, Instant};
+
+use crate::shim::{AtomicBool, Mutex, Ordering, Thread, hint, park, thread};
 
 /// How often an idle worker looks, giving way to other threads in between, before it sleeps: some
 /// microseconds, about what waking it up would cost the giver.
@@ -48,8 +50,10 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Waits until the slot is filled and empties it.
-    pub(crate) fn wait(&self) -> T {
+    /// Waits until the slot is filled and empties it; gives up after so long.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<T> {
+        // A time that the clock cannot tell is as good as for ever.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         for _ in 0..LOOKS {
             if self.filled.load(Ordering::Relaxed) {
                 break;
@@ -62,11 +66,15 @@ impl<T> Slot<T> {
                 let mut content = self.content.lock();
                 if let Some(item) = content.item.take() {
                     self.filled.store(false, Ordering::Relaxed);
-                    return item;
+                    return Some(item);
                 }
                 content.parked = Some(thread::current());
             }
-            thread::park();
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return None;
+            }
+            park(left);
         }
     }
 }
@@ -85,7 +93,7 @@ mod loom_models {
                 let slot = Arc::clone(&slot);
                 loom::thread::spawn(move || slot.give(7))
             };
-            assert_eq!(slot.wait(), 7);
+            assert_eq!(slot.wait(None), Some(7));
             giver.join().unwrap();
         });
     }
@@ -106,9 +114,9 @@ mod loom_models {
                     }
                 })
             };
-            assert_eq!(slot.wait(), 0);
+            assert_eq!(slot.wait(None), Some(0));
             *idle.lock().unwrap() = true;
-            assert_eq!(slot.wait(), 1);
+            assert_eq!(slot.wait(None), Some(1));
             giver.join().unwrap();
         });
     }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -11,15 +11,15 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Callbacks, Engine, Job, Runner, Scheduler, fail,
+    Callbacks, Engine, Job, Runner, Scheduler,
     processes::wire::Carriage,
-    scheduler::{Next, Setback},
+    scheduler::{After, Next, Setback},
     slot::Slot,
 };
 use crate::{
     backend::Backend,
     error::{StartError, TaskError},
-    task::duty::{self, Duty},
+    task::duty,
     unwind,
     worker::record::{self, Record},
 };
@@ -41,9 +41,8 @@ impl Threads {
 }
 
 impl Engine for Threads {
-    fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError> {
-        let record = scheduler.recruit();
-        let runner = Arc::new(ThreadRunner::new(Arc::clone(&record)));
+    fn start(&self, scheduler: &Arc<Scheduler>, record: &Arc<Record>) -> Result<(), TaskError> {
+        let runner = Arc::new(ThreadRunner::new(Arc::clone(record)));
         let id = runner.id;
         scheduler.enlist(Arc::clone(&runner) as Arc<dyn Runner>);
         let listed = Arc::clone(&runner);
@@ -97,15 +96,8 @@ struct ThreadRunner {
     record: Arc<Record>,
     /// The next job, or `None` to end.
     slot: Slot<Option<Arc<dyn Job>>>,
-    desk: Mutex<Desk>,
-}
-
-/// What a worker thread is at.
-struct Desk {
-    job: Option<Arc<dyn Job>>,
     /// Whether its tasks are asked to end.
-    asked: bool,
-    terminated: bool,
+    asked: Arc<AtomicBool>,
 }
 
 impl ThreadRunner {
@@ -114,33 +106,15 @@ impl ThreadRunner {
             id: runner_id(),
             record,
             slot: Slot::new(),
-            desk: Mutex::new(Desk {
-                job: None,
-                asked: false,
-                terminated: false,
-            }),
+            asked: Arc::new(AtomicBool::new(false)),
         }
-    }
-
-    /// Begins with a job, unless there is to be no more work.
-    fn take_up(&self, job: &Arc<dyn Job>) -> bool {
-        let mut desk = self.desk.lock();
-        if !desk.terminated {
-            desk.job = Some(Arc::clone(job));
-        }
-        !desk.terminated
-    }
-
-    fn put_down(&self) {
-        // The other reference is the caller's, so that nothing is dropped under the lock.
-        self.desk.lock().job = None;
     }
 
     fn work(self: &Arc<Self>, scheduler: &Arc<Scheduler>) {
         let runner = Arc::clone(self) as Arc<dyn Runner>;
         self.record.begin(None, runner);
         record::set_current(Arc::clone(&self.record));
-        duty::set(Arc::clone(self) as Arc<dyn Duty>);
+        duty::heed(Arc::clone(&self.asked));
         let initialized = match scheduler.initializer() {
             Some(initializer) => initializer.run(),
             None => Ok(()),
@@ -153,38 +127,53 @@ impl ThreadRunner {
         scheduler.ended(self.id, setback);
     }
 
+    /// Waits for a job, or for word that there are no more; ends by itself when it has waited too long.
+    fn wait(&self, scheduler: &Scheduler) -> Option<Arc<dyn Job>> {
+        let given = self.slot.wait(scheduler.idle_timeout()).or_else(|| {
+            // Unless somebody is about to give something right now.
+            match scheduler.retire(self.id) {
+                true => None,
+                false => self.slot.wait(None),
+            }
+        });
+        given.flatten()
+    }
+
     /// Runs jobs until there are no more; says how the one job of a `Worker` went.
     fn serve(self: &Arc<Self>, scheduler: &Scheduler) -> Result<(), TaskError> {
         let solo = scheduler.is_solo();
         let mut verdict = Ok(());
-        let mut next = scheduler.next(self, false);
+        let mut left = scheduler.max_tasks();
+        let mut next = scheduler.next(self, After::Nothing);
         loop {
             let job = match next {
                 Next::Job(job) => Some(job),
-                Next::Idle => self.slot.wait(),
+                Next::Idle => self.wait(scheduler),
                 Next::Stop => None,
             };
             let Some(job) = job else { return verdict };
-            if !self.take_up(&job) {
-                fail(job, TaskError::Terminated);
-                next = scheduler.next(self, false);
-                continue;
-            }
-            let called = job.call(scheduler.task_timeout());
-            self.put_down();
+            let limit = scheduler.task_timeout();
+            let (called, job) = duty::run(job, |job| job.call(limit));
+            let after = match &mut left {
+                Some(left) if called.is_some() => {
+                    *left -= 1;
+                    After::task(*left == 0)
+                }
+                _ => After::task(false),
+            };
             next = match called {
                 // Who sees the result is to find this worker free,
                 Some(Callbacks::None) => {
-                    let next = scheduler.next(self, true);
+                    let next = scheduler.next(self, after);
                     Arc::clone(&job).publish();
                     next
                 }
                 // but no job is to wait behind a callback.
                 Some(Callbacks::Waiting) => {
                     Arc::clone(&job).publish();
-                    scheduler.next(self, true)
+                    scheduler.next(self, after)
                 }
-                None => scheduler.next(self, false),
+                None => scheduler.next(self, After::Nothing),
             };
             if solo {
                 verdict = job.error().map_or(Ok(()), Err);
@@ -195,19 +184,13 @@ impl ThreadRunner {
     }
 }
 
-impl Duty for ThreadRunner {
-    fn is_cancelled(&self) -> bool {
-        let (job, asked) = {
-            let desk = self.desk.lock();
-            (desk.job.clone(), desk.asked)
-        };
-        job.is_some_and(|job| asked || job.orders().are_to_stop())
-    }
-}
-
 impl Runner for ThreadRunner {
     fn id(&self) -> u64 {
         self.id
+    }
+
+    fn rank(&self) -> Option<usize> {
+        self.record.rank()
     }
 
     fn give(self: Arc<Self>, job: Arc<dyn Job>) {
@@ -227,19 +210,16 @@ impl Runner for ThreadRunner {
         true
     }
 
+    fn desk(&self) -> Option<usize> {
+        self.record.rank()
+    }
+
     fn ask(&self) {
-        self.desk.lock().asked = true;
+        // Relaxed: nothing is published with it.
+        self.asked.store(true, Ordering::Relaxed);
     }
 
     fn terminate(&self) {
-        let job = {
-            let mut desk = self.desk.lock();
-            desk.asked = true;
-            desk.terminated = true;
-            desk.job.clone()
-        };
-        if let Some(job) = job {
-            fail(job, TaskError::Terminated);
-        }
+        self.ask();
     }
 }

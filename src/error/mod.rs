@@ -520,6 +520,7 @@ struct DeathReport {
     death: Death,
     task: Option<&'static str>,
     effect: Effect,
+    stderr: String,
 }
 
 impl WorkerDied {
@@ -529,6 +530,7 @@ impl WorkerDied {
         death: Death,
         task: Option<&'static str>,
         effect: Effect,
+        stderr: String,
     ) -> Self {
         WorkerDied(Arc::new(DeathReport {
             worker,
@@ -536,6 +538,7 @@ impl WorkerDied {
             death,
             task,
             effect,
+            stderr,
         }))
     }
 
@@ -579,6 +582,12 @@ impl WorkerDied {
     pub fn effect(&self) -> Effect {
         self.0.effect
     }
+
+    /// The last lines that the worker wrote to its standard error, up to ten, for whichever task; they
+    /// were passed on to the program's own as well. Empty if there were none.
+    pub fn stderr(&self) -> &str {
+        &self.0.stderr
+    }
 }
 
 impl fmt::Debug for WorkerDied {
@@ -595,6 +604,7 @@ impl fmt::Display for WorkerDied {
             death,
             task,
             effect,
+            stderr,
         } = &*self.0;
         write!(f, "worker '{worker}' (process {pid}) {death}; ")?;
         match task {
@@ -605,7 +615,11 @@ impl fmt::Display for WorkerDied {
             Effect::DidNotRun => "did not run",
             Effect::Ran => "had run before",
             Effect::MayHaveRun => "may have run",
-        })
+        })?;
+        match stderr.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; its standard error ended with:\n{stderr}"),
+        }
     }
 }
 

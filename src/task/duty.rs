@@ -2,20 +2,20 @@
 
 use std::{
     cell::{Cell, RefCell},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use crate::arena;
-
-/// Who knows of a worker thread's task.
-pub(crate) trait Duty {
-    /// Whether there is a task, and it is to end.
-    fn is_cancelled(&self) -> bool;
-}
+use crate::{arena, engine::Job};
 
 thread_local! {
-    static DUTY: RefCell<Option<Arc<dyn Duty>>> = const { RefCell::new(None) };
-    /// Whether it is a task of this process as a worker.
+    /// What this worker thread runs.
+    static JOB: RefCell<Option<Arc<dyn Job>>> = const { RefCell::new(None) };
+    /// Whether all that it runs is to end.
+    static ASKED: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+    /// Whether it runs a task of this process as a worker.
     static OF_PROCESS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -53,14 +53,34 @@ pub fn cancelled() -> bool {
     if OF_PROCESS.get() {
         return arena::process::is_asked();
     }
-    // The value is gone while the thread ends.
-    let duty = DUTY.try_with(|duty| duty.borrow().clone());
-    matches!(duty, Ok(Some(duty)) if duty.is_cancelled())
+    // The values are gone while the thread ends.
+    let looked = JOB.try_with(|job| {
+        let job = job.borrow();
+        job.as_ref()
+            .is_some_and(|job| is_asked() || job.orders().are_to_stop())
+    });
+    looked.unwrap_or(false)
 }
 
-/// The calling thread works for this worker from now on.
-pub(crate) fn set(duty: Arc<dyn Duty>) {
-    DUTY.set(Some(duty));
+fn is_asked() -> bool {
+    ASKED.with_borrow(|asked| {
+        // Relaxed: nothing is published with it.
+        asked
+            .as_ref()
+            .is_some_and(|asked| asked.load(Ordering::Relaxed))
+    })
+}
+
+/// Where the calling thread, a worker's, is asked to end what it runs.
+pub(crate) fn heed(asked: Arc<AtomicBool>) {
+    ASKED.set(Some(asked));
+}
+
+/// Runs a job on the calling thread, a worker's, and gives it back.
+pub(crate) fn run<T>(job: Arc<dyn Job>, task: impl FnOnce(&dyn Job) -> T) -> (T, Arc<dyn Job>) {
+    JOB.set(Some(job));
+    let result = JOB.with_borrow(|job| task(&**job.as_ref().expect("it is there")));
+    (result, JOB.take().expect("it is still there"))
 }
 
 /// Runs a task of this process as a worker.

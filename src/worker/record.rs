@@ -25,6 +25,8 @@ pub(crate) struct Record {
     name: Mutex<String>,
     daemon: AtomicBool,
     ident: OnceLock<u64>,
+    /// Its number within its crew.
+    rank: OnceLock<usize>,
     /// The thread or process, once it was started.
     runner: OnceLock<Weak<dyn Runner>>,
     /// It has ended, and is not to be listed any more; changes under the registry's lock.
@@ -62,6 +64,7 @@ impl Record {
             name: Mutex::new(String::new()),
             daemon: AtomicBool::new(daemon),
             ident: OnceLock::new(),
+            rank: OnceLock::new(),
             runner: OnceLock::new(),
             unlisted: AtomicBool::new(false),
             ended: Latch::new(),
@@ -125,6 +128,14 @@ impl Record {
 
     pub(crate) fn set_daemon(&self, daemon: bool) {
         self.daemon.store(daemon, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rank(&self) -> Option<usize> {
+        self.rank.get().copied()
+    }
+
+    pub(crate) fn set_rank(&self, rank: usize) {
+        let _ = self.rank.set(rank);
     }
 
     pub(crate) fn ident(&self) -> Option<u64> {
