@@ -149,6 +149,10 @@ pub(crate) enum Setback {
 pub(crate) struct Hold(Arc<Scheduler>);
 
 impl Hold {
+    pub(crate) fn scheduler(&self) -> &Scheduler {
+        &self.0
+    }
+
     /// Takes a job; if it cannot be run, the job says so.
     pub(crate) fn submit(&self, job: Arc<dyn Job>) {
         let state = self.0.state.lock();

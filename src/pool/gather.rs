@@ -20,7 +20,7 @@ use crate::{
         piece::{self, Carver, Piece},
     },
     engine::{
-        Job, Scheduler,
+        Job,
         processes::{reactor, wire::Carriage},
         scheduler::Hold,
     },
@@ -83,18 +83,14 @@ struct Running<R> {
 impl<I: Portable, R: Portable> Gather<I, R> {
     /// Has the chunk's function called with every item.
     pub(super) fn start(
-        scheduler: &Arc<Scheduler>,
+        hold: Hold,
         workers: usize,
         chunk: Chunk<I, R>,
         cut: Cut,
         items: Vec<I>,
         promise: &Arc<Promise<Vec<R>>>,
     ) {
-        let hold = match scheduler.hold() {
-            Ok(hold) => hold,
-            Err(error) => return promise.complete(Err(error)),
-        };
-        let carriage = scheduler.carriage();
+        let carriage = hold.scheduler().carriage();
         let outputs = match carriage {
             None => Some(Carver::in_place(items.len())),
             Some(_) => None,
@@ -254,12 +250,13 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 mem::take(&mut state.results),
             )
         };
+        // Who sees the error is to see nothing begin any more.
+        for running in running.values() {
+            running.future.as_ref().map(TaskFuture::cancel);
+        }
         drop(self.hold.lock().take());
         self.promise.complete(Err(error));
-        for running in running.into_values() {
-            running.future.map(|future| future.cancel());
-        }
-        unwind::contain(|| drop((items, results)));
+        unwind::contain(|| drop((running, items, results)));
     }
 }
 

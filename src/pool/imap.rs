@@ -415,10 +415,7 @@ where
     }
 
     /// The results as a stream. The input is read where the stream is polled.
-    pub fn into_stream(mut self) -> ImapStream<Iter<I>, R>
-    where
-        I: 'static,
-    {
+    pub fn into_stream(mut self) -> ImapStream<Iter<I>, R> {
         let input = self.input.take().map(|input| Box::pin(stream::iter(input)));
         ImapStream {
             input,

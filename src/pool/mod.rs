@@ -122,10 +122,7 @@ impl WorkerPool {
     }
 
     fn check(&self) -> Result<(), Error> {
-        self.scheduler.check().map_err(|error| match error {
-            TaskError::Shutdown => Error::NotRunning,
-            error => error.into(),
-        })
+        self.scheduler.check().map_err(refused)
     }
 
     /// Runs a task on a worker, and gives its result.
@@ -448,6 +445,14 @@ impl WorkerPool {
     }
 }
 
+/// Why a pool takes no work.
+fn refused(error: TaskError) -> Error {
+    match error {
+        TaskError::Shutdown => Error::NotRunning,
+        error => error.into(),
+    }
+}
+
 impl Drop for WorkerPool {
     fn drop(&mut self) {
         self.scheduler.terminate();
@@ -517,16 +522,18 @@ impl Chunks<'_> {
             scheduler, workers, ..
         } = self.pool;
         let items: Vec<_> = items.into_iter().collect();
+        // From now on the pool may be closed: all items are accepted, or, if it was meanwhile, none.
+        let hold = scheduler.hold().map_err(refused)?;
         let promise = Promise::new();
         let is_thread_map = scheduler.carriage().is_none() && items.len() <= u32::MAX as usize;
         match self.size {
             None if is_thread_map => {
-                Spread::start(scheduler, *workers, function, items, &promise);
+                Spread::start(&hold, *workers, function, items, &promise);
             }
             size => {
                 let cut = size.map_or(Cut::Adaptive, Cut::Fixed);
                 let chunk = Chunk::of(function);
-                Gather::start(scheduler, *workers, chunk, cut, items, &promise);
+                Gather::start(hold, *workers, chunk, cut, items, &promise);
             }
         }
         Ok(AsyncResult::of_promise(promise))

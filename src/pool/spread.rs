@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use super::promise::Promise;
 use crate::{
-    engine::{Job, Request, Scheduler, processes::wire::Carriage},
+    engine::{Job, Request, processes::wire::Carriage, scheduler::Hold},
     error::TaskError,
     executor::TaskFuture,
     memory::advise_huge_pages,
@@ -173,7 +173,7 @@ impl Ends {
 impl<I: Portable, R: Portable> Spread<I, R> {
     /// Has the function called with every item.
     pub(super) fn start<F>(
-        scheduler: &Arc<Scheduler>,
+        hold: &Hold,
         workers: usize,
         function: F,
         items: Vec<I>,
@@ -209,7 +209,7 @@ impl<I: Portable, R: Portable> Spread<I, R> {
                 drive: Spread::drive::<F>,
             });
             let future = TaskFuture::new(Arc::clone(&cell) as _);
-            scheduler.submit(cell as Arc<dyn Job>);
+            hold.submit(cell as Arc<dyn Job>);
             let watcher = Arc::clone(&spread);
             spread.drivers.lock()[number] = Some(future);
             let watched = spread.drivers.lock()[number]

@@ -319,6 +319,24 @@ impl<F: Future> Hand<F> {
     }
 }
 
+/// Says something about its length that need not be true.
+pub struct Liar {
+    pub items: std::ops::Range<u64>,
+    pub hint: (usize, Option<usize>),
+}
+
+impl Iterator for Liar {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        self.items.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.hint
+    }
+}
+
 /// Stays away from the processor until the instant, which a sleep does not hit as well.
 pub fn spin_until(instant: std::time::Instant) {
     while std::time::Instant::now() < instant {
