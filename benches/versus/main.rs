@@ -15,6 +15,7 @@ mod harness;
 mod locks;
 mod maps;
 mod payloads;
+mod pools;
 mod posix;
 mod processes;
 mod queues;
@@ -98,6 +99,7 @@ fn cases() -> Vec<Case> {
     [
         threads::cases(),
         maps::cases(),
+        pools::cases(),
         processes::cases(),
         starts::cases(),
         payloads::cases(),

@@ -28,7 +28,7 @@ use crate::{
     unwind,
 };
 
-/// How many chunks are under way, for each worker.
+/// How many chunks are under way at most, for each worker.
 const AHEAD: usize = 4;
 
 /// The results of [`imap`](crate::WorkerPool::imap) or
@@ -52,6 +52,9 @@ struct Feeder<T, R> {
     chunk: Chunk<T, R>,
     chunksize: usize,
     workers: usize,
+    /// How many chunks may be under way: at first one for each worker, since who waits for the first
+    /// result is not to wait for what comes later; one more with every result.
+    limit: usize,
     inputs: Carver<T>,
     /// Where the results go, unless they come from another process.
     outputs: Option<Carver<R>>,
@@ -142,13 +145,6 @@ impl<R: Send + 'static> Window<R> {
         }
     }
 
-    fn has_ready(&self) -> bool {
-        match self {
-            Window::InOrder(tasks) => tasks.front().is_some_and(TaskFuture::done),
-            Window::AsCompleted { completed, .. } => !completed.state.lock().numbers.is_empty(),
-        }
-    }
-
     /// The next outcome; blocks until it is there, or until the deadline.
     fn next(&mut self, deadline: Option<Instant>) -> Option<ChunkOutcome<R>> {
         match self {
@@ -234,8 +230,9 @@ impl<R> Window<R> {
 }
 
 impl<T: Portable, R: Portable> Feeder<T, R> {
-    fn limit(&self) -> usize {
-        AHEAD * self.workers
+    /// There was a result.
+    fn widen(&mut self) {
+        self.limit = (self.limit + 1).min(AHEAD * self.workers);
     }
 
     fn submit(&mut self, items: Piece<T>) -> TaskFuture<ChunkResult<R>> {
@@ -306,6 +303,7 @@ impl<T: Portable, R: Portable> Recipe<T, R> {
             chunk: self.chunk,
             chunksize: self.chunksize,
             workers: self.workers,
+            limit: self.workers,
             inputs: Carver::in_turns(expected),
             outputs,
         };
@@ -355,12 +353,8 @@ where
             output,
         } = self;
         while let Some(items) = input
-            && output.window.len() < feeder.limit()
+            && output.window.len() < feeder.limit
         {
-            // Who waits for the first result need not wait for what comes later.
-            if output.window.len() >= feeder.workers && output.window.has_ready() {
-                return;
-            }
             let chunksize = feeder.chunksize;
             let piece = unwind::catch(|| feeder.inputs.carve_from(items, chunksize));
             match piece {
@@ -390,6 +384,7 @@ where
                 None => return self.output.last.take().map(Err),
                 Some(Err(TaskError::Timeout)) => return Some(Err(TaskError::Timeout)),
                 Some(outcome) => {
+                    self.feeder.widen();
                     if self.output.receive(outcome) {
                         self.input = None;
                     }
@@ -497,7 +492,7 @@ where
     /// Reads on, as far as the look-ahead goes, and remembers to wake the caller when there is more.
     fn feed(&mut self, context: &mut Context<'_>) {
         while let Some(input) = &mut self.input
-            && self.output.window.len() < self.feeder.limit()
+            && self.output.window.len() < self.feeder.limit
         {
             let item = unwind::catch(|| input.poll_next_unpin(context));
             let chunk_is_full = match item {
@@ -553,6 +548,7 @@ where
             self.feed(context);
             match self.output.window.poll_next(context) {
                 Poll::Ready(Some(outcome)) => {
+                    self.feeder.widen();
                     if self.output.receive(outcome) {
                         self.input = None;
                     }
