@@ -4,17 +4,16 @@
 //! also come back to this very latch.
 
 use std::{
-    collections::BTreeMap,
     pin::Pin,
     sync::OnceLock,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     thread::{self, Thread},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use crate::{shim::park, unwind};
+use crate::{shim::park, wakers::Wakers};
 
 pub(crate) struct Latch<T> {
     value: OnceLock<T>,
@@ -24,8 +23,7 @@ pub(crate) struct Latch<T> {
 #[derive(Default)]
 struct Waiting {
     threads: Vec<Thread>,
-    wakers: BTreeMap<u64, Waker>,
-    next_key: u64,
+    wakers: Wakers,
 }
 
 impl<T> Latch<T> {
@@ -44,9 +42,7 @@ impl<T> Latch<T> {
         for thread in waiting.threads {
             thread.unpark();
         }
-        for waker in waiting.wakers.into_values() {
-            unwind::contain(|| waker.wake());
-        }
+        waiting.wakers.wake();
     }
 
     pub(crate) fn get(&self) -> Option<&T> {
@@ -101,13 +97,7 @@ impl<'a, T> Future for WaitAsync<'a, T> {
             match latch.get() {
                 // The new waker is as useless now as an old one.
                 Some(_) => Some(waker),
-                None => {
-                    let key = *self.key.get_or_insert_with(|| {
-                        waiting.next_key += 1;
-                        waiting.next_key
-                    });
-                    waiting.wakers.insert(key, waker)
-                }
+                None => waiting.wakers.keep(&mut self.key, waker),
             }
         };
         drop(old);
@@ -118,7 +108,7 @@ impl<'a, T> Future for WaitAsync<'a, T> {
 impl<T> Drop for WaitAsync<'_, T> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            let waker = self.latch.waiting.lock().wakers.remove(&key);
+            let waker = self.latch.waiting.lock().wakers.forget(key);
             drop(waker);
         }
     }
@@ -131,7 +121,7 @@ mod tests {
             Arc,
             atomic::{AtomicUsize, Ordering},
         },
-        task::Wake,
+        task::{Wake, Waker},
     };
 
     use super::*;
@@ -167,7 +157,7 @@ mod tests {
         assert!(wait.as_mut().poll(&mut context).is_pending());
         assert_eq!(latch.waiting.lock().wakers.len(), 1);
         drop(wait);
-        assert!(latch.waiting.lock().wakers.is_empty());
+        assert_eq!(latch.waiting.lock().wakers.len(), 0);
     }
 
     #[test]

@@ -71,6 +71,7 @@ mod shim;
 mod sync;
 mod task;
 mod unwind;
+mod wakers;
 mod worker;
 
 pub use backend::{Backend, get_backend, set_backend};

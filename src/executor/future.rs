@@ -92,9 +92,14 @@ impl<R> TaskFuture<R> {
         self.shared.wait(deadline)
     }
 
-    /// Whether the task is over; else the caller is woken when it is.
-    pub(crate) fn poll_done(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.shared.poll_done(context)
+    /// Whether the task is over; else the caller, known by the key, is woken when it is.
+    pub(crate) fn poll_done(&self, key: &mut Option<u64>, context: &mut Context<'_>) -> Poll<()> {
+        self.shared.poll_done(key, context)
+    }
+
+    /// Who waited under this key does not any more.
+    pub(crate) fn forget(&self, key: u64) {
+        self.shared.forget(key);
     }
 
     /// Whether there is a result rather than an error, once it is decided.

@@ -203,6 +203,10 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 panic: None,
             }) => {
                 let mut state = self.state.lock();
+                if state.over {
+                    drop(state);
+                    return unwind::contain(|| drop(values));
+                }
                 if self.adaptive {
                     let took = running.since.elapsed();
                     if took < SHORT {
@@ -211,14 +215,16 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                         state.chunksize = (state.chunksize / 2).max(1);
                     }
                 }
-                if !state.over {
-                    state.results[number] = Some(values);
-                    state.open -= 1;
-                }
+                state.results[number] = Some(values);
+                state.open -= 1;
             }
             Ok(ChunkResult {
-                panic: Some(panic), ..
-            }) => self.fail(TaskError::Panicked(panic)),
+                values,
+                panic: Some(panic),
+            }) => {
+                self.fail(TaskError::Panicked(panic));
+                unwind::contain(|| drop(values));
+            }
             Err(error) => self.fail(error),
         }
     }

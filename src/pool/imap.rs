@@ -271,6 +271,11 @@ impl<R> Output<R> {
                     TaskError::Shutdown | TaskError::Terminated | TaskError::Broken(_)
                 );
                 self.error = Some(error);
+                if is_final {
+                    // This says it all.
+                    self.last
+                        .take_if(|last| matches!(last, TaskError::Shutdown));
+                }
                 is_final
             }
         }
@@ -294,6 +299,8 @@ pub(super) struct Recipe<T, R> {
 
 impl<T: Portable, R: Portable> Recipe<T, R> {
     fn parts(self, expected: usize) -> (Feeder<T, R>, Output<R>) {
+        let most = self.chunksize.saturating_mul(AHEAD * self.workers);
+        let expected = expected.min(most);
         let outputs = match self.scheduler.carriage() {
             None => Some(Carver::in_turns(expected)),
             Some(_) => None,
@@ -355,6 +362,11 @@ where
         while let Some(items) = input
             && output.window.len() < feeder.limit
         {
+            if let Err(error) = feeder.scheduler.check() {
+                output.last = Some(error);
+                *input = None;
+                return;
+            }
             let chunksize = feeder.chunksize;
             let piece = unwind::catch(|| feeder.inputs.carve_from(items, chunksize));
             match piece {
@@ -494,6 +506,13 @@ where
         while let Some(input) = &mut self.input
             && self.output.window.len() < self.feeder.limit
         {
+            if self.buffer.is_empty()
+                && let Err(error) = self.feeder.scheduler.check()
+            {
+                self.output.last = Some(error);
+                self.input = None;
+                return;
+            }
             let item = unwind::catch(|| input.poll_next_unpin(context));
             let chunk_is_full = match item {
                 Ok(Poll::Ready(Some(item))) => {

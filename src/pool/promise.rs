@@ -11,16 +11,19 @@ use std::{
     mem,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
-use crate::{engine::processes::reactor, error::TaskError, unwind};
+use crate::{
+    engine::processes::reactor,
+    error::TaskError,
+    shim::{Mutex, MutexGuard, Thread, park, thread},
+    unwind,
+    wakers::Wakers,
+};
 
 pub(super) struct Promise<T> {
     state: Mutex<State<T>>,
-    ready: Condvar,
 }
 
 pub(super) type Outcome<T> = Result<T, TaskError>;
@@ -31,7 +34,12 @@ pub(super) type Hook<T> = Box<dyn FnOnce(&Outcome<T>) + Send>;
 struct State<T> {
     stage: Stage<T>,
     hooks: Vec<Hook<T>>,
+    /// Those that are blocked.
+    threads: Vec<Thread>,
+    /// Of the task that awaits the outcome.
     waker: Option<Waker>,
+    /// Of tasks that only want to know that it is there.
+    onlookers: Wakers,
 }
 
 enum Stage<T> {
@@ -66,9 +74,10 @@ impl<T: Send + 'static> Promise<T> {
             state: Mutex::new(State {
                 stage: Stage::Pending,
                 hooks: Vec::new(),
+                threads: Vec::new(),
                 waker: None,
+                onlookers: Wakers::default(),
             }),
-            ready: Condvar::new(),
         })
     }
 
@@ -118,12 +127,17 @@ impl<T: Send + 'static> Promise<T> {
 
     fn publish(&self, mut state: MutexGuard<'_, State<T>>, outcome: Outcome<T>) {
         state.stage = Stage::Ready(outcome);
+        let threads = mem::take(&mut state.threads);
         let waker = state.waker.take();
+        let onlookers = mem::take(&mut state.onlookers);
         drop(state);
-        self.ready.notify_all();
+        for thread in threads {
+            thread.unpark();
+        }
         if let Some(waker) = waker {
             unwind::contain(|| waker.wake());
         }
+        onlookers.wake();
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -152,35 +166,55 @@ impl<T: Send + 'static> Promise<T> {
     }
 
     fn ready_by(&self, deadline: Option<Instant>) -> Option<MutexGuard<'_, State<T>>> {
-        let mut state = self.state.lock();
-        while !state.is_ready() {
-            match deadline {
-                None => self.ready.wait(&mut state),
-                Some(deadline) => {
-                    let timed_out = self.ready.wait_until(&mut state, deadline).timed_out();
-                    if timed_out && !state.is_ready() {
-                        return None;
-                    }
-                }
+        loop {
+            let mut state = self.state.lock();
+            if state.is_ready() {
+                return Some(state);
             }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return None;
+            }
+            let this = thread::current();
+            // It may be there from the last time, if something else has woken the thread.
+            if state.threads.iter().all(|other| other.id() != this.id()) {
+                state.threads.push(this);
+            }
+            drop(state);
+            park(left);
         }
-        Some(state)
     }
 
-    pub(super) fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// Takes it if it is ready, else remembers to wake the caller, of whom there is one.
+    pub(super) fn poll_take(&self, context: &mut Context<'_>) -> Poll<Outcome<T>> {
         // Wakers are cloned and dropped outside of the lock: they may do anything.
         let waker = context.waker().clone();
         let mut state = self.state.lock();
-        let old = match state.is_ready() {
-            true => Some(waker),
-            false => state.waker.replace(waker),
+        let (poll, old) = match state.is_ready() {
+            true => (Poll::Ready(state.take()), Some(waker)),
+            false => (Poll::Pending, state.waker.replace(waker)),
         };
-        let ready = state.is_ready();
         drop(state);
         drop(old);
-        match ready {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
+        poll
+    }
+
+    /// Whether it is ready; else remembers, under this key, to wake the caller.
+    pub(super) fn poll_ready(&self, key: &mut Option<u64>, context: &mut Context<'_>) -> Poll<()> {
+        let waker = context.waker().clone();
+        let mut state = self.state.lock();
+        let (poll, old) = match state.is_ready() {
+            true => (Poll::Ready(()), Some(waker)),
+            false => (Poll::Pending, state.onlookers.keep(key, waker)),
+        };
+        drop(state);
+        drop(old);
+        poll
+    }
+
+    /// Who waited under this key does not any more.
+    pub(super) fn forget(&self, key: u64) {
+        let waker = self.state.lock().onlookers.forget(key);
+        drop(waker);
     }
 }

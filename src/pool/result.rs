@@ -2,10 +2,9 @@
 
 use std::{
     fmt,
-    future::poll_fn,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -126,14 +125,11 @@ impl<R: Send + 'static> AsyncResult<R> {
     ///
     /// Dropping the future has no effect.
     pub async fn wait_async(&self) {
-        poll_fn(|context| self.poll_ready(context)).await;
-    }
-
-    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
-        match &self.source {
-            Source::Task(task) => task.poll_done(context),
-            Source::Promise(promise) => promise.poll_ready(context),
+        Onlooker {
+            source: &self.source,
+            key: None,
         }
+        .await;
     }
 
     /// Whether the result is there.
@@ -216,10 +212,35 @@ impl<R: Send + 'static> Future for AsyncResult<R> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.source {
             Source::Task(task) => Pin::new(task).poll(context),
-            Source::Promise(promise) => {
-                ready!(promise.poll_ready(context));
-                Poll::Ready(promise.take(None))
-            }
+            Source::Promise(promise) => promise.poll_take(context),
+        }
+    }
+}
+
+/// Waits for a result and leaves it there; there may be several.
+struct Onlooker<'a, R: Send + 'static> {
+    source: &'a Source<R>,
+    /// What it is known by, once it was polled.
+    key: Option<u64>,
+}
+
+impl<R: Send + 'static> Future for Onlooker<'_, R> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        match self.source {
+            Source::Task(task) => task.poll_done(&mut self.key, context),
+            Source::Promise(promise) => promise.poll_ready(&mut self.key, context),
+        }
+    }
+}
+
+impl<R: Send + 'static> Drop for Onlooker<'_, R> {
+    fn drop(&mut self) {
+        match (self.key, self.source) {
+            (Some(key), Source::Task(task)) => task.forget(key),
+            (Some(key), Source::Promise(promise)) => promise.forget(key),
+            (None, _) => {}
         }
     }
 }

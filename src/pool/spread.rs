@@ -317,6 +317,10 @@ impl<I: Portable, R: Portable> Progress<'_, I, R> {
         let (items, results) = (self.spread.items.start, self.spread.results.start);
         let last = self.written.last_mut().expect("it was just looked after");
         for index in self.claimed.clone() {
+            // Quick items may be followed by slow ones.
+            if self.spread.stopped.load(Ordering::Relaxed) {
+                return;
+            }
             // SAFETY: the index was in a range, so the item is there; it was claimed by this worker alone.
             let item = unsafe { items.add(index).read().assume_init() };
             self.claimed.start = index + 1;

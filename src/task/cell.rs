@@ -32,6 +32,7 @@ use crate::{
     executor::TaskFuture,
     shim::{Mutex, MutexGuard, Thread, hint, park, thread},
     unwind,
+    wakers::Wakers,
 };
 
 /// How often a blocking taker looks, giving way to other threads in between, before it sleeps.
@@ -150,7 +151,10 @@ enum Outcome<R> {
 /// Who is to be told of the outcome.
 struct Waiting<R> {
     threads: Vec<Thread>,
+    /// Of the task that awaits the result.
     waker: Option<Waker>,
+    /// Of tasks that only want to know that it is there.
+    onlookers: Wakers,
     watcher: Option<(Arc<dyn Watcher>, usize)>,
     callbacks: Vec<Callback<R>>,
     /// Those for the worker: there as well, since most tasks have none.
@@ -162,6 +166,7 @@ impl<R> Default for Waiting<R> {
         Waiting {
             threads: Vec::new(),
             waker: None,
+            onlookers: Wakers::default(),
             watcher: None,
             callbacks: Vec::new(),
             orders: Orders::default(),
@@ -427,6 +432,7 @@ impl<W: Work> Job for TaskCell<W> {
         let Waiting {
             threads,
             waker,
+            onlookers,
             watcher,
             callbacks,
             orders: _,
@@ -437,8 +443,9 @@ impl<W: Work> Job for TaskCell<W> {
         if let Some(waker) = waker {
             unwind::contain(|| waker.wake());
         }
+        onlookers.wake();
         if let Some((watcher, number)) = watcher {
-            watcher.is_over(number);
+            unwind::contain(|| watcher.is_over(number));
         }
         if !callbacks.is_empty() {
             let future = TaskFuture::new(self);
@@ -470,8 +477,10 @@ pub(crate) trait Shared<R>: Send + Sync {
     fn wait(&self, deadline: Option<Instant>) -> bool;
     /// Whether there is a result rather than an error, once it is decided.
     fn succeeded(&self) -> Option<bool>;
-    /// Whether the result is there; else remembers to wake the caller.
-    fn poll_done(&self, context: &mut Context<'_>) -> Poll<()>;
+    /// Whether the result is there; else remembers, under this key, to wake the caller.
+    fn poll_done(&self, key: &mut Option<u64>, context: &mut Context<'_>) -> Poll<()>;
+    /// Who waited under this key does not any more.
+    fn forget(&self, key: u64);
     /// Takes the result if it is there, else remembers to wake the caller.
     fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<R, TaskError>>;
     /// Has the one watcher told; `false` if the outcome is decided already.
@@ -582,8 +591,24 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
         }
     }
 
-    fn poll_done(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.poll_settled(context).map(drop)
+    fn poll_done(&self, key: &mut Option<u64>, context: &mut Context<'_>) -> Poll<()> {
+        let waker = context.waker().clone();
+        let mut state = self.state.lock();
+        let (poll, old) = match state.is_settled() {
+            true => (Poll::Ready(()), Some(waker)),
+            false => (Poll::Pending, state.waiting().onlookers.keep(key, waker)),
+        };
+        drop(state);
+        drop(old);
+        poll
+    }
+
+    fn forget(&self, key: u64) {
+        let waker = match &mut self.state.lock().waiting {
+            Some(waiting) => waiting.onlookers.forget(key),
+            None => None,
+        };
+        drop(waker);
     }
 
     fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<W::Output, TaskError>> {
