@@ -150,6 +150,9 @@ impl ThreadRunner {
 
     /// Waits for a job, or for word that there are no more; ends by itself when it has waited too long.
     fn wait(&self, scheduler: &Scheduler) -> Option<Arc<dyn Job>> {
+        if let Some(given) = self.slot.look() {
+            return given;
+        }
         self.take_up(None);
         let given = self.slot.wait(scheduler.idle_timeout()).or_else(|| {
             // Unless somebody is about to give something right now.
