@@ -26,7 +26,9 @@ use crate::{
 /// workers end. [`shutdown`](WorkerPoolExecutor::shutdown) is how to wait for that. When the program
 /// ends it waits for what was submitted.
 ///
-/// A worker process that dies costs the task that it was running, and is replaced.
+/// A worker process that dies costs the task that it was running, and is replaced. What worker processes
+/// write to their standard error is passed on to this process's own, and the last lines are in the error
+/// of a task whose worker died: [`WorkerDied::stderr`](crate::WorkerDied::stderr).
 ///
 /// Python's `ThreadPoolExecutor` and `ProcessPoolExecutor`.
 ///

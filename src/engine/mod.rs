@@ -177,12 +177,6 @@ pub(crate) trait Runner: Send + Sync {
     /// From now on `cancelled()` is true in its tasks.
     fn ask(&self);
 
-    /// Where the scheduler is to note its job, if that fails by the scheduler's hand when the worker is
-    /// terminated.
-    fn desk(&self) -> Option<usize> {
-        None
-    }
-
     /// Takes no more jobs; the one at hand, if any, fails with [`TaskError::Terminated`]. A process is
     /// killed; a thread goes on with what it does, but nobody waits for the result any more.
     fn terminate(&self);

@@ -82,8 +82,6 @@ pub(super) struct State {
     pub(super) room: Option<Room>,
     /// Workers that wait to be given a job; the one that worked last is at the end.
     idle: Vec<Arc<dyn Runner>>,
-    /// What the worker threads run, by their numbers.
-    desks: Vec<Option<Arc<dyn Job>>>,
     /// All workers that were started and have not ended.
     crew: Vec<Arc<dyn Runner>>,
     /// Their number, and those that are being started.
@@ -174,15 +172,6 @@ impl Drop for Hold {
 }
 
 impl State {
-    /// A worker begins with a job, or is through with one, which it still holds.
-    fn note(&mut self, desk: Option<usize>, job: Option<&Arc<dyn Job>>) {
-        let Some(desk) = desk else { return };
-        if self.desks.len() <= desk {
-            self.desks.resize(desk + 1, None);
-        }
-        self.desks[desk] = job.map(Arc::clone);
-    }
-
     /// Whether jobs are refused from now on.
     pub(super) fn takes_none(&self) -> bool {
         self.closed || self.broken.is_some()
@@ -213,7 +202,6 @@ impl Scheduler {
                 queue: VecDeque::new(),
                 room: plan.max_pending.map(Room::new),
                 idle: Vec::new(),
-                desks: Vec::new(),
                 crew: Vec::new(),
                 live: 0,
                 handed: 0,
@@ -458,7 +446,6 @@ impl Scheduler {
         job: Arc<dyn Job>,
     ) {
         state.handed += 1;
-        state.note(runner.desk(), Some(&job));
         drop(state);
         runner.give(job);
         let mut state = self.state.lock();
@@ -541,11 +528,6 @@ impl Scheduler {
             state.idle.push(Arc::clone(runner) as Arc<dyn Runner>);
             Next::Idle
         };
-        let job = match &next {
-            Next::Job(job) => Some(job),
-            Next::Idle | Next::Stop => None,
-        };
-        state.note(runner.desk(), job);
         if let Some(room) = &mut state.room {
             room.asked(runner.id());
             let called = self.call(&mut state);
@@ -640,7 +622,6 @@ impl Scheduler {
         state.terminated = true;
         let idle = std::mem::take(&mut state.idle);
         let queued = std::mem::take(&mut state.queue);
-        let running = state.desks.clone();
         let crew = state.crew.clone();
         self.unlock_and_finish(state);
         for runner in crew {
@@ -649,7 +630,7 @@ impl Scheduler {
         for runner in idle {
             runner.stop();
         }
-        for job in running.into_iter().flatten().chain(queued) {
+        for job in queued {
             fail(job, TaskError::Terminated);
         }
     }

@@ -50,22 +50,32 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Waits until the slot is filled and empties it; gives up after so long.
-    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<T> {
-        // A time that the clock cannot tell is as good as for ever.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    /// Empties the slot if it is filled soon.
+    pub(crate) fn look(&self) -> Option<T> {
         for _ in 0..LOOKS {
             if self.filled.load(Ordering::Relaxed) {
-                break;
+                return self.take(&mut self.content.lock());
             }
             hint::spin_loop();
             thread::yield_now();
         }
+        None
+    }
+
+    fn take(&self, content: &mut Content<T>) -> Option<T> {
+        let item = content.item.take()?;
+        self.filled.store(false, Ordering::Relaxed);
+        Some(item)
+    }
+
+    /// Waits until the slot is filled and empties it; gives up after so long.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<T> {
+        // A time that the clock cannot tell is as good as for ever.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             {
                 let mut content = self.content.lock();
-                if let Some(item) = content.item.take() {
-                    self.filled.store(false, Ordering::Relaxed);
+                if let Some(item) = self.take(&mut content) {
                     return Some(item);
                 }
                 content.parked = Some(thread::current());
@@ -93,7 +103,7 @@ mod loom_models {
                 let slot = Arc::clone(&slot);
                 loom::thread::spawn(move || slot.give(7))
             };
-            assert_eq!(slot.wait(None), Some(7));
+            assert_eq!(slot.look().or_else(|| slot.wait(None)), Some(7));
             giver.join().unwrap();
         });
     }
@@ -114,9 +124,9 @@ mod loom_models {
                     }
                 })
             };
-            assert_eq!(slot.wait(None), Some(0));
+            assert_eq!(slot.look().or_else(|| slot.wait(None)), Some(0));
             *idle.lock().unwrap() = true;
-            assert_eq!(slot.wait(None), Some(1));
+            assert_eq!(slot.look().or_else(|| slot.wait(None)), Some(1));
             giver.join().unwrap();
         });
     }

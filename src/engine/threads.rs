@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Callbacks, Engine, Job, Runner, Scheduler,
+    Callbacks, Engine, Job, Runner, Scheduler, fail,
     processes::wire::Carriage,
     scheduler::{After, Next, Setback},
     slot::Slot,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     backend::Backend,
     error::{StartError, TaskError},
-    task::duty,
+    task::duty::{self, Duty},
     unwind,
     worker::record::{self, Record},
 };
@@ -96,8 +96,17 @@ struct ThreadRunner {
     record: Arc<Record>,
     /// The next job, or `None` to end.
     slot: Slot<Option<Arc<dyn Job>>>,
+    desk: Mutex<Desk>,
+}
+
+/// What a worker thread is at.
+#[derive(Default)]
+struct Desk {
+    /// Stays there until there is another, or nothing to do.
+    job: Option<Arc<dyn Job>>,
     /// Whether its tasks are asked to end.
-    asked: Arc<AtomicBool>,
+    asked: bool,
+    terminated: bool,
 }
 
 impl ThreadRunner {
@@ -106,7 +115,7 @@ impl ThreadRunner {
             id: runner_id(),
             record,
             slot: Slot::new(),
-            asked: Arc::new(AtomicBool::new(false)),
+            desk: Mutex::default(),
         }
     }
 
@@ -114,7 +123,7 @@ impl ThreadRunner {
         let runner = Arc::clone(self) as Arc<dyn Runner>;
         self.record.begin(None, runner);
         record::set_current(Arc::clone(&self.record));
-        duty::heed(Arc::clone(&self.asked));
+        duty::set(Arc::clone(self) as Arc<dyn Duty>);
         let initialized = match scheduler.initializer() {
             Some(initializer) => initializer.run(),
             None => Ok(()),
@@ -127,8 +136,24 @@ impl ThreadRunner {
         scheduler.ended(self.id, setback);
     }
 
+    /// Begins with a job, or has none any more; `false` if there is to be no more work.
+    fn take_up(&self, job: Option<Arc<dyn Job>>) -> bool {
+        let (before, goes_on) = {
+            let mut desk = self.desk.lock();
+            let before = std::mem::replace(&mut desk.job, job);
+            (before, !desk.terminated)
+        };
+        // The last to let go of a result that nobody wants drops it: user code once more.
+        unwind::contain(|| drop(before));
+        goes_on
+    }
+
     /// Waits for a job, or for word that there are no more; ends by itself when it has waited too long.
     fn wait(&self, scheduler: &Scheduler) -> Option<Arc<dyn Job>> {
+        if let Some(given) = self.slot.look() {
+            return given;
+        }
+        self.take_up(None);
         let given = self.slot.wait(scheduler.idle_timeout()).or_else(|| {
             // Unless somebody is about to give something right now.
             match scheduler.retire(self.id) {
@@ -151,9 +176,16 @@ impl ThreadRunner {
                 Next::Idle => self.wait(scheduler),
                 Next::Stop => None,
             };
-            let Some(job) = job else { return verdict };
-            let limit = scheduler.task_timeout();
-            let (called, job) = duty::run(job, |job| job.call(limit));
+            let Some(job) = job else {
+                self.take_up(None);
+                return verdict;
+            };
+            if !self.take_up(Some(Arc::clone(&job))) {
+                fail(job, TaskError::Terminated);
+                next = scheduler.next(self, After::Nothing);
+                continue;
+            }
+            let called = duty::run(|| job.call(scheduler.task_timeout()));
             let after = match &mut left {
                 Some(left) if called.is_some() => {
                     *left -= 1;
@@ -178,9 +210,17 @@ impl ThreadRunner {
             if solo {
                 verdict = job.error().map_or(Ok(()), Err);
             }
-            // The last to let go of a result that nobody wants drops it: user code once more.
-            unwind::contain(|| drop(job));
         }
+    }
+}
+
+impl Duty for ThreadRunner {
+    fn is_cancelled(&self) -> bool {
+        let (job, asked) = {
+            let desk = self.desk.lock();
+            (desk.job.clone(), desk.asked)
+        };
+        asked || job.is_some_and(|job| job.orders().are_to_stop())
     }
 }
 
@@ -210,16 +250,19 @@ impl Runner for ThreadRunner {
         true
     }
 
-    fn desk(&self) -> Option<usize> {
-        self.record.rank()
-    }
-
     fn ask(&self) {
-        // Relaxed: nothing is published with it.
-        self.asked.store(true, Ordering::Relaxed);
+        self.desk.lock().asked = true;
     }
 
     fn terminate(&self) {
-        self.ask();
+        let job = {
+            let mut desk = self.desk.lock();
+            desk.asked = true;
+            desk.terminated = true;
+            desk.job.clone()
+        };
+        if let Some(job) = job {
+            fail(job, TaskError::Terminated);
+        }
     }
 }

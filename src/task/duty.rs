@@ -2,21 +2,22 @@
 
 use std::{
     cell::{Cell, RefCell},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
-use crate::{arena, engine::Job};
+use crate::arena;
+
+/// A worker thread that knows what it runs.
+pub(crate) trait Duty {
+    /// Whether that is to end.
+    fn is_cancelled(&self) -> bool;
+}
 
 thread_local! {
-    /// What this worker thread runs.
-    static JOB: RefCell<Option<Arc<dyn Job>>> = const { RefCell::new(None) };
-    /// Whether all that it runs is to end.
-    static ASKED: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
-    /// Whether it runs a task of this process as a worker.
-    static OF_PROCESS: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread, a worker's, runs a task.
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+    /// The worker, if that is the thread and not the process.
+    static DUTY: RefCell<Option<Arc<dyn Duty>>> = const { RefCell::new(None) };
 }
 
 /// Whether the task that calls this is to end: it was killed, its time is over, or its executor does
@@ -50,43 +51,27 @@ thread_local! {
 /// # }
 /// ```
 pub fn cancelled() -> bool {
-    if OF_PROCESS.get() {
-        return arena::process::is_asked();
+    if !IN_TASK.get() {
+        return false;
     }
-    // The values are gone while the thread ends.
-    let looked = JOB.try_with(|job| {
-        let job = job.borrow();
-        job.as_ref()
-            .is_some_and(|job| is_asked() || job.orders().are_to_stop())
-    });
-    looked.unwrap_or(false)
+    // The value is gone while the thread ends.
+    let duty = DUTY.try_with(|duty| duty.borrow().clone());
+    match duty {
+        Ok(Some(duty)) => duty.is_cancelled(),
+        Ok(None) => arena::process::is_asked(),
+        Err(_) => false,
+    }
 }
 
-fn is_asked() -> bool {
-    ASKED.with_borrow(|asked| {
-        // Relaxed: nothing is published with it.
-        asked
-            .as_ref()
-            .is_some_and(|asked| asked.load(Ordering::Relaxed))
-    })
+/// The calling thread is this worker.
+pub(crate) fn set(duty: Arc<dyn Duty>) {
+    DUTY.set(Some(duty));
 }
 
-/// Where the calling thread, a worker's, is asked to end what it runs.
-pub(crate) fn heed(asked: Arc<AtomicBool>) {
-    ASKED.set(Some(asked));
-}
-
-/// Runs a job on the calling thread, a worker's, and gives it back.
-pub(crate) fn run<T>(job: Arc<dyn Job>, task: impl FnOnce(&dyn Job) -> T) -> (T, Arc<dyn Job>) {
-    JOB.set(Some(job));
-    let result = JOB.with_borrow(|job| task(&**job.as_ref().expect("it is there")));
-    (result, JOB.take().expect("it is still there"))
-}
-
-/// Runs a task of this process as a worker.
-pub(crate) fn of_process<T>(task: impl FnOnce() -> T) -> T {
-    OF_PROCESS.set(true);
+/// Runs a task of the calling thread's worker; it does not unwind.
+pub(crate) fn run<T>(task: impl FnOnce() -> T) -> T {
+    IN_TASK.set(true);
     let result = task();
-    OF_PROCESS.set(false);
+    IN_TASK.set(false);
     result
 }

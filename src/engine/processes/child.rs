@@ -243,10 +243,8 @@ fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<Op
     };
     wire::begin(frame, &FromWorker::Done { id });
     let done = match Entry::find(function) {
-        Ok(entry) => {
-            duty::of_process(|| entry.run(payload, (reply == Reply::Value).then_some(frame)))
-                .map_err(RunFailure::Task)
-        }
+        Ok(entry) => duty::run(|| entry.run(payload, (reply == Reply::Value).then_some(frame)))
+            .map_err(RunFailure::Task),
         Err(why) => Err(RunFailure::Mismatch(why)),
     };
     // The arguments' buffer is free for the next request.
