@@ -152,10 +152,15 @@ impl Hold {
     }
 
     /// Takes a job; if it cannot be run, the job says so.
-    pub(crate) fn submit(&self, job: Arc<dyn Job>) {
+    pub(crate) fn submit(self: Arc<Self>, job: Arc<dyn Job>) {
         let state = self.0.state.lock();
-        let refusal = self.0.verdict(&state);
-        self.0.queue(state, job, refusal, End::Back);
+        if let Some(error) = self.0.verdict(&state) {
+            drop(state);
+            // Who is told may wait for the workers' end.
+            drop(self);
+            return fail(job, error);
+        }
+        self.0.queue(state, job, None, End::Back);
     }
 }
 

@@ -83,7 +83,7 @@ struct Running<R> {
 impl<I: Portable, R: Portable> Gather<I, R> {
     /// Has the chunk's function called with every item.
     pub(super) fn start(
-        hold: Hold,
+        hold: Arc<Hold>,
         workers: usize,
         chunk: Chunk<I, R>,
         cut: Cut,
@@ -100,7 +100,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             Cut::Adaptive => (1, true),
         };
         let gather = Arc::new(Gather {
-            hold: Mutex::new(Some(Arc::new(hold))),
+            hold: Mutex::new(Some(hold)),
             carriage,
             chunk,
             workers,
@@ -121,11 +121,10 @@ impl<I: Portable, R: Portable> Gather<I, R> {
     }
 
     /// Submits chunks as long as there may be more.
+    ///
+    /// Whoever is told of the end may wait for that of the workers, so nothing is held meanwhile.
     fn feed(self: &Arc<Self>) {
         loop {
-            let Some(hold) = self.hold.lock().clone() else {
-                return;
-            };
             let Some((number, items, piece)) = self.cut_next() else {
                 return self.finish();
             };
@@ -141,6 +140,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             };
             let future = TaskFuture::new(Arc::clone(&cell) as _);
             let watched = future.watch(Arc::clone(self) as _, number);
+            let hold = self.hold.lock().clone();
             {
                 let mut state = self.state.lock();
                 match state.running.get_mut(&number) {
@@ -149,10 +149,12 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                     None => return,
                 }
             }
-            if watched {
-                hold.submit(cell as Arc<dyn Job>);
-            } else {
-                self.receive(number);
+            match hold {
+                Some(hold) if watched => hold.submit(cell as Arc<dyn Job>),
+                _ => {
+                    drop(hold);
+                    self.receive(number);
+                }
             }
         }
     }
@@ -272,6 +274,10 @@ impl<I: Portable, R: Portable> Watcher for Gather<I, R> {
             self.receive(number);
             self.feed();
         });
+    }
+
+    fn calls_back(&self) -> bool {
+        true
     }
 }
 

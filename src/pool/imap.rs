@@ -107,6 +107,10 @@ impl Watcher for Completed {
             unwind::contain(|| waker.wake());
         }
     }
+
+    fn calls_back(&self) -> bool {
+        false
+    }
 }
 
 impl<R: Send + 'static> Window<R> {

@@ -523,7 +523,7 @@ impl Chunks<'_> {
         } = self.pool;
         let items: Vec<_> = items.into_iter().collect();
         // From now on the pool may be closed: all items are accepted, or, if it was meanwhile, none.
-        let hold = scheduler.hold().map_err(refused)?;
+        let hold = Arc::new(scheduler.hold().map_err(refused)?);
         let promise = Promise::new();
         let is_thread_map = scheduler.carriage().is_none() && items.len() <= u32::MAX as usize;
         match self.size {

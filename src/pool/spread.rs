@@ -173,7 +173,7 @@ impl Ends {
 impl<I: Portable, R: Portable> Spread<I, R> {
     /// Has the function called with every item.
     pub(super) fn start<F>(
-        hold: &Hold,
+        hold: &Arc<Hold>,
         workers: usize,
         function: F,
         items: Vec<I>,
@@ -209,7 +209,7 @@ impl<I: Portable, R: Portable> Spread<I, R> {
                 drive: Spread::drive::<F>,
             });
             let future = TaskFuture::new(Arc::clone(&cell) as _);
-            hold.submit(cell as Arc<dyn Job>);
+            Arc::clone(hold).submit(cell as Arc<dyn Job>);
             let watcher = Arc::clone(&spread);
             spread.drivers.lock()[number] = Some(future);
             let watched = spread.drivers.lock()[number]
@@ -368,6 +368,10 @@ impl<I: Portable, R: Portable> Watcher for Spread<I, R> {
         if let Some(Err(error)) = driver.map(|driver| driver.result()) {
             self.fail(error);
         }
+    }
+
+    fn calls_back(&self) -> bool {
+        true
     }
 }
 

@@ -109,8 +109,11 @@ pub(crate) type Callback<R> = Box<dyn FnOnce(&TaskFuture<R>) + Send>;
 
 /// Wants to know when each of several tasks is over.
 pub(crate) trait Watcher: Send + Sync {
-    /// The task with this number is over. It must not take long: the thread serves other tasks, too.
+    /// The task with this number is over. On the reactor's thread it must not take long.
     fn is_over(self: Arc<Self>, number: usize);
+
+    /// Whether that may call user code, which takes as long as it likes.
+    fn calls_back(&self) -> bool;
 }
 
 /// Kept small, since a million of them may wait.
@@ -159,6 +162,13 @@ struct Waiting<R> {
     callbacks: Vec<Callback<R>>,
     /// Those for the worker: there as well, since most tasks have none.
     orders: Orders,
+}
+
+impl<R> Waiting<R> {
+    fn calls_back(&self) -> bool {
+        let watcher = self.watcher.as_ref();
+        !self.callbacks.is_empty() || watcher.is_some_and(|(watcher, _)| watcher.calls_back())
+    }
 }
 
 impl<R> Default for Waiting<R> {
@@ -276,7 +286,7 @@ impl<W: Work> TaskCell<W> {
         };
         let before = std::mem::replace(&mut state.stage, settled);
         let callbacks = match &state.waiting {
-            Some(waiting) if !waiting.callbacks.is_empty() => Callbacks::Waiting,
+            Some(waiting) if waiting.calls_back() => Callbacks::Waiting,
             _ => Callbacks::None,
         };
         drop(state);
