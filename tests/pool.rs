@@ -126,7 +126,10 @@ fn every_map(pool: &WorkerPool, chunksize: Option<usize>) -> [Result<Vec<u64>, E
         wait(call!(map_async(plus, pairs())), Way::Timed),
         wait(call!(map_async(plus, pairs())), Way::Async),
         wait(call!(map_async(plus, pairs())), Way::Tokio),
-        wait(call!(starmap_async(|a: u64, b: u64| a + b, pairs())), Way::Async),
+        wait(
+            call!(starmap_async(|a: u64, b: u64| a + b, pairs())),
+            Way::Async,
+        ),
         collect(iterated),
         sorted(collect(unordered)),
         collect(streamed),
