@@ -187,20 +187,23 @@ impl<T> Builder<T> {
         self.task_timeout = Some(limit);
         self
     }
-}
 
-impl Builder<WorkerPoolExecutor> {
     /// How many tasks may wait for a worker, at least 1; any number by default.
     ///
-    /// Tasks that free or new workers are about to take do not count. Where as many wait,
-    /// [`submit`](WorkerPoolExecutor::submit) blocks,
-    /// [`submit_async`](WorkerPoolExecutor::submit_async) waits and
-    /// [`try_submit`](WorkerPoolExecutor::try_submit) gives the task back.
+    /// Tasks that free or new workers are about to take do not count. Where as many wait, an executor's
+    /// [`submit`](WorkerPoolExecutor::submit) and a pool's
+    /// [`apply_async`](crate::WorkerPool::apply_async) block; [`submit_async`](WorkerPoolExecutor::submit_async)
+    /// and [`apply_queued`](crate::WorkerPool::apply_queued) wait in async code, and
+    /// [`try_submit`](WorkerPoolExecutor::try_submit) and
+    /// [`try_apply_async`](crate::WorkerPool::try_apply_async) give the task back. A map of a pool is not
+    /// held up by it.
     pub fn max_pending(mut self, max_pending: usize) -> Self {
         self.max_pending = Some(max_pending);
         self
     }
+}
 
+impl Builder<WorkerPoolExecutor> {
     /// How long a worker waits for a task before it ends; for ever by default.
     ///
     /// Another is started when there is need for it. A task that comes just then is not lost.

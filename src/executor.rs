@@ -10,13 +10,14 @@ use std::{
 };
 
 pub use future::TaskFuture;
-pub use map::{Map, MapStream, Mapping};
+pub use map::{Buffered, Map, MapStream, Mapping};
 
 use crate::{
     backend::Backend,
     builder::{Builder, Built},
     engine::{Scheduler, processes::reactor, room::Admission, scheduler::Hiring},
     error::{Error, Full},
+    stats::Stats,
     task::{IntoTask, Portable, cell::Work},
 };
 
@@ -79,6 +80,24 @@ impl WorkerPoolExecutor {
     /// How many workers it has at most.
     pub fn max_workers(&self) -> usize {
         self.max_workers
+    }
+
+    /// What it and its workers are doing at this moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, Error, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), Error> {
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+    /// executor.submit(|| ()).result()?;
+    /// let stats = executor.stats();
+    /// assert_eq!((stats.queued, stats.completed, stats.failed), (0, 1, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stats(&self) -> Stats {
+        self.scheduler.stats()
     }
 
     /// Submits a task; the future gives its result, to `.await` or with

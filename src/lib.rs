@@ -68,6 +68,7 @@ mod latch;
 mod memory;
 mod pool;
 mod shim;
+mod stats;
 mod sync;
 mod task;
 mod unwind;
@@ -82,9 +83,10 @@ pub use error::{
     NotOwned, Overflow, Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone,
     WorkerDied,
 };
-pub use executor::{Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
+pub use executor::{Buffered, Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
 pub use init::init;
 pub use pool::{AsyncResult, Chunks, Imap, ImapStream, WorkerPool, WorkerPoolBuilder};
+pub use stats::{Stats, WorkerStats};
 pub use sync::{
     Barrier, BoundedSemaphore, BoundedSemaphorePermit, Condition, ConditionGuard, Event, Lock,
     LockGuard, Queue, RLock, RLockGuard, Semaphore, SemaphorePermit, SimpleQueue,

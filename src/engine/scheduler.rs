@@ -25,6 +25,7 @@ use crate::{
     error::{Broken, TaskError},
     exit,
     latch::Latch,
+    stats::Stats,
     task::encoded::EncodedTask,
     worker::record::{self, Record, Role},
 };
@@ -90,6 +91,10 @@ pub(super) struct State {
     handed: usize,
     /// How many were ever named.
     named: usize,
+    /// How many workers took the place of one that had ended.
+    restarted: u64,
+    /// How many tasks of workers that have ended gave a result, and how many an error.
+    past: (u64, u64),
     /// How many [`Hold`]s there are.
     holds: usize,
     /// Which numbers below `max` the workers have.
@@ -211,6 +216,8 @@ impl Scheduler {
                 live: 0,
                 handed: 0,
                 named: 0,
+                restarted: 0,
+                past: (0, 0),
                 holds: 0,
                 ranks: Vec::new(),
                 closed: false,
@@ -554,9 +561,13 @@ impl Scheduler {
     /// A worker has ended.
     pub(crate) fn ended(self: &Arc<Self>, id: u64, setback: Option<Setback>) {
         let mut state = self.state.lock();
-        let rank = state.crew.iter().find(|other| other.id() == id);
-        let rank = rank.and_then(|runner| runner.rank());
-        dismiss(&mut state, rank);
+        let ended = state.crew.iter().find(|other| other.id() == id).cloned();
+        if let Some(ended) = ended {
+            let stats = ended.stats();
+            state.past.0 += stats.completed;
+            state.past.1 += stats.failed;
+            dismiss(&mut state, ended.rank());
+        }
         state.crew.retain(|other| other.id() != id);
         state.idle.retain(|other| other.id() != id);
         state.live -= 1;
@@ -648,6 +659,27 @@ impl Scheduler {
         }
     }
 
+    pub(crate) fn stats(&self) -> Stats {
+        let (mut stats, crew) = {
+            let state = self.state.lock();
+            let stats = Stats {
+                queued: state.queue.len(),
+                completed: state.past.0,
+                failed: state.past.1,
+                restarted: state.restarted,
+                ..Stats::default()
+            };
+            (stats, state.crew.clone())
+        };
+        stats.workers = crew.iter().map(|runner| runner.stats()).collect();
+        for worker in &stats.workers {
+            stats.completed += worker.completed;
+            stats.failed += worker.failed;
+            stats.running += usize::from(worker.task.is_some());
+        }
+        stats
+    }
+
     /// Kills the workers that can be killed; `false` if there was one that cannot.
     pub(crate) fn kill(&self) -> bool {
         let crew: Vec<_> = self.state.lock().crew.to_vec();
@@ -675,6 +707,7 @@ impl Scheduler {
 /// Takes the lowest number that no worker has.
 fn promote(state: &mut State) -> usize {
     let free = state.ranks.iter().position(|taken| !taken);
+    state.restarted += u64::from(free.is_some());
     let rank = free.unwrap_or_else(|| {
         state.ranks.push(false);
         state.ranks.len() - 1

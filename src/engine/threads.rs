@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Callbacks, Engine, Job, Runner, Scheduler, fail,
+    Engine, Job, Runner, Scheduler, Settled, fail,
     processes::wire::Carriage,
     scheduler::{After, Next, Setback},
     slot::Slot,
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     backend::Backend,
     error::{StartError, TaskError},
+    stats::{Moment, Tally, WorkerStats},
     task::duty::{self, Duty},
     unwind,
     worker::record::{self, Record},
@@ -97,6 +98,7 @@ struct ThreadRunner {
     /// The next job, or `None` to end.
     slot: Slot<Option<Arc<dyn Job>>>,
     desk: Mutex<Desk>,
+    tally: Tally,
 }
 
 /// What a worker thread is at.
@@ -104,6 +106,8 @@ struct ThreadRunner {
 struct Desk {
     /// Stays there until there is another, or nothing to do.
     job: Option<Arc<dyn Job>>,
+    /// Since when it has been at the job.
+    since: Option<Moment>,
     /// Whether its tasks are asked to end.
     asked: bool,
     terminated: bool,
@@ -116,6 +120,7 @@ impl ThreadRunner {
             record,
             slot: Slot::new(),
             desk: Mutex::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -138,8 +143,10 @@ impl ThreadRunner {
 
     /// Begins with a job, or has none any more; `false` if there is to be no more work.
     fn take_up(&self, job: Option<Arc<dyn Job>>) -> bool {
+        let since = job.is_some().then(Moment::now);
         let (before, goes_on) = {
             let mut desk = self.desk.lock();
+            desk.since = since;
             let before = std::mem::replace(&mut desk.job, job);
             (before, !desk.terminated)
         };
@@ -193,15 +200,20 @@ impl ThreadRunner {
                 }
                 _ => After::task(false),
             };
+            if let Some(settled) = called {
+                self.tally.count(settled.failed);
+            }
             next = match called {
                 // Who sees the result is to find this worker free,
-                Some(Callbacks::None) => {
+                Some(Settled {
+                    calls_back: false, ..
+                }) => {
                     let next = scheduler.next(self, after);
                     Arc::clone(&job).publish();
                     next
                 }
                 // but no job is to wait behind a callback.
-                Some(Callbacks::Waiting) => {
+                Some(_) => {
                     Arc::clone(&job).publish();
                     scheduler.next(self, after)
                 }
@@ -252,6 +264,17 @@ impl Runner for ThreadRunner {
 
     fn ask(&self) {
         self.desk.lock().asked = true;
+    }
+
+    fn stats(&self) -> WorkerStats {
+        let (job, since) = {
+            let desk = self.desk.lock();
+            (desk.job.clone(), desk.since)
+        };
+        // What it is through with stays there until it takes up something else.
+        let job = job.filter(|job| !job.is_settled());
+        self.record
+            .stats(&self.tally, job.map(|job| job.name()), since)
     }
 
     fn terminate(&self) {

@@ -28,9 +28,6 @@ use crate::{
     unwind,
 };
 
-/// How many chunks are under way at most, for each worker.
-const AHEAD: usize = 4;
-
 /// The results of [`imap`](crate::WorkerPool::imap) or
 /// [`imap_unordered`](crate::WorkerPool::imap_unordered), as they come.
 ///
@@ -51,8 +48,9 @@ struct Feeder<T, R> {
     scheduler: Arc<Scheduler>,
     chunk: Chunk<T, R>,
     chunksize: usize,
-    workers: usize,
-    /// How many chunks may be under way: at first one for each worker, since who waits for the first
+    /// How many chunks may be under way at most,
+    ahead: usize,
+    /// and for now: at first one for each worker, since who waits for the first
     /// result is not to wait for what comes later; one more with every result.
     limit: usize,
     inputs: Carver<T>,
@@ -236,7 +234,7 @@ impl<R> Window<R> {
 impl<T: Portable, R: Portable> Feeder<T, R> {
     /// There was a result.
     fn widen(&mut self) {
-        self.limit = (self.limit + 1).min(AHEAD * self.workers);
+        self.limit = (self.limit + 1).min(self.ahead);
     }
 
     fn submit(&mut self, items: Piece<T>) -> TaskFuture<ChunkResult<R>> {
@@ -293,17 +291,19 @@ impl<R> Drop for Output<R> {
 }
 
 /// What an [`Imap`] is made of.
-pub(super) struct Recipe<T, R> {
-    pub(super) scheduler: Arc<Scheduler>,
-    pub(super) workers: usize,
-    pub(super) chunk: Chunk<T, R>,
-    pub(super) chunksize: usize,
-    pub(super) ordered: bool,
+pub(crate) struct Recipe<T, R> {
+    pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) workers: usize,
+    /// How many chunks are under way at most.
+    pub(crate) ahead: usize,
+    pub(crate) chunk: Chunk<T, R>,
+    pub(crate) chunksize: usize,
+    pub(crate) ordered: bool,
 }
 
 impl<T: Portable, R: Portable> Recipe<T, R> {
     fn parts(self, expected: usize) -> (Feeder<T, R>, Output<R>) {
-        let most = self.chunksize.saturating_mul(AHEAD * self.workers);
+        let most = self.chunksize.saturating_mul(self.ahead);
         let expected = expected.min(most);
         let outputs = match self.scheduler.carriage() {
             None => Some(Carver::in_turns(expected)),
@@ -313,8 +313,8 @@ impl<T: Portable, R: Portable> Recipe<T, R> {
             scheduler: self.scheduler,
             chunk: self.chunk,
             chunksize: self.chunksize,
-            workers: self.workers,
-            limit: self.workers,
+            ahead: self.ahead,
+            limit: self.workers.min(self.ahead),
             inputs: Carver::in_turns(expected),
             outputs,
         };
@@ -327,7 +327,7 @@ impl<T: Portable, R: Portable> Recipe<T, R> {
         (feeder, output)
     }
 
-    pub(super) fn imap<I: Iterator<Item = T>>(self, input: I) -> Imap<I, R> {
+    pub(crate) fn imap<I: Iterator<Item = T>>(self, input: I) -> Imap<I, R> {
         let (feeder, output) = self.parts(input.size_hint().0);
         let mut imap = Imap {
             input: Some(input),
@@ -339,7 +339,7 @@ impl<T: Portable, R: Portable> Recipe<T, R> {
         imap
     }
 
-    pub(super) fn stream<S: Stream<Item = T>>(self, input: S) -> ImapStream<S, R> {
+    pub(crate) fn stream<S: Stream<Item = T>>(self, input: S) -> ImapStream<S, R> {
         let (feeder, output) = self.parts(input.size_hint().0);
         ImapStream {
             input: Some(Box::pin(input)),

@@ -11,7 +11,13 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{backend::Backend, engine::Runner, error::TaskError, latch::Latch};
+use crate::{
+    backend::Backend,
+    engine::Runner,
+    error::TaskError,
+    latch::Latch,
+    stats::{Moment, Tally, WorkerStats},
+};
 
 /// Idents of thread workers start above every process id, so that no two workers share one.
 const FIRST_THREAD_IDENT: u64 = 1 << 32;
@@ -81,6 +87,24 @@ impl Record {
 
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What the worker is, with what it has done and is doing.
+    pub(crate) fn stats(
+        &self,
+        tally: &Tally,
+        task: Option<&'static str>,
+        since: Option<Moment>,
+    ) -> WorkerStats {
+        WorkerStats {
+            name: self.name(),
+            ident: self.ident(),
+            rank: self.rank(),
+            running_for: since.filter(|_| task.is_some()).map(Moment::elapsed),
+            task,
+            completed: tally.completed(),
+            failed: tally.failed(),
+        }
     }
 
     pub(crate) fn role(&self) -> Role {

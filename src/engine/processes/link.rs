@@ -37,6 +37,7 @@ use crate::{
     arena::{self, passage::Reach, process::Place},
     backend::Backend,
     error::{Death, Effect, TaskError},
+    stats::{Moment, Tally, WorkerStats},
     worker::record::Record,
 };
 use burial::{Burial, bury_in_arena, death_of};
@@ -65,6 +66,7 @@ pub(super) struct Link {
     scheduler: Arc<Scheduler>,
     pid: u32,
     errors: Errors,
+    tally: Tally,
     state: Mutex<State>,
     /// Tells the link's task that there is something to write, or that the process is to be killed.
     changed: Notify,
@@ -106,6 +108,7 @@ enum Sentence {
 /// The job that the process has, or is being given.
 struct Current {
     job: Arc<dyn Job>,
+    since: Moment,
     /// When the process is killed for it.
     deadline: Option<Instant>,
     request: Request,
@@ -183,6 +186,7 @@ impl Link {
             scheduler,
             pid,
             errors,
+            tally: Tally::default(),
             state: Mutex::new(State {
                 input: None,
                 current: None,
@@ -361,6 +365,14 @@ impl Runner for Link {
 
     fn rank(&self) -> Option<usize> {
         self.record.rank()
+    }
+
+    fn stats(&self) -> WorkerStats {
+        let (task, since) = match &self.state.lock().current {
+            Some(current) => (Some(current.job.name()), Some(current.since)),
+            None => (None, None),
+        };
+        self.record.stats(&self.tally, task, since)
     }
 
     fn give(self: Arc<Self>, job: Arc<dyn Job>) {

@@ -8,7 +8,7 @@ use tokio::net::unix::pipe;
 use super::{Current, ENDING_TIME, Link, SETTLING_TIME, Sentence};
 use crate::{
     arena::process::Place,
-    engine::{Callbacks, fail, scheduler::Setback},
+    engine::{fail, scheduler::Setback},
     error::{Death, Effect, Killed, TaskError, WorkerDied},
 };
 
@@ -67,6 +67,7 @@ impl Link {
             false => Effect::MayHaveRun,
         };
         if let Some(error) = self.sentenced(job.name(), effect) {
+            self.tally.count(true);
             fail(job, error);
             return true;
         }
@@ -80,7 +81,7 @@ impl Link {
         if solo {
             self.state.lock().verdict = Err(error.clone());
         }
-        let _: Callbacks = job.settle(Err(error));
+        self.tally.count(job.settle(Err(error)).failed);
         job.publish();
         true
     }

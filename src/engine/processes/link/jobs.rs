@@ -14,11 +14,12 @@ use crate::{
     arena::passage::Luggage,
     codec,
     engine::{
-        Callbacks, Job, Payload, Request, Runner, fail,
+        Job, Payload, Request, Runner, fail,
         processes::{launcher::PIPE_SIZE, wire::FromWorker},
         scheduler::{After, Next},
     },
     error::TaskError,
+    stats::Moment,
 };
 
 impl Link {
@@ -77,6 +78,7 @@ impl Link {
         state.idle_since = None;
         state.current = Some(Current {
             job,
+            since: Moment::now(),
             deadline: orders.deadline,
             request,
             written: 0,
@@ -237,7 +239,7 @@ impl Link {
         if self.scheduler.is_solo() {
             self.state.lock().verdict = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
         }
-        let _: Callbacks = current.job.settle(outcome);
+        self.tally.count(current.job.settle(outcome).failed);
         Ok(current.job)
     }
 }
