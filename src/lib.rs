@@ -71,6 +71,7 @@ mod shim;
 mod stats;
 mod sync;
 mod task;
+mod trace;
 mod unwind;
 mod wakers;
 mod worker;

@@ -12,7 +12,7 @@ use crate::{
     engine::{Job, Scheduler},
     error::TaskError,
     task::cell::{Shared, TaskCell, Watcher, Work},
-    unwind,
+    trace, unwind,
 };
 
 /// The result of a task that was submitted.
@@ -45,6 +45,7 @@ impl<R> TaskFuture<R> {
     where
         R: Send + 'static,
     {
+        let work = trace::traced(work);
         let cell = match scheduler.carriage() {
             None => TaskCell::new(work),
             Some(carriage) => TaskCell::encoded(work, carriage),

@@ -17,6 +17,7 @@ use crate::{
     error::TaskError,
     latch::Latch,
     stats::{Moment, Tally, WorkerStats},
+    trace,
 };
 
 /// Idents of thread workers start above every process id, so that no two workers share one.
@@ -172,7 +173,9 @@ impl Record {
     pub(crate) fn begin(self: &Arc<Self>, pid: Option<u32>, runner: Arc<dyn Runner>) {
         let _ = self.runner.set(Arc::downgrade(&runner));
         let ident = pid.map_or(FIRST_THREAD_IDENT + self.id, u64::from);
-        let _ = self.ident.set(ident);
+        if self.ident.set(ident).is_ok() {
+            trace::worker_started(&self.name(), pid);
+        }
         let mut registry = REGISTRY.lock();
         if !self.unlisted.load(Ordering::Relaxed) {
             registry.insert(self.id, Arc::clone(self));
@@ -187,6 +190,7 @@ impl Record {
             self.unlisted.store(true, Ordering::Relaxed);
             registry.remove(&self.id);
         }
+        trace::worker_ended(&self.name(), &how);
         self.ended.set(how);
     }
 

@@ -233,18 +233,22 @@ fn limit_memory(limit: u64) -> io::Result<()> {
 /// Runs one task and leaves its reply in `frame`; gives what the result names if the task went well.
 fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<Option<Luggage>> {
     let mut payload = &request[..];
-    let (id, function, reply) = match codec::decode_first(&mut payload) {
+    let (id, function, reply, origin) = match codec::decode_first(&mut payload) {
         Ok(ToWorker::Run {
             id,
             function,
             reply,
-        }) => (id, function, reply),
+            origin,
+        }) => (id, function, reply, origin),
         other => return Err(io::Error::other(format!("unexpected request: {other:?}"))),
     };
     wire::begin(frame, &FromWorker::Done { id });
     let done = match Entry::find(function) {
-        Ok(entry) => duty::run(|| entry.run(payload, (reply == Reply::Value).then_some(frame)))
-            .map_err(RunFailure::Task),
+        Ok(entry) => {
+            let run = || entry.run(payload, (reply == Reply::Value).then_some(frame));
+            let run = || origin.run(entry.function_name(), run);
+            duty::run(run).map_err(RunFailure::Task)
+        }
         Err(why) => Err(RunFailure::Mismatch(why)),
     };
     // The arguments' buffer is free for the next request.

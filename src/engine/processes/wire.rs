@@ -17,6 +17,7 @@ use crate::{
         encoded::EncodedTask,
         entry::{Entry, Failure, FunctionId},
     },
+    trace::Origin,
 };
 
 /// The environment variable that makes a process a worker of the process that started it.
@@ -39,6 +40,8 @@ pub(super) enum ToWorker {
         id: u64,
         function: FunctionId,
         reply: Reply,
+        /// Where the task comes from.
+        origin: Origin,
     },
 }
 
@@ -160,7 +163,8 @@ pub(crate) fn request<A: Serialize>(
     carriage: Carriage,
     args: &A,
 ) -> Result<Request, TaskError> {
-    let (frame, luggage) = build_request(id, entry, reply, carriage, |frame| {
+    let origin = Origin::here();
+    let (frame, luggage) = build_request(id, entry, reply, origin, carriage, |frame| {
         codec::encode(args, frame, Part::Argument, carriage.reach)
     })?;
     Ok(Request {
@@ -176,7 +180,8 @@ pub(super) fn request_encoded(
     task: &EncodedTask,
     carriage: Carriage,
 ) -> Result<Vec<u8>, TaskError> {
-    let built = build_request(id, task.entry, Reply::Nothing, carriage, |frame| {
+    let origin = Origin::none();
+    let built = build_request(id, task.entry, Reply::Nothing, origin, carriage, |frame| {
         frame.extend_from_slice(&task.payload);
         task.check(carriage.reach)
     });
@@ -187,6 +192,7 @@ fn build_request<T>(
     id: u64,
     entry: &'static Entry,
     reply: Reply,
+    origin: Origin,
     carriage: Carriage,
     payload: impl FnOnce(&mut Vec<u8>) -> Result<T, CodecError>,
 ) -> Result<(Vec<u8>, T), TaskError> {
@@ -200,6 +206,7 @@ fn build_request<T>(
             id,
             function,
             reply,
+            origin,
         },
     );
     let payload = payload(&mut frame).map_err(TaskError::Encode)?;
