@@ -69,6 +69,7 @@ fn count_primes(below: u64) -> Option<u64> {
 
 /// Never ends by itself. On a thread it must be polite, since it cannot be killed.
 fn runaway(polite: bool) -> Option<u64> {
+    println!("process {} runs away", process::id());
     while !(polite && cancelled()) {
         std::hint::spin_loop();
     }
@@ -240,7 +241,7 @@ async fn serve(settings: Settings) -> Result<bool, Box<dyn Error>> {
     let in_time = tokio::select! {
         in_time = service.executor.shutdown_timeout_async(settings.drain) => in_time,
         _ = interrupted.recv() => {
-            service.executor.kill_workers();
+            service.executor.kill_workers(); // Every task is over now.
             false
         }
     };
