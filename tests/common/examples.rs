@@ -3,10 +3,12 @@
 use std::{
     env,
     io::{BufRead, BufReader, Read},
+    os::unix::process::CommandExt,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
 };
 
 use freethreading::Backend;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::{children_of, exists, signal};
 
@@ -28,16 +30,23 @@ impl Example {
             path.exists(),
             "examples are built by `cargo test` without `--test`, and by `cargo build --examples`"
         );
-        let mut child = Command::new(path)
+        let mut command = Command::new(path);
+        command
             .args(arguments)
             .env("FREETHREADING_BACKEND", backend.to_string())
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             // Where panics and crashes are on purpose.
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::null());
+        // SAFETY: what is called is one system call, and allocates nothing.
+        unsafe {
+            command.pre_exec(|| {
+                // When a watchdog ends this program, nobody else would end that one.
+                Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+            });
+        }
+        let mut child = command.spawn().unwrap();
         Example {
             stdout: BufReader::new(child.stdout.take().unwrap()),
             child,
