@@ -204,6 +204,33 @@ const SCENARIOS: &[Scenario] = &[
         PROCESSES,
         workers_that_kill_each_other_are_all_found_dead
     ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_leaked_pools_work_ends_with_the_program
+    ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_closed_pools_work_ends_with_the_program
+    ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_dropped_pools_work_ends_with_the_program
+    ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_pools_last_results_come_before_the_end
+    ),
+    scenario!(true, &[], nothing_is_left_of_pools),
+    scenario!(true, THREADS, a_pool_that_is_refused_a_thread_leaves_none),
+    scenario!(
+        true,
+        PROCESSES,
+        a_pool_that_is_refused_a_process_leaves_none
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -1741,7 +1768,7 @@ mod a_lack_of_descriptors_at_any_point_is_an_error_and_no_leak {
 
 mod worker_processes_end_when_their_program_is_killed {
     use super::*;
-    use freethreading::{Worker, WorkerPoolExecutor};
+    use freethreading::{Worker, WorkerPool, WorkerPoolExecutor};
 
     fn note_and_spin() {
         sign("busy").note(std::process::id());
@@ -1770,12 +1797,15 @@ mod worker_processes_end_when_their_program_is_killed {
         drop(executor.submit(note_and_spin));
         idle.result().unwrap();
         std::mem::forget(executor);
+        let pool = WorkerPool::new(2).unwrap();
+        drop(pool.map_async(|_: u32| note_and_spin(), 0..10));
+        std::mem::forget(pool);
     }
 
     /// The processes that `start_workers` makes busy.
     pub fn wait_for_workers(running: &Running) -> Vec<u32> {
         let busy = running.sign("busy");
-        eventually("all are busy", || busy.notes().len() == 7);
+        eventually("all are busy", || busy.notes().len() == 9);
         busy.notes()
             .iter()
             .map(|pid| pid.parse().unwrap())
@@ -2138,6 +2168,248 @@ mod workers_that_kill_each_other_are_all_found_dead {
         assert!(survivors <= 1, "{survivors}");
         assert!(freethreading::active_children().is_empty());
         assert_eq!(common::children(), []);
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+// Pools.
+
+mod a_leaked_pools_work_ends_with_the_program {
+    use super::*;
+    use freethreading::{WorkerPool, task};
+    use std::sync::OnceLock;
+
+    static POOL: OnceLock<WorkerPool> = OnceLock::new();
+
+    fn note_and_spin(number: u32) {
+        sign("busy").note(format!("{} {number}", std::process::id()));
+        spin();
+    }
+
+    /// A pool that has more to do than it can ever do.
+    pub fn busy_pool() -> WorkerPool {
+        let pool = WorkerPool::new(2).unwrap();
+        drop(pool.map_async(note_and_spin, 0..100));
+        drop(pool.chunksize(1).map_async(note_and_spin, 0..100));
+        for number in 0..100 {
+            drop(pool.apply_async(task!(note_and_spin(number))));
+        }
+        let imap = pool.imap(note_and_spin, 0..).unwrap();
+        std::mem::forget(imap);
+        eventually("both are busy", || sign("busy").notes().len() == 2);
+        pool
+    }
+
+    pub fn main() {
+        POOL.set(busy_pool()).unwrap();
+        println!("main returns");
+    }
+
+    pub fn check(program: Program) {
+        let running = program.start();
+        let busy = running.sign("busy");
+        let program = running.child.id();
+        let (pids, ended) = {
+            eventually("both are busy", || busy.notes().len() == 2);
+            (busy.notes(), running.finish())
+        };
+        ended.said("main returns\n");
+        for note in pids {
+            let pid: u32 = note.split(' ').next().unwrap().parse().unwrap();
+            assert!(pid == program || !common::runs(pid));
+        }
+    }
+}
+
+mod a_closed_pools_work_ends_with_the_program {
+    use super::*;
+
+    pub fn main() {
+        let pool = a_leaked_pools_work_ends_with_the_program::busy_pool();
+        pool.close();
+        std::mem::forget(pool);
+        println!("main returns");
+    }
+
+    pub fn check(program: Program) {
+        a_leaked_pools_work_ends_with_the_program::check(program);
+    }
+}
+
+mod a_dropped_pools_work_ends_with_the_program {
+    use super::*;
+
+    pub fn main() {
+        drop(a_leaked_pools_work_ends_with_the_program::busy_pool());
+        println!("main returns");
+    }
+
+    pub fn check(program: Program) {
+        a_leaked_pools_work_ends_with_the_program::check(program);
+    }
+}
+
+mod a_pools_last_results_come_before_the_end {
+    use super::*;
+    use freethreading::WorkerPool;
+
+    pub fn main() {
+        for round in 0..20 {
+            let pool = WorkerPool::new(2).unwrap();
+            let result = pool.map_async(|n: u32| println!("{n}"), 0..10).unwrap();
+            pool.close();
+            if round % 2 == 0 {
+                pool.join().unwrap();
+            }
+            result.get().unwrap();
+        }
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        ended.was_fine();
+        let mut expected: Vec<_> = (0..200).map(|n| (n % 10).to_string()).collect();
+        expected.sort_unstable();
+        assert_eq!(ended.sorted_lines(), expected);
+    }
+}
+
+mod nothing_is_left_of_pools {
+    use super::*;
+    use freethreading::{Error, TaskError, WorkerPool, task};
+
+    fn cycle(backend: Backend) {
+        let new = || {
+            WorkerPool::builder()
+                .max_workers(2)
+                .backend(backend)
+                .build()
+                .unwrap()
+        };
+        let double = |x: u32| x * 2;
+
+        let pool = new();
+        assert_eq!(pool.map(double, 0..3).unwrap(), [0, 2, 4]);
+        assert_eq!(pool.chunksize(2).map(double, 0..3).unwrap(), [0, 2, 4]);
+        assert_eq!(pool.imap(double, 0..3).unwrap().count(), 3);
+        assert_eq!(pool.imap(double, 0..).unwrap().take(5).count(), 5);
+        pool.close();
+        pool.join().unwrap();
+
+        // Not joined, with work that was not done.
+        let pool = new();
+        drop(pool.map_async(double, 0..1000));
+        drop(pool.chunksize(1).map_async(double, 0..1000));
+        drop(pool.apply_async(task!(double(2))).unwrap().callback(|_| ()));
+        drop(pool.imap(double, 0..));
+        drop(pool);
+
+        let pool = new();
+        drop(pool.map_async(double, 0..1000));
+        pool.terminate();
+        pool.join().unwrap();
+
+        if backend == Backend::Multiprocessing {
+            let pool = new();
+            let lost = pool.apply(|| -> () { std::process::abort() });
+            assert!(matches!(lost, Err(Error::Task(TaskError::WorkerDied(_)))));
+        }
+    }
+
+    fn counts() -> (usize, usize, usize) {
+        (
+            common::threads(),
+            common::descriptors(),
+            common::children().len(),
+        )
+    }
+
+    pub fn main() {
+        for backend in Backend::ALL {
+            cycle(backend);
+            let mut before = counts();
+            // The first cycle has started what stays.
+            eventually("the first cycle is over", || {
+                before = counts();
+                freethreading::active_count() == 1 && before.2 == 0
+            });
+            for _ in 0..50 {
+                cycle(backend);
+            }
+            eventually("everything is as before", || {
+                let now = counts();
+                now.0 <= before.0 && now.1 <= before.1 && now.2 == 0
+            });
+        }
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod a_pool_that_is_refused_a_thread_leaves_none {
+    use super::*;
+    use freethreading::{Error, WorkerPool, active_count};
+
+    pub fn main() {
+        let before = common::threads();
+        // Room for one stack and anything else, but not for two.
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+        let unlimited = limit(libc::RLIMIT_AS, pages * 4096 + (512 << 20) + (128 << 20));
+        let refused = WorkerPool::new(3);
+        limit(libc::RLIMIT_AS, unlimited);
+        let Err(Error::Start(error)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(error.io_error().raw_os_error().is_some());
+        assert_eq!((active_count(), common::threads()), (1, before));
+        let pool = WorkerPool::new(3).unwrap();
+        assert_eq!(pool.map(|x: u32| x * 2, 0..3).unwrap(), [0, 2, 4]);
+    }
+
+    pub fn check(mut program: Program) {
+        program
+            .command
+            .env("RUST_MIN_STACK", (512 << 20).to_string());
+        program.run().said("");
+    }
+}
+
+mod a_pool_that_is_refused_a_process_leaves_none {
+    use super::*;
+    use freethreading::{Error, WorkerPool, active_count};
+
+    pub fn main() {
+        let warm = WorkerPool::new(1).unwrap();
+        warm.apply(|| ()).unwrap();
+        warm.close();
+        warm.join().unwrap();
+        let open = common::descriptors() as u64;
+        let (mut refused, mut built) = (0, 0);
+        // Each time a little more of what the workers need can be had.
+        for room in 0..40 {
+            let before = limit(libc::RLIMIT_NOFILE, open + room);
+            let result = WorkerPool::new(3);
+            limit(libc::RLIMIT_NOFILE, before);
+            match result {
+                Ok(pool) => {
+                    built += 1;
+                    assert_eq!(pool.map(|x: u32| x * 2, 0..3).unwrap(), [0, 2, 4]);
+                    pool.close();
+                    pool.join().unwrap();
+                }
+                Err(Error::Start(_)) => refused += 1,
+                Err(error) => panic!("with room for {room}: {error:?}"),
+            }
+            assert_eq!((active_count(), common::children().len()), (1, 0));
+            eventually("as before", || common::descriptors() as u64 <= open);
+        }
+        assert!(refused > 8 && built > 3, "{refused} {built}");
     }
 
     pub fn check(program: Program) {

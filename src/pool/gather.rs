@@ -243,8 +243,8 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             state.outputs = None;
             mem::take(&mut state.results)
         };
-        drop(self.hold.lock().take());
-        self.promise.complete(Ok(join(results)));
+        let hold = self.hold.lock().take();
+        self.promise.complete_and_release(Ok(join(results)), hold);
     }
 
     /// The first error is the result; what has not begun is cancelled.
@@ -262,8 +262,8 @@ impl<I: Portable, R: Portable> Gather<I, R> {
         for running in running.values() {
             running.future.as_ref().map(TaskFuture::cancel);
         }
-        drop(self.hold.lock().take());
-        self.promise.complete(Err(error));
+        let hold = self.hold.lock().take();
+        self.promise.complete_and_release(Err(error), hold);
         unwind::contain(|| drop((running, items, results)));
     }
 }

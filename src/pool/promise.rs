@@ -83,9 +83,16 @@ impl<T: Send + 'static> Promise<T> {
 
     /// Keeps the promise; the first outcome stays.
     pub(super) fn complete(self: &Arc<Self>, outcome: Outcome<T>) {
+        self.complete_and_release(outcome, ());
+    }
+
+    /// Keeps the promise, and drops what was held until then: hooks do not find it any more, and others
+    /// find the promise kept once it is gone.
+    pub(super) fn complete_and_release<H>(self: &Arc<Self>, outcome: Outcome<T>, held: H) {
         let mut state = self.state.lock();
         if !matches!(state.stage, Stage::Pending) {
             drop(state);
+            drop(held);
             return unwind::contain(|| drop(outcome));
         }
         if state.hooks.is_empty() {
@@ -93,6 +100,7 @@ impl<T: Send + 'static> Promise<T> {
         }
         state.stage = Stage::Delivering;
         drop(state);
+        drop(held);
         let promise = Arc::clone(self);
         reactor::off_the_reactor(move || promise.deliver(outcome));
     }
