@@ -5,6 +5,7 @@
 //! |---|---|
 //! | run one function on a worker of its own | [`Worker`] |
 //! | run many tasks on a few workers, and have their results | [`WorkerPoolExecutor`] |
+//! | run one function over many items | [`WorkerPool`] |
 //! | make a task of a call or of a closure | [`task!`] |
 //! | keep others out, or let so many in | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`] |
 //! | wait for others | [`Event`], [`Condition`], [`Barrier`] |
@@ -12,6 +13,8 @@
 //! | choose threads or processes | [`set_backend`], `FREETHREADING_BACKEND`, `.backend(…)` |
 //! | make worker processes possible | [`init()`] in `main`, [`init_tests!`] in a test crate |
 //! | end a task that runs | [`TaskFuture::kill`], [`TaskFuture::kill_after`], [`cancelled`] |
+//! | limit what waits, what runs and what it takes | [`Builder`] |
+//! | see what workers do | [`WorkerPoolExecutor::stats`], the feature `trace` |
 //! | know where one is | [`current_worker`], [`active_children`], [`enumerate`] |
 //!
 //! ```
@@ -37,8 +40,8 @@
 //!
 //! # How it works
 //!
-//! A task's function is known by its type, which has size zero; only its arguments travel. An executor's
-//! queue and workers are kept by one scheduler, whatever the workers are. Worker processes are
+//! A task's function is known by its type, which has size zero; only its arguments travel. The
+//! queue and the workers of an executor or a pool are kept by one scheduler, whatever the workers are. Worker processes are
 //! this executable, run again; requests and replies are frames on pipes, which one background thread
 //! serves for all of them. There is no thread per task, per process or per waiting caller.
 //!
