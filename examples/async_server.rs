@@ -295,7 +295,7 @@ impl Settings {
                 "--check" => {
                     settings.check = true;
                     settings.address.set_port(0);
-                    settings.limit = Duration::from_millis(500);
+                    settings.limit = Duration::from_secs(1);
                 }
                 _ => return Err(format!("there is no {name}")),
             }
