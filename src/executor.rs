@@ -203,9 +203,7 @@ impl WorkerPoolExecutor {
     }
 
     fn submit_admitted<W: Work>(&self, work: W, admission: Admission<'_>) -> TaskFuture<W::Output> {
-        let future = TaskFuture::submit(work, &self.scheduler);
-        drop(admission);
-        future
+        TaskFuture::submit(work, &self.scheduler, Some(&admission))
     }
 
     /// Calls the function with each item on the workers, and gives the results in the order of the

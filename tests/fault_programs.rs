@@ -54,6 +54,7 @@ macro_rules! trials {
 
 trials! {
     a_launcher_may_run_this_executable_in_its_own_way,
+    processes_that_are_interrupted_as_they_start_break_nothing,
     a_launcher_may_stay_between_the_processes,
     replies_may_come_in_small_pieces,
     a_launcher_whose_program_does_not_exist_is_an_error_of_the_task,
@@ -165,6 +166,17 @@ fn a_launcher_may_run_this_executable_in_its_own_way() {
     ] {
         assert_works(&processes(2).launcher(launcher).build().unwrap());
     }
+}
+
+/// As by a terminal's Ctrl-C, which reaches a process that does not ignore it yet.
+fn processes_that_are_interrupted_as_they_start_break_nothing() {
+    let scratch = Scratch::new();
+    let script = "echo >> \"$1\"; test $(wc -l < \"$1\") -gt 8 || kill -INT $$; exec \"$0\"";
+    let launcher = Launcher::new("sh")
+        .args(["-c", script])
+        .arg(this_executable())
+        .arg(scratch.path().join("starts"));
+    assert_works(&processes(2).launcher(launcher).build().unwrap());
 }
 
 fn a_launcher_may_stay_between_the_processes() {

@@ -48,7 +48,8 @@ impl Pool {
             None => TaskCell::new(task.into_task()),
             Some(carriage) => TaskCell::encoded(task.into_task(), carriage),
         };
-        self.scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>);
+        self.scheduler
+            .submit(Arc::clone(&cell) as Arc<dyn Job>, None);
         TaskFuture::new(cell)
     }
 }

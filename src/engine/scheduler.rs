@@ -18,7 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     Engine, Job, Runner, fail,
     processes::wire::Carriage,
-    room::{Called, Census, Room},
+    room::{Admission, Called, Census, Room},
 };
 use crate::{
     backend::Backend,
@@ -32,6 +32,10 @@ use crate::{
 
 /// How many workers in a row may end before they were of any use, until the executor gives up.
 const SETBACKS: u32 = 3;
+
+/// How many workers in a row may be interrupted before they say hello: a terminal's Ctrl-C reaches all of
+/// them, and whoever keeps his finger on it interrupts their successors, too.
+const INTERRUPTIONS: u32 = 1000;
 
 pub(crate) struct Scheduler {
     id: u64,
@@ -106,6 +110,7 @@ pub(super) struct State {
     terminated: bool,
     broken: Option<TaskError>,
     setbacks: u32,
+    interruptions: u32,
 }
 
 /// Of the queue.
@@ -146,6 +151,18 @@ pub(crate) enum Next {
 pub(crate) enum Setback {
     Initializer(TaskError),
     Death(TaskError),
+    /// By Ctrl-C, which was not meant for it.
+    Interruption(TaskError),
+}
+
+impl Setback {
+    pub(super) fn cause(&self) -> &TaskError {
+        match self {
+            Setback::Initializer(cause) | Setback::Death(cause) | Setback::Interruption(cause) => {
+                cause
+            }
+        }
+    }
 }
 
 /// Keeps a scheduler, although it is closed, until all that was accepted is submitted.
@@ -225,6 +242,7 @@ impl Scheduler {
                 terminated: false,
                 broken: None,
                 setbacks: 0,
+                interruptions: 0,
             }),
             plan,
             finished: Latch::new(),
@@ -347,10 +365,13 @@ impl Scheduler {
     }
 
     /// How many setbacks in a row there may be. All workers of a pool may die at once, for one reason.
-    fn patience(&self, initializer: bool) -> u32 {
-        match self.hires_at_once() && !initializer {
-            true => SETBACKS.saturating_mul(self.max().try_into().unwrap_or(u32::MAX)),
-            false => SETBACKS,
+    fn patience(&self, setback: &Setback) -> u32 {
+        match setback {
+            Setback::Death(_) if self.hires_at_once() => {
+                SETBACKS.saturating_mul(self.max().try_into().unwrap_or(u32::MAX))
+            }
+            Setback::Initializer(_) | Setback::Death(_) => SETBACKS,
+            Setback::Interruption(_) => INTERRUPTIONS,
         }
     }
 
@@ -374,8 +395,11 @@ impl Scheduler {
     }
 
     /// Takes a job; if it cannot be run, the job says so.
-    pub(crate) fn submit(self: &Arc<Self>, job: Arc<dyn Job>) {
-        let state = self.state.lock();
+    pub(crate) fn submit(self: &Arc<Self>, job: Arc<dyn Job>, admission: Option<&Admission<'_>>) {
+        let mut state = self.state.lock();
+        if let Some(admission) = admission {
+            admission.spend(&mut state.room);
+        }
         let refusal = self.refusal(&state);
         self.queue(state, job, refusal, End::Back);
     }
@@ -529,6 +553,7 @@ impl Scheduler {
         let mut state = self.state.lock();
         if after != After::Nothing {
             state.setbacks = 0;
+            state.interruptions = 0;
         }
         let next = if after == After::LastJob {
             Next::Stop
@@ -576,15 +601,17 @@ impl Scheduler {
         }
         let mut failed = VecDeque::new();
         if let Some(setback) = setback {
-            state.setbacks += 1;
-            let (initializer, cause) = match setback {
-                Setback::Initializer(cause) => (true, cause),
-                Setback::Death(cause) => (false, cause),
+            let count = match setback {
+                Setback::Interruption(_) => &mut state.interruptions,
+                Setback::Initializer(_) | Setback::Death(_) => &mut state.setbacks,
             };
+            *count += 1;
+            let count = *count;
             let verdict = if self.is_solo() {
-                Some(cause)
-            } else if state.setbacks >= self.patience(initializer) {
-                let broken = Broken::new(initializer, state.setbacks, cause);
+                Some(setback.cause().clone())
+            } else if count >= self.patience(&setback) {
+                let initializer = matches!(setback, Setback::Initializer(_));
+                let broken = Broken::new(initializer, count, setback.cause().clone());
                 Some(TaskError::Broken(broken))
             } else {
                 None

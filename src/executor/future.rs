@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    engine::{Job, Scheduler},
+    engine::{Job, Scheduler, room::Admission},
     error::TaskError,
     task::cell::{Shared, TaskCell, Watcher, Work},
     trace, unwind,
@@ -41,7 +41,11 @@ impl<R> TaskFuture<R> {
     }
 
     /// Submits the work, which is encoded first if that is needed.
-    pub(crate) fn submit<W: Work<Output = R>>(work: W, scheduler: &Arc<Scheduler>) -> Self
+    pub(crate) fn submit<W: Work<Output = R>>(
+        work: W,
+        scheduler: &Arc<Scheduler>,
+        admission: Option<&Admission<'_>>,
+    ) -> Self
     where
         R: Send + 'static,
     {
@@ -51,7 +55,7 @@ impl<R> TaskFuture<R> {
             Some(carriage) => TaskCell::encoded(work, carriage),
         };
         if !cell.done() {
-            scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>);
+            scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>, admission);
         }
         TaskFuture::new(cell)
     }

@@ -244,7 +244,7 @@ impl<T: Portable, R: Portable> Feeder<T, R> {
             piece: outputs.map(|outputs| outputs.carve(items.len())),
             items,
         };
-        TaskFuture::submit(work, &self.scheduler)
+        TaskFuture::submit(work, &self.scheduler, None)
     }
 }
 

@@ -224,8 +224,7 @@ impl WorkerPool {
         task: T,
         admission: Admission<'_>,
     ) -> AsyncResult<T::Output> {
-        let future = TaskFuture::submit(task.into_task(), &self.scheduler);
-        drop(admission);
+        let future = TaskFuture::submit(task.into_task(), &self.scheduler, Some(&admission));
         AsyncResult::of_task(future)
     }
 

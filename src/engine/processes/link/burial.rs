@@ -30,21 +30,28 @@ impl Link {
             // Whoever is sending a job at this moment will find out.
             None => self.state.lock().current.is_some(),
         };
-        let (useful, verdict) = {
+        let (useful, greeted, verdict) = {
             let state = self.state.lock();
             let settled = state
                 .ready_since
                 .is_some_and(|since| since.elapsed() >= SETTLING_TIME);
             (
                 charged || state.completed > 0 || state.closed || settled,
+                state.ready_since.is_some(),
                 state.verdict.clone(),
             )
         };
         let setback = setback.or_else(|| {
-            (!useful).then(|| Setback::Death(self.died(death.clone(), None, Effect::DidNotRun)))
+            let died = || self.died(death.clone(), None, Effect::DidNotRun);
+            match death {
+                _ if useful => None,
+                // Ctrl-C reaches a process that has not come to ignore it yet.
+                Death::Signaled(libc::SIGINT) if !greeted => Some(Setback::Interruption(died())),
+                _ => Some(Setback::Death(died())),
+            }
         });
         self.record.end(match (&setback, verdict, death) {
-            (Some(Setback::Initializer(error) | Setback::Death(error)), ..) => Err(error.clone()),
+            (Some(setback), ..) => Err(setback.cause().clone()),
             (None, Err(error), _) => Err(error),
             (None, Ok(()), Death::Exited(0)) => Ok(()),
             (None, Ok(()), death) => Err(self.died(death, None, Effect::Ran)),
