@@ -144,7 +144,7 @@ impl Service {
             Err(TaskError::TimeLimit(_)) | Ok(None) => {
                 (StatusCode::GATEWAY_TIMEOUT, "that takes too long".into())
             }
-            Err(TaskError::Shutdown | TaskError::Cancelled | TaskError::Terminated) => {
+            Err(TaskError::Shutdown | TaskError::Cancelled | TaskError::Terminated(_)) => {
                 let why = "the service is about to stop".into();
                 (StatusCode::SERVICE_UNAVAILABLE, why)
             }

@@ -92,7 +92,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         match future.result() {
             Ok(Some(_)) => done += 1,
             // It was asked to end, or killed.
-            Ok(None) | Err(TaskError::Terminated) => cut_short += 1,
+            Ok(None) | Err(TaskError::Terminated(_)) => cut_short += 1,
             Err(TaskError::Shutdown | TaskError::Cancelled) => left += 1,
             Err(error) => return Err(error.into()),
         }

@@ -405,7 +405,7 @@ impl WorkerPoolExecutor {
     /// let executor = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).build()?;
     /// let future = executor.submit(endless);
     /// executor.kill_workers();
-    /// assert!(matches!(future.result(), Err(TaskError::Terminated)));
+    /// assert!(matches!(future.result(), Err(TaskError::Terminated(_))));
     /// # Ok(())
     /// # }
     /// ```

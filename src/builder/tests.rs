@@ -119,7 +119,7 @@ crate::test_backends! {
             pool.scheduler.terminate();
             for thread in waiting {
                 let error = thread.join().unwrap().unwrap_err();
-                assert!(matches!(error, TaskError::Terminated), "{error}");
+                assert!(matches!(error, TaskError::Terminated(_)), "{error}");
                 assert_eq!(error.effect(), Effect::MayHaveRun);
             }
         });

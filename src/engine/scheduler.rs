@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     backend::Backend,
-    error::{Broken, TaskError},
+    error::{Broken, Effect, TaskError},
     exit,
     latch::Latch,
     stats::Stats,
@@ -467,7 +467,7 @@ impl Scheduler {
     /// Why a job that was accepted before cannot run any more, if that is so.
     fn verdict(&self, state: &State) -> Option<TaskError> {
         match (state.terminated, state.cancelling) {
-            (true, _) => Some(TaskError::Terminated),
+            (true, _) => Some(TaskError::Terminated(Effect::DidNotRun)),
             (false, true) => Some(TaskError::Cancelled),
             (false, false) => state.broken.clone(),
         }
@@ -674,7 +674,7 @@ impl Scheduler {
             runner.stop();
         }
         for job in queued {
-            fail(job, TaskError::Terminated);
+            fail(job, TaskError::Terminated(Effect::DidNotRun));
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backend::Backend,
-    error::{StartError, TaskError},
+    error::{Effect, StartError, TaskError},
     stats::{Moment, Tally, WorkerStats},
     task::duty::{self, Duty},
     unwind,
@@ -188,7 +188,7 @@ impl ThreadRunner {
                 return verdict;
             };
             if !self.take_up(Some(Arc::clone(&job))) {
-                fail(job, TaskError::Terminated);
+                fail(job, TaskError::Terminated(Effect::DidNotRun));
                 next = scheduler.next(self, After::Nothing);
                 continue;
             }
@@ -285,7 +285,7 @@ impl Runner for ThreadRunner {
             desk.job.clone()
         };
         if let Some(job) = job {
-            fail(job, TaskError::Terminated);
+            fail(job, TaskError::Terminated(Effect::MayHaveRun));
         }
     }
 }

@@ -160,8 +160,8 @@ pub enum TaskError {
     TimeLimit(Killed),
     /// The executor was shut down before the task was submitted.
     Shutdown,
-    /// The task's workers were terminated before it had a result.
-    Terminated,
+    /// The task's workers were terminated before it had a result; whether it had begun.
+    Terminated(Effect),
     /// The argument or the result could not be encoded.
     Encode(CodecError),
     /// The argument or the result could not be decoded.
@@ -193,7 +193,8 @@ impl TaskError {
             TaskError::Killed(killed) | TaskError::TimeLimit(killed) => killed.effect(),
             TaskError::Encode(error) | TaskError::Decode(error) => error.part().effect(),
             TaskError::TooLarge(error) => error.part().effect(),
-            TaskError::Timeout | TaskError::Terminated => Effect::MayHaveRun,
+            TaskError::Timeout => Effect::MayHaveRun,
+            TaskError::Terminated(effect) => *effect,
             TaskError::Cancelled
             | TaskError::Shutdown
             | TaskError::Mismatch(_)
@@ -213,7 +214,7 @@ impl fmt::Display for TaskError {
             TaskError::Killed(killed) | TaskError::TimeLimit(killed) => killed.fmt(f),
             TaskError::Cancelled => f.write_str("the task was cancelled before it started"),
             TaskError::Shutdown => f.write_str("the executor was shut down; the task did not run"),
-            TaskError::Terminated => {
+            TaskError::Terminated(_) => {
                 f.write_str("the workers were terminated; the task may have run")
             }
             TaskError::Encode(error) => write!(f, "cannot encode {error}"),

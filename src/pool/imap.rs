@@ -270,7 +270,7 @@ impl<R> Output<R> {
             Err(error) => {
                 let is_final = matches!(
                     error,
-                    TaskError::Shutdown | TaskError::Terminated | TaskError::Broken(_)
+                    TaskError::Shutdown | TaskError::Terminated(_) | TaskError::Broken(_)
                 );
                 self.error = Some(error);
                 if is_final {

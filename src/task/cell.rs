@@ -565,7 +565,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
                 return matches!(
                     outcome,
                     Outcome::Error(
-                        TaskError::Cancelled | TaskError::Killed(_) | TaskError::Terminated
+                        TaskError::Cancelled | TaskError::Killed(_) | TaskError::Terminated(_)
                     )
                 );
             }

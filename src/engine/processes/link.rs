@@ -428,7 +428,7 @@ impl Runner for Link {
         self.changed.notify_one();
         // Whoever waits for it need not wait for the process's end.
         if let Some(job) = job {
-            fail(job, TaskError::Terminated);
+            fail(job, TaskError::Terminated(Effect::MayHaveRun));
         }
     }
 }

@@ -97,7 +97,7 @@ impl Link {
     pub(super) fn sentenced(&self, task: &'static str, effect: Effect) -> Option<TaskError> {
         let killed = |limit| Killed::new(self.record.name(), self.pid, task, effect, limit);
         Some(match self.state.lock().sentence.as_ref()? {
-            Sentence::Terminated => TaskError::Terminated,
+            Sentence::Terminated => TaskError::Terminated(effect),
             Sentence::Killed => TaskError::Killed(killed(None)),
             Sentence::TimeLimit(limit) => TaskError::TimeLimit(killed(Some(*limit))),
         })
