@@ -71,6 +71,7 @@ mod latch;
 mod memory;
 mod pool;
 mod shim;
+mod spin;
 mod stats;
 mod sync;
 mod task;

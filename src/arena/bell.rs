@@ -59,8 +59,11 @@ pub(super) fn attend(waker: &Waker) {
     if arena.heard.load(Ordering::Relaxed) {
         return;
     }
-    arena.awaited.store(true, Ordering::Relaxed);
-    fence(Ordering::SeqCst);
+    // Who has noted it, now or long ago, sees what `share` has done, or is seen by it; one is enough.
+    if !arena.awaited.load(Ordering::Relaxed) {
+        arena.awaited.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
     if arena.shared.load(Ordering::Relaxed) && listen().is_err() {
         // Without the thread the task has to look by itself, again and again.
         waker.wake_by_ref();

@@ -17,7 +17,7 @@ use super::{
     slot::ListId,
 };
 use crate::{
-    shim::{AtomicU32, AtomicU64, Futex, Mutex, Ordering},
+    shim::{AtomicU32, AtomicU64, Futex, Ordering},
     unwind,
 };
 
@@ -204,7 +204,10 @@ impl Wakes {
 }
 
 /// Where a task of this process leaves its waker.
-pub(super) type Local = Mutex<Option<Waker>>;
+#[cfg(not(freethreading_loom))]
+pub(super) type Local = crate::spin::SpinLock<Option<Waker>>;
+#[cfg(freethreading_loom)]
+pub(super) type Local = crate::shim::Mutex<Option<Waker>>;
 
 /// Wakes the task that has left its waker there, if there is one.
 pub(super) fn wake_task(local: u32) {

@@ -15,10 +15,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserializer, Serializer, ser};
 
-use super::{
-    shared::{GETTERS, JOINERS, PUTTERS, RawQueue},
-    spin::SpinLock,
-};
+use super::shared::{GETTERS, JOINERS, PUTTERS, RawQueue};
 use crate::{
     arena::{
         handle::Handle,
@@ -31,6 +28,7 @@ use crate::{
     },
     codec,
     error::{CodecError, Error, GetError, Part, PutError, TooManyTaskDone},
+    spin::SpinLock,
     task::Portable,
 };
 

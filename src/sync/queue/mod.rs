@@ -3,7 +3,6 @@
 mod core;
 mod shared;
 pub(crate) mod simple;
-mod spin;
 
 use std::{fmt, time::Duration};
 

@@ -15,7 +15,7 @@ use parking_lot::lock_api::{self, GuardSend, RawMutex};
 
 use crate::arena::look::{Looker, look};
 
-pub(super) type SpinLock<T> = lock_api::Mutex<RawSpinLock, T>;
+pub(crate) type SpinLock<T> = lock_api::Mutex<RawSpinLock, T>;
 
 /// How often to give way to other threads before sleeping.
 const YIELDS: u32 = 100;
@@ -23,7 +23,7 @@ const YIELDS: u32 = 100;
 /// How long to sleep then.
 const PAUSE: Duration = Duration::from_micros(50);
 
-pub(super) struct RawSpinLock(AtomicBool);
+pub(crate) struct RawSpinLock(AtomicBool);
 
 // SAFETY: the flag is set by one thread at a time, which alone has the lock until it clears the flag.
 unsafe impl RawMutex for RawSpinLock {
@@ -77,7 +77,7 @@ impl RawSpinLock {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(freethreading_loom)))]
 mod tests {
     use std::{cell::Cell, rc::Rc};
 
