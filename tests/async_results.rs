@@ -455,10 +455,10 @@ freethreading::test_backends! {
     fn a_callback_may_submit_and_its_callback_too() {
         fn chain(pool: &Arc<WorkerPool>, kind: Kind, left: usize, end: mpsc::Sender<usize>) {
             let next = Arc::clone(pool);
-            let _ = kind.submit(pool, None).callback(move |values| match left {
+            drop(kind.submit(pool, None).callback(move |values| match left {
                 0 => end.send(values.len()).unwrap(),
                 _ => chain(&next, kind, left - 1, end),
-            });
+            }));
         }
         watched(|| {
             let pool = Arc::new(WorkerPool::new(1).unwrap());

@@ -484,10 +484,7 @@ freethreading::test_backends! {
             let pool = WorkerPool::new(2).unwrap();
             for _ in 0..2 {
                 for last in [0, 2] {
-                    let items = || (0..10).map(move |n| {
-                        assert!(n != last, "no more items");
-                        n
-                    });
+                    let items = || (0..10).inspect(move |n| assert!(*n != last, "no more items"));
                     let panics = [
                         catch_unwind(AssertUnwindSafe(|| drop(pool.map(square, items())))),
                         catch_unwind(AssertUnwindSafe(|| drop(pool.map_async(square, items())))),
@@ -794,6 +791,9 @@ freethreading::test_backends! {
             for result in tasks {
                 assert!(matches!(result.get(), Err(TaskError::Terminated(_))));
             }
+            if pool.backend() == Backend::Multiprocessing {
+                pool.join().unwrap();
+            }
             gates.open();
             pool.join().unwrap();
             // What a thread has begun it finishes.
@@ -821,6 +821,10 @@ freethreading::test_backends! {
             gates.wait_for(1);
             pool.terminate();
             assert!(matches!(result.get(), Err(TaskError::Terminated(_))));
+            // A process is about to be killed; a thread goes on with its item.
+            if pool.backend() == Backend::Multiprocessing {
+                pool.join().unwrap();
+            }
             gates.open();
             pool.join().unwrap();
             assert!(scratch.sign("ran").notes().len() <= 1);

@@ -359,7 +359,11 @@ freethreading::test_backends! {
                     Some(chunksize) => pool.chunksize(chunksize).map_async(function, items()),
                 };
                 drop(result);
-                drop(pool.apply_async(|| grenade(0)));
+                let gate = gates.gate();
+                drop(pool.apply_async(task!(|gate| {
+                    gate.pass();
+                    grenade(0)
+                })));
                 drop(pool.chunksize(chunksize.unwrap_or(1)).imap(function, items()));
                 gates.open();
                 is_well(&pool);

@@ -226,3 +226,155 @@ impl<T: Send + 'static> Promise<T> {
         drop(waker);
     }
 }
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Calls a function when it is dropped.
+    struct OnDrop<F: FnMut()>(F);
+
+    impl<F: FnMut()> Drop for OnDrop<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+
+    #[test]
+    fn a_promise_is_kept_before_what_is_held_is_dropped() {
+        let promise = Promise::new();
+        let kept = AtomicBool::new(false);
+        let held = OnDrop(|| kept.store(promise.is_ready(), Ordering::SeqCst));
+        promise.complete_and_release(Ok(1), held);
+        assert!(kept.into_inner());
+    }
+
+    #[test]
+    fn hooks_do_not_find_what_was_held() {
+        let promise = Promise::new();
+        let dropped = Arc::new(AtomicBool::new(false));
+        let (drops, saw) = (Arc::clone(&dropped), Arc::new(AtomicBool::new(false)));
+        let seen = Arc::clone(&saw);
+        promise.hook(Box::new(move |_| {
+            seen.store(dropped.load(Ordering::SeqCst), Ordering::SeqCst);
+        }));
+        let held = OnDrop(move || drops.store(true, Ordering::SeqCst));
+        promise.complete_and_release(Ok(1), held);
+        assert!(saw.load(Ordering::SeqCst));
+    }
+}
+
+#[cfg(all(test, freethreading_loom))]
+mod loom_models {
+    use std::future::poll_fn;
+
+    use loom::{
+        future::block_on,
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        thread::spawn,
+    };
+
+    use super::*;
+
+    /// A promise that another thread keeps, or two do.
+    fn kept_by(keepers: u32) -> (Arc<Promise<u32>>, Vec<loom::thread::JoinHandle<()>>) {
+        let promise = Promise::new();
+        let keep = |number| {
+            let promise = Arc::clone(&promise);
+            spawn(move || promise.complete(Ok(number)))
+        };
+        let keepers = (0..keepers).map(keep).collect();
+        (promise, keepers)
+    }
+
+    fn join(keepers: Vec<loom::thread::JoinHandle<()>>) {
+        for keeper in keepers {
+            keeper.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn loom_a_blocked_taker_gets_the_outcome() {
+        loom::model(|| {
+            let (promise, keepers) = kept_by(1);
+            assert_eq!(promise.take(None).unwrap(), 0);
+            assert!(matches!(promise.take(None), Err(TaskError::Taken)));
+            join(keepers);
+        });
+    }
+
+    #[test]
+    fn loom_an_awaiting_taker_gets_the_outcome() {
+        loom::model(|| {
+            let (promise, keepers) = kept_by(1);
+            let take = poll_fn(|context| promise.poll_take(context));
+            assert_eq!(block_on(take).unwrap(), 0);
+            join(keepers);
+        });
+    }
+
+    #[test]
+    fn loom_of_two_takers_one_gets_the_outcome_and_an_onlooker_sees_it() {
+        loom::model(|| {
+            let (promise, keepers) = kept_by(1);
+            let other = {
+                let promise = Arc::clone(&promise);
+                spawn(move || promise.take(None).is_ok())
+            };
+            let mut key = None;
+            block_on(poll_fn(|context| promise.poll_ready(&mut key, context)));
+            assert_ne!(promise.take(None).is_ok(), other.join().unwrap());
+            join(keepers);
+        });
+    }
+
+    #[test]
+    fn loom_an_onlooker_that_leaves_takes_nothing_along() {
+        loom::model(|| {
+            let (promise, keepers) = kept_by(1);
+            let mut key = None;
+            let waker = std::task::Waker::noop();
+            let _ = promise.poll_ready(&mut key, &mut Context::from_waker(waker));
+            key.map(|key| promise.forget(key));
+            let mut key = None;
+            block_on(poll_fn(|context| promise.poll_ready(&mut key, context)));
+            assert_eq!(promise.take(None).unwrap(), 0);
+            join(keepers);
+        });
+    }
+
+    #[test]
+    fn loom_a_hook_added_meanwhile_is_called_once_and_first() {
+        loom::model(|| {
+            let (promise, keepers) = kept_by(1);
+            let calls = Arc::new(AtomicUsize::new(0));
+            let called = Arc::clone(&calls);
+            promise.hook(Box::new(move |outcome| {
+                assert_eq!(*outcome.as_ref().unwrap(), 0);
+                called.fetch_add(1, SeqCst);
+            }));
+            assert_eq!(promise.take(None).unwrap(), 0);
+            assert_eq!(calls.load(SeqCst), 1);
+            join(keepers);
+            assert_eq!(calls.load(SeqCst), 1);
+        });
+    }
+
+    #[test]
+    fn loom_the_first_outcome_stays_and_is_shown_once() {
+        loom::model(|| {
+            let (promise, keepers) = kept_by(2);
+            let shown = Arc::new(AtomicUsize::new(0));
+            let seen = Arc::clone(&shown);
+            promise.hook(Box::new(move |outcome| {
+                seen.fetch_add(10 + *outcome.as_ref().unwrap() as usize, SeqCst);
+            }));
+            let taken = promise.take(None).unwrap() as usize;
+            assert_eq!(shown.load(SeqCst), 10 + taken);
+            join(keepers);
+            assert_eq!(shown.load(SeqCst), 10 + taken);
+        });
+    }
+}

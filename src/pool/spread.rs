@@ -14,7 +14,7 @@ use std::{
     ptr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize},
     },
     time::{Duration, Instant},
 };
@@ -27,6 +27,7 @@ use crate::{
     error::TaskError,
     executor::TaskFuture,
     memory::advise_huge_pages,
+    shim::{AtomicU64, Ordering},
     task::{
         Portable,
         cell::{TaskCell, Watcher, Work},
@@ -47,7 +48,7 @@ pub(super) struct Spread<I, R> {
     items: Memory<I>,
     /// The results; those that are there are in `written`, once their worker has stopped.
     results: Memory<R>,
-    ranges: Box<[Ends]>,
+    ranges: Ranges,
     /// How many items have no result that is known of.
     left: AtomicUsize,
     stopped: AtomicBool,
@@ -116,6 +117,9 @@ impl<T> Memory<T> {
     }
 }
 
+/// What is left to do, a range for each worker.
+struct Ranges(Box<[Ends]>);
+
 /// The ends of a range of items, in one word on cache lines of its own.
 #[repr(align(128))]
 struct Ends(AtomicU64);
@@ -170,6 +174,35 @@ impl Ends {
     }
 }
 
+impl Ranges {
+    /// So many items, for so many workers.
+    fn new(len: usize, workers: usize) -> Self {
+        let bound = |k: usize| (len as u64 * k as u64 / workers as u64) as u32;
+        let ends = |k| Ends(AtomicU64::new(pack(bound(k)..bound(k + 1))));
+        Ranges((0..workers).map(ends).collect())
+    }
+
+    /// Takes up to so many items from the front of this worker's range.
+    fn claim(&self, number: usize, count: u32) -> Option<Range<usize>> {
+        self.0[number].claim(count)
+    }
+
+    /// Gives this worker, whose range is empty, the rear half of the longest.
+    fn refill(&self, number: usize) -> bool {
+        loop {
+            let longest = self.0.iter().max_by_key(|ends| ends.get().len());
+            let Some(longest) = longest.filter(|ends| !ends.get().is_empty()) else {
+                return false;
+            };
+            if let Some(stolen) = longest.steal() {
+                // Relaxed: this worker's range is empty, so nobody else changes it.
+                self.0[number].0.store(pack(stolen), Ordering::Relaxed);
+                return true;
+            }
+        }
+    }
+}
+
 impl<I: Portable, R: Portable> Spread<I, R> {
     /// Has the function called with every item.
     pub(super) fn start<F>(
@@ -186,13 +219,10 @@ impl<I: Portable, R: Portable> Spread<I, R> {
             return promise.complete(Ok(Vec::new()));
         }
         let drivers = workers.min(len);
-        let bound = |k: usize| (len as u64 * k as u64 / drivers as u64) as u32;
         let spread = Arc::new(Spread {
             items: Memory::of(items),
             results: Memory::with_room_for(len),
-            ranges: (0..drivers)
-                .map(|k| Ends(AtomicU64::new(pack(bound(k)..bound(k + 1)))))
-                .collect(),
+            ranges: Ranges::new(len, drivers),
             left: AtomicUsize::new(len),
             stopped: AtomicBool::new(false),
             written: Mutex::default(),
@@ -239,21 +269,6 @@ impl<I: Portable, R: Portable> Spread<I, R> {
         }
     }
 
-    /// Gives this worker a range again.
-    fn refill(&self, number: usize) -> bool {
-        loop {
-            let longest = self.ranges.iter().max_by_key(|ends| ends.get().len());
-            let Some(longest) = longest.filter(|ends| !ends.get().is_empty()) else {
-                return false;
-            };
-            if let Some(stolen) = longest.steal() {
-                // Relaxed: this worker's range is empty, so nobody else changes it.
-                self.ranges[number].0.store(pack(stolen), Ordering::Relaxed);
-                return true;
-            }
-        }
-    }
-
     /// So many more items have results; whoever brings the last one hands them out.
     fn count(&self, done: usize) {
         // Release: the results are seen by who hands them out; Acquire: by that one.
@@ -288,9 +303,9 @@ impl<I: Portable, R: Portable> Progress<'_, I, R> {
         let mut count = 1;
         let mut before = Instant::now();
         while !spread.stopped.load(Ordering::Relaxed) {
-            let Some(claimed) = spread.ranges[number].claim(count) else {
+            let Some(claimed) = spread.ranges.claim(number, count) else {
                 spread.count(mem::take(&mut self.done));
-                if spread.refill(number) {
+                if spread.ranges.refill(number) {
                     continue;
                 }
                 return;
@@ -344,7 +359,7 @@ impl<I: Portable, R: Portable> Drop for Progress<'_, I, R> {
 
 impl<I, R> Drop for Spread<I, R> {
     fn drop(&mut self) {
-        for ends in &self.ranges {
+        for ends in &self.ranges.0 {
             let range = ends.get();
             // SAFETY: nobody has claimed these, and nobody is left who could.
             unsafe {
@@ -423,5 +438,51 @@ mod tests {
         assert_eq!(ends.steal(), None);
         ends.0.store(pack(6..10), Ordering::Relaxed);
         assert_eq!(ends.claim(9), Some(6..10));
+    }
+}
+
+#[cfg(all(test, freethreading_loom))]
+mod loom_models {
+    use loom::{cell::UnsafeCell, sync::Arc, thread::spawn};
+
+    use super::*;
+
+    /// Every item is worked off, and by one worker: loom panics if two are at one.
+    #[test]
+    fn loom_every_item_is_claimed_once() {
+        const ITEMS: usize = 3;
+
+        let mut builder = loom::model::Builder::new();
+        // Two switches where none is needed find nearly all there is to find.
+        builder.preemption_bound = Some(2);
+        builder.check(|| {
+            let ranges = Arc::new(Ranges::new(ITEMS, 3));
+            let items: Arc<[_; ITEMS]> = Arc::new(std::array::from_fn(|_| UnsafeCell::new(0)));
+            let work = |number| {
+                let (ranges, items) = (Arc::clone(&ranges), Arc::clone(&items));
+                move || {
+                    loop {
+                        while let Some(claimed) = ranges.claim(number, 1) {
+                            for index in claimed {
+                                // SAFETY: that nobody else is here is what the model checks.
+                                items[index].with_mut(|times| unsafe { *times += 1 });
+                            }
+                        }
+                        if !ranges.refill(number) {
+                            break;
+                        }
+                    }
+                }
+            };
+            let others = [spawn(work(1)), spawn(work(2))];
+            work(0)();
+            for other in others {
+                other.join().unwrap();
+            }
+            for item in items.iter() {
+                // SAFETY: as above.
+                item.with(|times| assert_eq!(unsafe { *times }, 1));
+            }
+        });
     }
 }
