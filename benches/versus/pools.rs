@@ -6,12 +6,12 @@ use freethreading::{Backend, WorkerPool};
 use rayon::prelude::*;
 
 use crate::{
-    harness::{Case, Contender, Unit, contender, seconds},
+    harness::{Case, Contender, Size, Unit, contender, seconds},
     maps::square,
     threads::rayon,
 };
 
-const ITEMS: u64 = 1_000_000;
+const ITEMS: Size<u64> = Size::new(1_000_000, 200_000);
 
 /// What the slow one of many items takes.
 const SLOW: Duration = Duration::from_millis(20);
@@ -24,7 +24,7 @@ pub fn cases() -> Vec<Case> {
             contenders.push(contender("rayon par_iter collect", move || {
                 millis(|| {
                     pool.install(|| {
-                        (0..black_box(ITEMS))
+                        (0..black_box(ITEMS.get()))
                             .into_par_iter()
                             .map(square)
                             .collect::<Vec<_>>()
@@ -73,7 +73,7 @@ fn maps(backend: Backend) -> Vec<Contender> {
         let pool = pool(backend);
         move || {
             millis(|| {
-                let items = 0..black_box(ITEMS);
+                let items = 0..black_box(ITEMS.get());
                 match chunksize {
                     None => pool.map(square, items),
                     Some(chunksize) => pool.chunksize(chunksize).map(square, items),
@@ -86,7 +86,7 @@ fn maps(backend: Backend) -> Vec<Contender> {
         let pool = pool(backend);
         move || {
             millis(|| {
-                let items = (0..black_box(ITEMS)).map(|x| (x, x));
+                let items = (0..black_box(ITEMS.get())).map(|x| (x, x));
                 pool.starmap(u64::wrapping_mul, items).expect("it works")
             })
         }
@@ -106,10 +106,12 @@ fn imaps(backend: Backend) -> Vec<Contender> {
         let pool = pool(backend);
         move || {
             let run = || {
-                let squares = pool.chunksize(chunksize).imap(square, 0..black_box(ITEMS));
+                let squares = pool
+                    .chunksize(chunksize)
+                    .imap(square, 0..black_box(ITEMS.get()));
                 squares.expect("it runs").map(Result::unwrap).sum::<u64>()
             };
-            seconds(run) * 1e9 / ITEMS as f64
+            seconds(run) * 1e9 / ITEMS.get() as f64
         }
     };
     let unordered = {
@@ -117,10 +119,10 @@ fn imaps(backend: Backend) -> Vec<Contender> {
         move || {
             let run = || {
                 let squares = pool.chunksize(1000);
-                let squares = squares.imap_unordered(square, 0..black_box(ITEMS));
+                let squares = squares.imap_unordered(square, 0..black_box(ITEMS.get()));
                 squares.expect("it runs").map(Result::unwrap).sum::<u64>()
             };
-            seconds(run) * 1e9 / ITEMS as f64
+            seconds(run) * 1e9 / ITEMS.get() as f64
         }
     };
     vec![
