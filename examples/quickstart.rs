@@ -2,7 +2,7 @@
 //!
 //! Try it with `FREETHREADING_BACKEND=multiprocessing`.
 
-use freethreading::{Worker, WorkerPoolExecutor, current_worker, task};
+use freethreading::{Worker, WorkerPool, WorkerPoolExecutor, current_worker, task};
 
 fn greet() {
     println!("Hello from {}!", current_worker().name());
@@ -20,11 +20,8 @@ fn main() -> Result<(), freethreading::Error> {
     worker.start()?;
     worker.join()?; // An error if the task panicked or the worker died.
 
-    let squarers = WorkerPoolExecutor::builder()
-        .max_workers(2)
-        .name_prefix("squarer")
-        .build()?;
-    println!("{:?}", squarers.map(square, 0..5).into_vec()?); // [0, 1, 4, 9, 16]
+    let pool = WorkerPool::new(2)?;
+    println!("{:?}", pool.map(square, 0..5)?); // [0, 1, 4, 9, 16]
 
     let executor = WorkerPoolExecutor::new(2)?;
     executor.submit(greet).result()?; // Hello from ThreadPoolExecutor-0_0!, or a process worker's name

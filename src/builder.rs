@@ -1,9 +1,11 @@
 //! The settings of a crew of workers, for whatever is built on one.
 
 use std::{
+    ffi::{OsStr, OsString},
     fmt,
     marker::PhantomData,
     num::NonZero,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +18,7 @@ use crate::{
     backend::{Backend, get_backend},
     engine::{
         self, Scheduler,
-        processes::{DEFAULT_MAX_FRAME_LEN, launcher::Launcher},
+        processes::{Options, launcher::Launcher},
         scheduler::{Crew, Hiring, Plan},
     },
     error::{Error, TaskError},
@@ -68,10 +70,11 @@ pub struct Builder<T> {
     backend: Option<Backend>,
     name_prefix: Option<String>,
     initializer: Option<Result<EncodedTask, TaskError>>,
-    max_frame_len: usize,
-    launcher: Option<Launcher>,
+    processes: Options,
     max_pending: Option<usize>,
     task_timeout: Option<Duration>,
+    max_tasks_per_child: Option<u64>,
+    idle_timeout: Option<Duration>,
     builds: PhantomData<fn() -> T>,
 }
 
@@ -82,10 +85,11 @@ impl<T> Builder<T> {
             backend: None,
             name_prefix: None,
             initializer: None,
-            max_frame_len: DEFAULT_MAX_FRAME_LEN,
-            launcher: None,
+            processes: Options::default(),
             max_pending: None,
             task_timeout: None,
+            max_tasks_per_child: None,
+            idle_timeout: None,
             builds: PhantomData,
         }
     }
@@ -127,13 +131,51 @@ impl<T> Builder<T> {
     ///
     /// What is larger is an error of its task, [`TaskError::TooLarge`]. Threads know no limit.
     pub fn max_frame_len(mut self, bytes: usize) -> Self {
-        self.max_frame_len = bytes;
+        self.processes.max_frame_len = bytes;
         self
     }
 
     /// How worker processes are started, if not by running this executable again.
     pub fn launcher(mut self, launcher: Launcher) -> Self {
-        self.launcher = Some(launcher);
+        self.processes.launcher = Some(launcher);
+        self
+    }
+
+    /// How many tasks a worker runs; then it ends, and another replaces it when needed. Any number by
+    /// default, at least 1.
+    ///
+    /// For tasks that leave something behind: memory, files, state. Python's `max_tasks_per_child`.
+    pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
+        self.max_tasks_per_child = Some(tasks);
+        self
+    }
+
+    /// How many bytes of memory each worker process may have of its own; for worker processes only.
+    ///
+    /// Where there is no more, the allocation fails; that ends the process, and costs the task at hand:
+    /// [`TaskError::WorkerDied`]. What counts is what the system calls data (`RLIMIT_DATA`): the heap, the
+    /// stacks of its threads in full, and what the program itself needs, some MiB. Memory that is shared,
+    /// as that of the primitives, does not.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.processes.memory_limit = Some(bytes);
+        self
+    }
+
+    /// A variable in the environment of the worker processes, beside those of this process; for worker
+    /// processes only. It may be called again for others.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let variable = (key.as_ref().into(), value.as_ref().into());
+        self.processes.surroundings.env.push(variable);
+        self
+    }
+
+    /// The directory that worker processes start in, instead of this process's; for worker processes
+    /// only.
+    ///
+    /// One that does not exist then is an error of the tasks, or of a pool's `build`:
+    /// [`TaskError::Start`].
+    pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
+        self.processes.surroundings.current_dir = Some(directory.as_ref().into());
         self
     }
 
@@ -145,17 +187,28 @@ impl<T> Builder<T> {
         self.task_timeout = Some(limit);
         self
     }
+
+    /// How many tasks may wait for a worker, at least 1; any number by default.
+    ///
+    /// Tasks that free or new workers are about to take do not count. Where as many wait, an executor's
+    /// [`submit`](WorkerPoolExecutor::submit) and a pool's
+    /// [`apply_async`](crate::WorkerPool::apply_async) block; [`submit_async`](WorkerPoolExecutor::submit_async)
+    /// and [`apply_queued`](crate::WorkerPool::apply_queued) wait in async code, and
+    /// [`try_submit`](WorkerPoolExecutor::try_submit) and
+    /// [`try_apply_async`](crate::WorkerPool::try_apply_async) give the task back. A map of a pool is not
+    /// held up by it.
+    pub fn max_pending(mut self, max_pending: usize) -> Self {
+        self.max_pending = Some(max_pending);
+        self
+    }
 }
 
 impl Builder<WorkerPoolExecutor> {
-    /// How many tasks may wait for a worker, at least 1; any number by default.
+    /// How long a worker waits for a task before it ends; for ever by default.
     ///
-    /// Tasks that free or new workers are about to take do not count. Where as many wait,
-    /// [`submit`](WorkerPoolExecutor::submit) blocks,
-    /// [`submit_async`](WorkerPoolExecutor::submit_async) waits and
-    /// [`try_submit`](WorkerPoolExecutor::try_submit) gives the task back.
-    pub fn max_pending(mut self, max_pending: usize) -> Self {
-        self.max_pending = Some(max_pending);
+    /// Another is started when there is need for it. A task that comes just then is not lost.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = Some(timeout);
         self
     }
 }
@@ -171,16 +224,13 @@ impl<T: Built> Builder<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for a setting that cannot work, as 0 for any of the numbers; the text
-    /// says which.
+    /// [`Error::InvalidArgument`] for a setting that cannot work, as 0 for any of the numbers, or one for
+    /// worker processes where the workers are threads; the text says which.
     /// [`Error::InvalidBackend`] if the environment asks for one that does not exist.
     /// [`Error::NotInitialized`] for process workers in a program that has not called
     /// [`init`](crate::init()). [`Error::Task`] if the initializer's arguments could not be encoded.
     /// [`Error::Start`] if the system refuses a worker of a pool; those that were started are gone then.
     pub fn build(self) -> Result<T, Error> {
-        /// Headers need this much.
-        const MIN_FRAME_LEN: usize = 1024;
-
         let backend = match self.backend {
             Some(backend) => backend,
             None => get_backend()?,
@@ -189,29 +239,9 @@ impl<T: Built> Builder<T> {
             let cpus = available_parallelism().map_or(1, NonZero::get);
             T::default_workers(backend, cpus)
         });
-        if max_workers == 0 {
-            return Err(Error::InvalidArgument(
-                "at least one worker is needed: max_workers is 0".into(),
-            ));
-        }
-        if self.max_frame_len < MIN_FRAME_LEN {
-            return Err(Error::InvalidArgument(format!(
-                "frames of {} bytes are too small for anything: max_frame_len must be at least {MIN_FRAME_LEN}",
-                self.max_frame_len
-            )));
-        }
-        if self.max_pending == Some(0) {
-            return Err(Error::InvalidArgument(
-                "no task could ever wait for a worker: max_pending is 0".into(),
-            ));
-        }
-        if self.task_timeout == Some(Duration::ZERO) {
-            return Err(Error::InvalidArgument(
-                "no task could run: task_timeout is 0".into(),
-            ));
-        }
+        self.check(backend, max_workers)?;
         let initializer = self.initializer.transpose()?;
-        let engine = engine::engine(backend, self.launcher, self.max_frame_len)?;
+        let engine = engine::engine(backend, self.processes)?;
         let prefix = self.name_prefix.unwrap_or_else(|| {
             let kind = match backend {
                 Backend::Threading => "Thread",
@@ -234,12 +264,76 @@ impl<T: Built> Builder<T> {
                 initializer,
                 max_pending: self.max_pending,
                 task_timeout: self.task_timeout,
+                max_tasks: self.max_tasks_per_child,
+                idle_timeout: self.idle_timeout,
             },
         );
         if T::HIRING == Hiring::AtOnce {
             scheduler.start_all()?;
         }
         Ok(T::of(scheduler, backend, max_workers))
+    }
+}
+
+impl<T> Builder<T> {
+    /// Whether the settings can work.
+    fn check(&self, backend: Backend, max_workers: usize) -> Result<(), Error> {
+        /// Headers need this much.
+        const MIN_FRAME_LEN: usize = 1024;
+
+        let Options {
+            max_frame_len,
+            memory_limit,
+            surroundings,
+            ..
+        } = &self.processes;
+        let invalid = |why: &str| Err(Error::InvalidArgument(why.into()));
+        if max_workers == 0 {
+            return invalid("at least one worker is needed: max_workers is 0");
+        }
+        if *max_frame_len < MIN_FRAME_LEN {
+            return invalid(&format!(
+                "frames of {max_frame_len} bytes are too small for anything: max_frame_len must be at least {MIN_FRAME_LEN}",
+            ));
+        }
+        if self.max_pending == Some(0) {
+            return invalid("no task could ever wait for a worker: max_pending is 0");
+        }
+        if self.task_timeout == Some(Duration::ZERO) {
+            return invalid("no task could run: task_timeout is 0");
+        }
+        if self.max_tasks_per_child == Some(0) {
+            return invalid("no task could run: max_tasks_per_child is 0");
+        }
+        if *memory_limit == Some(0) {
+            return invalid("no worker could run: memory_limit is 0");
+        }
+        let is_name = |key: &OsString| {
+            let key = key.as_encoded_bytes();
+            !key.is_empty() && !key.contains(&b'=') && !key.contains(&0)
+        };
+        let has_nul = |value: &OsStr| value.as_encoded_bytes().contains(&0);
+        let mut env = surroundings.env.iter();
+        if let Some((key, _)) = env.find(|(key, value)| !is_name(key) || has_nul(value)) {
+            return invalid(&format!(
+                "the environment cannot hold {key:?} and what env gives for it"
+            ));
+        }
+        let current_dir = surroundings.current_dir.as_deref();
+        if current_dir.is_some_and(|dir| has_nul(dir.as_os_str())) {
+            return invalid("current_dir holds a zero byte, as no path does");
+        }
+        let for_processes = [
+            ("memory_limit", memory_limit.is_some()),
+            ("env", !surroundings.env.is_empty()),
+            ("current_dir", current_dir.is_some()),
+        ];
+        match for_processes.iter().find(|(_, is_set)| *is_set) {
+            Some((setting, _)) if backend == Backend::Threading => invalid(&format!(
+                "threads share all that with the program: {setting} is for worker processes only"
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -250,10 +344,11 @@ impl<T> Clone for Builder<T> {
             backend: self.backend,
             name_prefix: self.name_prefix.clone(),
             initializer: self.initializer.clone(),
-            max_frame_len: self.max_frame_len,
-            launcher: self.launcher.clone(),
+            processes: self.processes.clone(),
             max_pending: self.max_pending,
             task_timeout: self.task_timeout,
+            max_tasks_per_child: self.max_tasks_per_child,
+            idle_timeout: self.idle_timeout,
             builds: PhantomData,
         }
     }
@@ -266,10 +361,14 @@ impl<T> fmt::Debug for Builder<T> {
             .field("backend", &self.backend)
             .field("name_prefix", &self.name_prefix)
             .field("initializer", &self.initializer.is_some())
-            .field("max_frame_len", &self.max_frame_len)
-            .field("launcher", &self.launcher)
+            .field("processes", &self.processes)
             .field("max_pending", &self.max_pending)
             .field("task_timeout", &self.task_timeout)
+            .field("max_tasks_per_child", &self.max_tasks_per_child)
+            .field("idle_timeout", &self.idle_timeout)
             .finish()
     }
 }
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests;

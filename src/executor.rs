@@ -10,13 +10,14 @@ use std::{
 };
 
 pub use future::TaskFuture;
-pub use map::{Map, MapStream, Mapping};
+pub use map::{Buffered, Map, MapStream, Mapping};
 
 use crate::{
     backend::Backend,
     builder::{Builder, Built},
     engine::{Scheduler, processes::reactor, room::Admission, scheduler::Hiring},
     error::{Error, Full},
+    stats::Stats,
     task::{IntoTask, Portable, cell::Work},
 };
 
@@ -26,7 +27,9 @@ use crate::{
 /// workers end. [`shutdown`](WorkerPoolExecutor::shutdown) is how to wait for that. When the program
 /// ends it waits for what was submitted.
 ///
-/// A worker process that dies costs the task that it was running, and is replaced.
+/// A worker process that dies costs the task that it was running, and is replaced. What worker processes
+/// write to their standard error is passed on to this process's own, and the last lines are in the error
+/// of a task whose worker died: [`WorkerDied::stderr`](crate::WorkerDied::stderr).
 ///
 /// Python's `ThreadPoolExecutor` and `ProcessPoolExecutor`.
 ///
@@ -77,6 +80,24 @@ impl WorkerPoolExecutor {
     /// How many workers it has at most.
     pub fn max_workers(&self) -> usize {
         self.max_workers
+    }
+
+    /// What it and its workers are doing at this moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, Error, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), Error> {
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+    /// executor.submit(|| ()).result()?;
+    /// let stats = executor.stats();
+    /// assert_eq!((stats.queued, stats.completed, stats.failed), (0, 1, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stats(&self) -> Stats {
+        self.scheduler.stats()
     }
 
     /// Submits a task; the future gives its result, to `.await` or with
@@ -182,9 +203,7 @@ impl WorkerPoolExecutor {
     }
 
     fn submit_admitted<W: Work>(&self, work: W, admission: Admission<'_>) -> TaskFuture<W::Output> {
-        let future = TaskFuture::submit(work, &self.scheduler);
-        drop(admission);
-        future
+        TaskFuture::submit(work, &self.scheduler, Some(&admission))
     }
 
     /// Calls the function with each item on the workers, and gives the results in the order of the
@@ -386,7 +405,7 @@ impl WorkerPoolExecutor {
     /// let executor = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).build()?;
     /// let future = executor.submit(endless);
     /// executor.kill_workers();
-    /// assert!(matches!(future.result(), Err(TaskError::Terminated)));
+    /// assert!(matches!(future.result(), Err(TaskError::Terminated(_))));
     /// # Ok(())
     /// # }
     /// ```

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | run one function on a worker of its own | [`Worker`] |
 //! | run many tasks on a few workers, and have their results | [`WorkerPoolExecutor`] |
+//! | run one function over many items | [`WorkerPool`] |
 //! | make a task of a call or of a closure | [`task!`] |
 //! | keep others out, or let so many in | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`] |
 //! | wait for others | [`Event`], [`Condition`], [`Barrier`] |
@@ -12,6 +13,8 @@
 //! | choose threads or processes | [`set_backend`], `FREETHREADING_BACKEND`, `.backend(…)` |
 //! | make worker processes possible | [`init()`] in `main`, [`init_tests!`] in a test crate |
 //! | end a task that runs | [`TaskFuture::kill`], [`TaskFuture::kill_after`], [`cancelled`] |
+//! | limit what waits, what runs and what it takes | [`Builder`] |
+//! | see what workers do | [`WorkerPoolExecutor::stats`], the feature `trace` |
 //! | know where one is | [`current_worker`], [`active_children`], [`enumerate`] |
 //!
 //! ```
@@ -37,8 +40,8 @@
 //!
 //! # How it works
 //!
-//! A task's function is known by its type, which has size zero; only its arguments travel. An executor's
-//! queue and workers are kept by one scheduler, whatever the workers are. Worker processes are
+//! A task's function is known by its type, which has size zero; only its arguments travel. The
+//! queue and the workers of an executor or a pool are kept by one scheduler, whatever the workers are. Worker processes are
 //! this executable, run again; requests and replies are frames on pipes, which one background thread
 //! serves for all of them. There is no thread per task, per process or per waiting caller.
 //!
@@ -68,8 +71,11 @@ mod latch;
 mod memory;
 mod pool;
 mod shim;
+mod spin;
+mod stats;
 mod sync;
 mod task;
+mod trace;
 mod unwind;
 mod wakers;
 mod worker;
@@ -82,9 +88,10 @@ pub use error::{
     NotOwned, Overflow, Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone,
     WorkerDied,
 };
-pub use executor::{Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
+pub use executor::{Buffered, Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
 pub use init::init;
 pub use pool::{AsyncResult, Chunks, Imap, ImapStream, WorkerPool, WorkerPoolBuilder};
+pub use stats::{Stats, WorkerStats};
 pub use sync::{
     Barrier, BoundedSemaphore, BoundedSemaphorePermit, Condition, ConditionGuard, Event, Lock,
     LockGuard, Queue, RLock, RLockGuard, Semaphore, SemaphorePermit, SimpleQueue,
@@ -94,6 +101,12 @@ pub use worker::{Worker, active_children, active_count, current_worker, enumerat
 
 #[doc(hidden)]
 pub use task::expand as __private;
+
+#[cfg(all(test, not(freethreading_loom)))]
+#[allow(unsafe_code)] // The macro puts a function where the loader looks for those to call.
+mod tests_begin_here {
+    crate::init_tests!();
+}
 
 /// The programs of the README compile and run.
 #[cfg(doctest)]

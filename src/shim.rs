@@ -6,7 +6,7 @@ mod imp {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::{
         hint,
-        sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
         thread::{self, Thread},
     };
 
@@ -62,14 +62,20 @@ mod imp {
         hint,
         sync::{
             MutexGuard,
-            atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+            atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
         },
         thread::{self, Thread},
     };
 
-    use std::{ops::Deref, time::Duration};
-
-    use loom::sync::Condvar;
+    use std::{
+        collections::VecDeque,
+        ops::Deref,
+        sync::{
+            Arc,
+            atomic::{AtomicBool as Flag, Ordering::Relaxed},
+        },
+        time::Duration,
+    };
 
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
@@ -96,26 +102,60 @@ mod imp {
         }
     }
 
-    /// A number to sleep on: who sleeps must be woken, whatever the number is by then.
+    /// A number to sleep on. Who sleeps must be woken, whatever the number is by then.
+    ///
+    /// Every other sleep ends at once, as a system's may. For in a model who is woken knows all that its
+    /// waker did, which a system does not promise: who looks by itself knows what it has seen.
     #[derive(Default)]
     pub(crate) struct Futex {
         number: AtomicU32,
-        sleepers: Mutex<()>,
-        woken: Condvar,
+        sleepers: std::sync::Mutex<Sleepers>,
+    }
+
+    /// The checker does not see this: nothing else runs between a look at the number, which it does see,
+    /// and the next such point.
+    #[derive(Default)]
+    struct Sleepers {
+        asleep: VecDeque<(Thread, Arc<Flag>)>,
+        restless: bool,
     }
 
     impl Futex {
         pub(crate) fn wait(&self, expected: u32, timeout: Option<Duration>) {
-            let sleepers = self.sleepers.lock();
-            // The kernel looks at the number under its own lock.
-            if timeout.is_none() && self.number.load(Ordering::Relaxed) == expected {
-                drop(self.woken.wait(sleepers).unwrap());
+            if timeout.is_some() || self.latest() != expected {
+                return;
+            }
+            let asleep = Arc::new(Flag::new(true));
+            {
+                let mut sleepers = self.sleepers.lock().unwrap();
+                sleepers.restless = !sleepers.restless;
+                if sleepers.restless {
+                    return;
+                }
+                let sleeper = (thread::current(), Arc::clone(&asleep));
+                sleepers.asleep.push_back(sleeper);
+            }
+            while asleep.load(Relaxed) {
+                thread::park();
             }
         }
 
         pub(crate) fn wake(&self) {
-            let _sleepers = self.sleepers.lock();
-            self.woken.notify_all();
+            // It comes before the look of one who is about to sleep, or after it: the checker tries both.
+            self.latest();
+            let sleeper = self.sleepers.lock().unwrap().asleep.pop_front();
+            if let Some((sleeper, asleep)) = sleeper {
+                asleep.store(false, Relaxed);
+                sleeper.unpark();
+            }
+        }
+
+        /// The number as the kernel sees it. A load might see an older one; an exchange does not, also
+        /// one that fails because the number is never this one.
+        fn latest(&self) -> u32 {
+            self.number
+                .compare_exchange(u32::MAX, u32::MAX, Relaxed, Relaxed)
+                .unwrap_or_else(|latest| latest)
         }
     }
 

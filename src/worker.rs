@@ -14,7 +14,7 @@ use crate::{
     backend::{Backend, get_backend},
     engine::{
         self, Job, Scheduler,
-        processes::{DEFAULT_MAX_FRAME_LEN, wire::Carriage},
+        processes::{Options, wire::Carriage},
         scheduler::{Crew, Plan},
     },
     error::Error,
@@ -152,6 +152,28 @@ impl Worker {
         self.record.ident()
     }
 
+    /// The worker's number among those of its executor or pool, from 0 to their number less 1; `None` for
+    /// other workers.
+    ///
+    /// It is the lowest that was free when the worker was started, so that a worker which replaces
+    /// another takes over its number: to choose a device, a core or a scratch file.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{Backend, WorkerPoolExecutor, current_worker};
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+    /// assert_eq!(executor.submit(|| current_worker().rank()).result()?, Some(0));
+    /// assert_eq!(current_worker().rank(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rank(&self) -> Option<usize> {
+        self.record.rank()
+    }
+
     /// Starts the worker.
     ///
     /// # Blocking
@@ -173,13 +195,15 @@ impl Worker {
             Some(backend) => backend,
             None => get_backend()?,
         };
-        let engine = engine::engine(backend, None, DEFAULT_MAX_FRAME_LEN)?;
+        let engine = engine::engine(backend, Options::default())?;
         self.record.set_backend(backend);
         let plan = Plan {
             crew: Crew::Solo(Arc::clone(&self.record)),
             initializer: None,
             max_pending: None,
             task_timeout: None,
+            max_tasks: None,
+            idle_timeout: None,
         };
         let scheduler = Scheduler::new(engine, plan);
         let job = match std::mem::replace(&mut *body, Body::Foreign) {

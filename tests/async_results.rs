@@ -556,7 +556,7 @@ freethreading::test_backends! {
                 let (queued, shown_of_queued) = told(kind.submit(&pool, Some(gates.gate())));
                 pool.terminate();
                 for (result, shown) in [(running, shown), (queued, shown_of_queued)] {
-                    assert!(matches!(result.get(), Err(TaskError::Terminated)));
+                    assert!(matches!(result.get(), Err(TaskError::Terminated(_))));
                     assert!(shown.try_recv().unwrap().unwrap_err().contains("terminated"));
                     assert!(shown.try_recv().is_err());
                 }

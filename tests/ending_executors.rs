@@ -44,6 +44,26 @@ fn shutdown(executor: &WorkerPoolExecutor, timeout: Duration, asynchronously: bo
 
 freethreading::test_backends! {
     #[test]
+    fn who_is_terminated_hears_whether_the_task_had_begun() {
+        watched(|| {
+            let (gates, scratch) = (GateKeeper::new(), Scratch::new());
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let sign = scratch.sign("runs");
+            let running = executor.submit(task!(pass(sign.clone(), gates.gate())));
+            sign.hear();
+            let queued = executor.submit(task!(double(1)));
+            executor.kill_workers();
+            let effect = |error: TaskError| {
+                assert!(matches!(error, TaskError::Terminated(_)), "{error}");
+                error.effect()
+            };
+            assert_eq!(effect(queued.result().map(drop).unwrap_err()), Effect::DidNotRun);
+            assert_eq!(effect(running.result().unwrap_err()), Effect::MayHaveRun);
+            gates.open();
+        });
+    }
+
+    #[test]
     fn what_ends_in_time_is_completed() {
         watched(|| {
             for asynchronously in [false, true] {
@@ -77,7 +97,7 @@ freethreading::test_backends! {
                 match running.result_timeout(AT_ONCE) {
                     Ok(result) => assert_eq!(result, 5),
                     // On a machine that is so busy that the grace is over before the task looks.
-                    Err(error) => assert!(matches!(error, TaskError::Terminated), "{error}"),
+                    Err(error) => assert!(matches!(error, TaskError::Terminated(_)), "{error}"),
                 }
                 assert!(matches!(waiting.result_timeout(AT_ONCE), Err(TaskError::Cancelled)));
                 let late = executor.submit(task!(double(1)));
@@ -97,7 +117,7 @@ freethreading::test_backends! {
                 let pid = sign.hear().parse().unwrap();
                 assert!(!shutdown(&executor, AT_ONCE, asynchronously));
                 let error = running.result_timeout(AT_ONCE).unwrap_err();
-                assert!(matches!(error, TaskError::Terminated), "{error}");
+                assert!(matches!(error, TaskError::Terminated(_)), "{error}");
                 assert_eq!(error.effect(), Effect::MayHaveRun);
                 assert_eq!(runs(pid), !on_processes());
                 gates.open();
@@ -123,7 +143,7 @@ freethreading::test_backends! {
                     futures.iter().map(|future| scope.spawn(|| future.result())).collect();
                 executor.kill_workers();
                 for thread in waiting {
-                    assert!(matches!(thread.join().unwrap(), Err(TaskError::Terminated)));
+                    assert!(matches!(thread.join().unwrap(), Err(TaskError::Terminated(_))));
                 }
             });
             executor.kill_workers();

@@ -54,6 +54,7 @@ macro_rules! trials {
 
 trials! {
     a_launcher_may_run_this_executable_in_its_own_way,
+    processes_that_are_interrupted_as_they_start_break_nothing,
     a_launcher_may_stay_between_the_processes,
     replies_may_come_in_small_pieces,
     a_launcher_whose_program_does_not_exist_is_an_error_of_the_task,
@@ -75,6 +76,9 @@ trials! {
     the_parent_survives_a_reply_that_claims_to_hold_a_huge_text,
     what_tasks_print_comes_out_whole,
     what_tasks_print_disturbs_nobody,
+    what_tasks_write_to_standard_error_comes_out_whole,
+    a_standard_error_that_nobody_reads_holds_up_who_writes_there_only,
+    a_standard_error_that_is_closed_disturbs_nobody,
     standard_input_stays_with_the_program,
     a_program_needs_no_standard_streams,
     a_program_completes_what_it_submitted_before_it_ends,
@@ -162,6 +166,17 @@ fn a_launcher_may_run_this_executable_in_its_own_way() {
     ] {
         assert_works(&processes(2).launcher(launcher).build().unwrap());
     }
+}
+
+/// As by a terminal's Ctrl-C, which reaches a process that does not ignore it yet.
+fn processes_that_are_interrupted_as_they_start_break_nothing() {
+    let scratch = Scratch::new();
+    let script = "echo >> \"$1\"; test $(wc -l < \"$1\") -gt 8 || kill -INT $$; exec \"$0\"";
+    let launcher = Launcher::new("sh")
+        .args(["-c", script])
+        .arg(this_executable())
+        .arg(scratch.path().join("starts"));
+    assert_works(&processes(2).launcher(launcher).build().unwrap());
 }
 
 fn a_launcher_may_stay_between_the_processes() {
@@ -345,7 +360,8 @@ fn run(program: &str) -> Output {
 
 fn command(program: &str) -> Command {
     let mut command = Command::new(this_executable());
-    command.env("PROGRAM", program);
+    // A backtrace for each of many panics takes longer than all the rest.
+    command.env("PROGRAM", program).env("RUST_BACKTRACE", "0");
     command
 }
 
@@ -387,6 +403,48 @@ fn what_tasks_print_disturbs_nobody() {
     assert!(output.status.success());
     assert!(output.stdout.ends_with(b"9900\n"));
     assert!(output.stdout.len() >= 100 * 4096 && output.stderr.len() >= 100 * 4096);
+}
+
+fn what_tasks_write_to_standard_error_comes_out_whole() {
+    let output = run("floods");
+    assert!(output.status.success());
+    let expected: String = (0..100_000).map(|n| format!("line {n}\n")).collect();
+    assert!(String::from_utf8(output.stderr).unwrap() == expected);
+}
+
+fn a_standard_error_that_nobody_reads_holds_up_who_writes_there_only() {
+    let mut program = command("floods beside another")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut word = [0; 5];
+    program
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut word)
+        .unwrap();
+    assert_eq!(&word, b"done\n");
+    let mut errors = String::new();
+    program
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut errors)
+        .unwrap();
+    assert_eq!(errors.lines().count(), 100_000);
+    assert!(program.wait().unwrap().success());
+}
+
+fn a_standard_error_that_is_closed_disturbs_nobody() {
+    let mut program = command("floods")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(program.stderr.take());
+    assert!(program.wait().unwrap().success());
 }
 
 fn standard_input_stays_with_the_program() {
@@ -664,6 +722,8 @@ mod programs {
             "huge text" => huge_text(),
             "prints" => prints(),
             "prints garbage" => prints_garbage(),
+            "floods" => floods(),
+            "floods beside another" => floods_beside_another(),
             "reads" => reads(),
             "is closed" => is_closed(),
             "ends early" => ends_early(),
@@ -716,6 +776,27 @@ mod programs {
         let doubles = executor.map(garble, 0..100).into_vec().unwrap();
         executor.shutdown(true, false);
         println!("{}", doubles.iter().sum::<u64>());
+    }
+
+    /// Much more than a pipe takes.
+    fn flood() {
+        let text: String = (0..100_000).map(|n| format!("line {n}\n")).collect();
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+
+    fn floods() {
+        let executor = processes(1).build().unwrap();
+        drop(executor.submit(flood));
+    }
+
+    fn floods_beside_another() {
+        let executor = processes(2).build().unwrap();
+        let flooding = executor.submit(flood);
+        for n in 0..100 {
+            assert_eq!(executor.submit(task!(double(n))).result().unwrap(), 2 * n);
+        }
+        println!("done");
+        flooding.result().unwrap();
     }
 
     fn read_all() -> String {

@@ -540,7 +540,7 @@ freethreading::test_backends! {
                     let rest = all(results);
                     assert!(!rest.is_empty());
                     assert!(
-                        rest.iter().all(|result| matches!(result, Err(TaskError::Terminated))),
+                        rest.iter().all(|result| matches!(result, Err(TaskError::Terminated(_)))),
                         "{face:?} {rest:?}"
                     );
                     assert_eq!(read.load(Ordering::SeqCst), read_before);
@@ -563,7 +563,7 @@ freethreading::test_backends! {
                     false => pool.close(),
                 }
                 let error = block_on(results.next()).unwrap().unwrap_err();
-                assert!(matches!(error, TaskError::Shutdown | TaskError::Terminated), "{error}");
+                assert!(matches!(error, TaskError::Shutdown | TaskError::Terminated(_)), "{error}");
                 assert!(block_on(results.next()).is_none());
                 assert_eq!(read.load(Ordering::SeqCst), 0);
             }

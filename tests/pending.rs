@@ -259,6 +259,28 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn who_comes_at_once_with_others_finds_the_room_that_there_is() {
+        watched(|| {
+            for _ in 0..20 {
+                let gates = GateKeeper::new();
+                let executor = limited(2, 3);
+                let start = std::sync::Barrier::new(5);
+                let futures: Vec<_> = thread::scope(|scope| {
+                    let submit = || {
+                        start.wait();
+                        executor.try_submit(task!(pass(gates.gate())))
+                    };
+                    let submits: Vec<_> = (0..5).map(|_| scope.spawn(submit)).collect();
+                    submits.into_iter().map(|submit| submit.join().unwrap()).collect()
+                });
+                assert!(futures.iter().all(Result::is_ok));
+                assert!(executor.try_submit(seven).is_err());
+                gates.open();
+            }
+        });
+    }
+
+    #[test]
     fn a_map_may_be_larger_than_the_room() {
         watched(|| {
             let executor = limited(2, 1);

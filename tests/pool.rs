@@ -760,7 +760,7 @@ freethreading::test_backends! {
             drop(pool);
             for result in held.iter().chain([&queued]) {
                 let error = result.get().unwrap_err();
-                assert!(matches!(error, TaskError::Terminated), "{error}");
+                assert!(matches!(error, TaskError::Terminated(_)), "{error}");
                 assert_eq!(error.effect(), Effect::MayHaveRun);
             }
             gates.open();
@@ -786,10 +786,10 @@ freethreading::test_backends! {
                 items().map(|gate| pool.apply_async(task!(pass(gate))).unwrap()).collect();
             gates.wait_for(2);
             pool.terminate();
-            assert!(matches!(mapping.get(), Err(TaskError::Terminated)));
-            assert!(matches!(spread.get(), Err(TaskError::Terminated)));
+            assert!(matches!(mapping.get(), Err(TaskError::Terminated(_))));
+            assert!(matches!(spread.get(), Err(TaskError::Terminated(_))));
             for result in tasks {
-                assert!(matches!(result.get(), Err(TaskError::Terminated)));
+                assert!(matches!(result.get(), Err(TaskError::Terminated(_))));
             }
             if pool.backend() == Backend::Multiprocessing {
                 pool.join().unwrap();
@@ -820,7 +820,7 @@ freethreading::test_backends! {
             let result = pool.map_async(note, items).unwrap();
             gates.wait_for(1);
             pool.terminate();
-            assert!(matches!(result.get(), Err(TaskError::Terminated)));
+            assert!(matches!(result.get(), Err(TaskError::Terminated(_))));
             // A process is about to be killed; a thread goes on with its item.
             if pool.backend() == Backend::Multiprocessing {
                 pool.join().unwrap();
@@ -851,7 +851,7 @@ freethreading::test_backends! {
                 let shared = map();
                 gates.wait_for(2);
                 thread::scope(|scope| {
-                    let is_it = |error| matches!(error, Some(TaskError::Terminated));
+                    let is_it = |error| matches!(error, Some(TaskError::Terminated(_)));
                     for (way, result) in tasks {
                         scope.spawn(move || assert!(is_it(get(way, result).err())));
                     }
@@ -946,7 +946,7 @@ freethreading::test_backends! {
                     let n = k as u64 / 3;
                     match result.get() {
                         Ok(values) => assert_eq!(values, squares(0..n * 10)),
-                        Err(TaskError::Terminated) => {}
+                        Err(TaskError::Terminated(_)) => {}
                         Err(error) => panic!("{error:?}"),
                     }
                 }

@@ -370,10 +370,10 @@ fn a_stopped_worker_can_be_terminated() {
             .collect();
         pool.terminate();
         for result in results {
-            assert!(matches!(result.get(), Err(TaskError::Terminated)));
+            assert!(matches!(result.get(), Err(TaskError::Terminated(_))));
         }
         for result in tasks {
-            assert!(matches!(result.get(), Err(TaskError::Terminated)));
+            assert!(matches!(result.get(), Err(TaskError::Terminated(_))));
         }
         pool.join().unwrap();
         assert!(workers_of(&prefix).is_empty());
@@ -398,7 +398,7 @@ fn a_terminated_worker_dies_whatever_it_does() {
             .unwrap();
         eventually("both are busy", || scratch.sign("pids").notes().len() == 2);
         pool.terminate();
-        assert!(matches!(result.get(), Err(TaskError::Terminated)));
+        assert!(matches!(result.get(), Err(TaskError::Terminated(_))));
         pool.join().unwrap();
         for pid in scratch.sign("pids").notes() {
             assert!(!runs(pid.parse().unwrap()));

@@ -6,12 +6,12 @@ use freethreading::Barrier;
 use tokio::runtime::Runtime;
 
 use crate::{
-    harness::{Case, Clock, Contender, Unit, contender},
+    harness::{Case, Clock, Contender, Size, Unit, contender},
     threads::{multi_thread, on},
 };
 
 /// Rounds in one sample: a few milliseconds.
-const ROUNDS: u32 = 1000;
+const ROUNDS: Size<u32> = Size::new(1000, 200);
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -79,7 +79,7 @@ fn tasks(count: usize) -> Vec<Contender> {
 }
 
 fn of_threads(name: &'static str, count: usize, wait: impl Fn() + Sync + 'static) -> Contender {
-    let rounds = |wait: &dyn Fn()| (0..ROUNDS).for_each(|_| wait());
+    let rounds = |wait: &dyn Fn()| (0..ROUNDS.get()).for_each(|_| wait());
     contender(name, move || {
         thread::scope(|scope| {
             for _ in 1..count {
@@ -108,7 +108,7 @@ fn of_tasks<R: Round>(
             .map(|_| {
                 let barrier = Arc::clone(&barrier);
                 runtime.spawn(async move {
-                    for _ in 0..=ROUNDS {
+                    for _ in 0..=ROUNDS.get() {
                         barrier.wait().await;
                     }
                 })
@@ -118,7 +118,7 @@ fn of_tasks<R: Round>(
         let rate = on(&runtime, async move {
             barrier.wait().await; // The others have started.
             let clock = Clock::start();
-            for _ in 0..ROUNDS {
+            for _ in 0..ROUNDS.get() {
                 barrier.wait().await;
             }
             rate(&clock)
@@ -131,5 +131,5 @@ fn of_tasks<R: Round>(
 }
 
 fn rate(clock: &Clock) -> f64 {
-    f64::from(ROUNDS) / clock.seconds() / 1e3
+    f64::from(ROUNDS.get()) / clock.seconds() / 1e3
 }

@@ -112,6 +112,15 @@ impl Peer {
         peer
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends them all; none has to wait for another's end.
+    pub fn end(mut peers: Vec<Peer>) {
+        peers.iter_mut().for_each(|peer| peer.input = None);
+    }
+
     /// There and back with [`PING`].
     pub fn ping(&mut self) {
         let mut reply = PING;

@@ -13,13 +13,13 @@ use futures::executor::block_on;
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
-use crate::harness::{Clock, Contender, contender, micros, stay_on};
+use crate::harness::{Clock, Contender, Size, contender, micros, stay_on};
 
 /// Operations in one sample of one that is alone: about a millisecond.
-const ALONE: u32 = 50_000;
+const ALONE: Size<u32> = Size::new(50_000, 10_000);
 
 /// How long a sample of many takes: a slow one is not given longer than a fast one.
-pub const WHILE: Duration = Duration::from_millis(20);
+pub const WHILE: Size<Duration> = Size::new(Duration::from_millis(20), Duration::from_millis(5));
 
 /// What can be held by one, or a few, at a time: a lock, a semaphore.
 pub trait Held: Send + Sync + 'static {
@@ -30,7 +30,7 @@ pub trait Held: Send + Sync + 'static {
 
 /// Nanoseconds of an operation that nobody else does.
 pub fn alone(name: &'static str, mut operation: impl FnMut() + 'static) -> Contender {
-    contender(name, move || micros(ALONE, &mut operation) * 1e3)
+    contender(name, move || micros(ALONE.get(), &mut operation) * 1e3)
 }
 
 /// The same where it is awaited; all in one `block_on`.
@@ -38,10 +38,10 @@ pub fn alone_awaited(name: &'static str, mut operation: impl AsyncFnMut() + 'sta
     contender(name, move || {
         block_on(async {
             let clock = Clock::start();
-            for _ in 0..ALONE {
+            for _ in 0..ALONE.get() {
                 operation().await;
             }
-            clock.micros_each(ALONE) * 1e3
+            clock.micros_each(ALONE.get()) * 1e3
         })
     })
 }
@@ -116,7 +116,7 @@ pub struct Tally {
 impl Tally {
     /// Waits while the others work.
     pub fn run(&self) {
-        thread::sleep(WHILE);
+        thread::sleep(WHILE.get());
         self.over.store(true, Relaxed);
     }
 

@@ -2,10 +2,12 @@
 
 use std::{
     fmt,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use rustix::thread::{CpuSet, sched_setaffinity};
+use serde::{Deserialize, Serialize};
 
 /// One thing to do, in our way and in others'.
 pub struct Case {
@@ -24,14 +26,23 @@ pub fn contender(name: &'static str, sample: impl FnMut() -> f64 + 'static) -> C
     (name, Box::new(sample))
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Unit {
+    #[serde(rename = "ns")]
     Nanos,
+    #[serde(rename = "us")]
     Micros,
+    #[serde(rename = "ms")]
     Millis,
+    #[serde(rename = "k/s")]
     KiloPerSecond,
+    #[serde(rename = "M/s")]
     MegaPerSecond,
+    #[serde(rename = "GiB/s")]
     GibPerSecond,
+    /// Of memory. It is measured no more often than need be, since some samples give none back.
+    #[serde(rename = "B")]
+    Bytes,
 }
 
 impl Unit {
@@ -43,6 +54,7 @@ impl Unit {
             Unit::KiloPerSecond => "k/s",
             Unit::MegaPerSecond => "M/s",
             Unit::GibPerSecond => "GiB/s",
+            Unit::Bytes => "B",
         }
     }
 
@@ -71,39 +83,72 @@ impl Unit {
         }
     }
 
-    /// How many times as fast as the second figure the first is.
-    fn ratio(self, figure: f64, other: f64) -> f64 {
+    /// How many times as fast as the second figure the first is, or as small.
+    pub fn ratio(self, figure: f64, other: f64) -> f64 {
         match self {
-            Unit::Nanos | Unit::Micros | Unit::Millis => other / figure,
+            Unit::Nanos | Unit::Micros | Unit::Millis | Unit::Bytes => other / figure,
             Unit::KiloPerSecond | Unit::MegaPerSecond | Unit::GibPerSecond => figure / other,
+        }
+    }
+}
+
+/// Whether samples are small here.
+static QUICK: AtomicBool = AtomicBool::new(false);
+
+/// How much of something a sample has, and how much when it has to be quick.
+pub struct Size<T> {
+    full: T,
+    quick: T,
+}
+
+impl<T: Copy> Size<T> {
+    pub const fn new(full: T, quick: T) -> Size<T> {
+        Size { full, quick }
+    }
+
+    pub fn get(&self) -> T {
+        match QUICK.load(Relaxed) {
+            true => self.quick,
+            false => self.full,
         }
     }
 }
 
 /// How long to go on taking samples.
 #[derive(Clone, Copy)]
-pub struct Effort {
-    quick: bool,
-    /// So many rounds in any case,
-    least: usize,
-    /// and further ones, up to so many, while this time is not up.
-    most: usize,
-    time: Duration,
+pub enum Effort {
+    /// So that all cases take less than a minute.
+    Quick,
+    /// So many seconds a case, or longer where that is needed for a few rounds.
+    Full(f64),
 }
 
 impl Effort {
-    pub fn of(quick: bool) -> Effort {
-        let (least, most, millis) = if quick { (2, 51, 400) } else { (7, 501, 8000) };
-        Effort {
-            quick,
-            least,
-            most,
-            time: Duration::from_millis(millis),
+    pub const FULL: Effort = Effort::Full(8.0);
+
+    /// So many rounds in any case, further ones up to so many, while this time is not up.
+    fn rounds(self) -> (usize, usize, Duration) {
+        match self {
+            Effort::Quick => (2, 51, Duration::from_millis(60)),
+            Effort::Full(seconds) => (7, 501, Duration::from_secs_f64(seconds)),
         }
     }
 
-    pub fn name(&self) -> &'static str {
-        if self.quick { "quick" } else { "full" }
+    /// Of what [`Display`](fmt::Display) gives.
+    pub fn parse(text: &str) -> Option<Effort> {
+        match text {
+            "quick" => Some(Effort::Quick),
+            seconds => seconds.parse().ok().map(Effort::Full),
+        }
+    }
+}
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Effort::Quick => f.write_str("quick"),
+            Effort::Full(seconds) => write!(f, "{seconds}"),
+        }
     }
 }
 
@@ -142,13 +187,13 @@ impl Row {
 }
 
 impl Case {
-    pub fn title(&self) -> String {
-        let cores = if self.cores == 1 { "core" } else { "cores" };
-        format!("{}, {} {cores}", self.name, self.cores)
-    }
-
     /// Runs the case; to be called before anything has started a thread.
     pub fn run(&self, effort: Effort) -> Vec<Row> {
+        QUICK.store(matches!(effort, Effort::Quick), Relaxed);
+        let (least, mut most, time) = effort.rounds();
+        if self.unit == Unit::Bytes {
+            most = least;
+        }
         if self.cores == 1 {
             stay_on(0);
         }
@@ -159,7 +204,7 @@ impl Case {
         let mut samples = vec![Vec::new(); contenders.len()];
         let start = Instant::now();
         let mut rounds = 0;
-        while rounds < effort.least || rounds < effort.most && start.elapsed() < effort.time {
+        while rounds < least || rounds < most && start.elapsed() < time {
             for ((_, sample), samples) in contenders.iter_mut().zip(&mut samples) {
                 samples.push(sample());
             }

@@ -1,23 +1,36 @@
 //! The crate against its peers, in one run: `cargo bench --bench versus`.
 //!
 //! ```text
-//! cargo bench --bench versus -- [FILTER] [--quick] [--json FILE]
+//! cargo bench --bench versus -- [FILTER] [--quick | --seconds N] [--python] [--json FILE]
+//!                               [--markdown FILE] [--record FILE | --check FILE]
+//! cargo bench --bench versus -- --from FILE --markdown FILE
 //! ```
 //!
-//! FILTER runs only the cases whose name contains it. Every case runs in a process of its own, which
+//! FILTER runs only the cases whose name contains it. `--quick` takes few and small samples, and leaves out
+//! what takes long; else a case goes on for `--seconds`, of which it has 8 by default. `--python` adds
+//! what Python does, as a full run does by itself. `--json` writes the figures to a file, `--from` takes
+//! them from one, and `--markdown` puts the table into a document. `--record` keeps the ratios in a
+//! file, of several runs; `--check` fails when they have become much worse.
+//!
+//! Every case runs in a process of its own, which
 //! is this program again, so that cases do not disturb each other and each can have its affinity.
 
 mod barriers;
 mod board;
+mod check;
 mod child;
 mod contention;
 mod harness;
 mod locks;
 mod maps;
 mod payloads;
+mod pools;
 mod posix;
 mod processes;
+mod python;
 mod queues;
+mod report;
+mod scaling;
 mod shared;
 mod starts;
 mod threads;
@@ -25,12 +38,13 @@ mod wakeups;
 
 use std::{
     env,
-    fmt::Write as _,
-    fs,
+    path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
 use harness::{Case, Effort, Row};
+use python::Python;
+use report::Line;
 
 /// Makes this process the peers' child; the mode follows.
 const CHILD: &str = "--child";
@@ -44,7 +58,8 @@ round after round. The ratio says how many times as fast as the peer we are (abo
 it is the median of the ratios within a round, so that a machine that speeds up or slows down does not
 bend it, and may differ a little from the ratio of the two figures. Slowest is how fast the slowest
 sample was against the median, ours and the peer's: near 0 it collapses now and then. A peer that is
-called ours is another way of ours; one marked (limit) is no rival but about the least that the system
+called ours is another way of ours; Python's figures are medians too, but were not taken in turn with ours;
+one marked (limit) is no rival but about the least that the system
 asks for, and near 1 is the best to hope for there. Cases on 1 core have their affinity set to one CPU,
 where a wake-up costs the same whenever it happens; with free placement a round trip is mostly
 wake-ups, and chance decides how many go to the other core.";
@@ -52,7 +67,12 @@ wake-ups, and chance decides how many go to the other core.";
 struct Options {
     effort: Effort,
     filter: String,
+    python: bool,
+    from: Option<String>,
     json: Option<String>,
+    markdown: Option<String>,
+    record: Option<String>,
+    check: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -63,30 +83,44 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [CHILD, mode] => child::serve(mode),
-        [CASE, name, effort] => run_case(name, Effort::of(effort == "quick")),
-        _ => match parse(args) {
-            Ok(options) => return run_all(&options),
-            Err(error) => {
+        [CASE, name, effort] => run_case(name, effort),
+        _ => {
+            if let Err(error) = parse(args).and_then(|options| run_all(&options)) {
                 eprintln!("versus: {error}");
                 return ExitCode::FAILURE;
             }
-        },
+        }
     }
     ExitCode::SUCCESS
 }
 
 fn parse(args: Vec<String>) -> Result<Options, String> {
     let mut options = Options {
-        effort: Effort::of(false),
+        effort: Effort::FULL,
         filter: String::new(),
+        python: false,
+        from: None,
         json: None,
+        markdown: None,
+        record: None,
+        check: None,
     };
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
             "--bench" => {} // What cargo says to every benchmark.
-            "--quick" => options.effort = Effort::of(true),
-            "--json" => options.json = Some(args.next().ok_or("--json needs a file")?),
+            "--quick" => options.effort = Effort::Quick,
+            "--seconds" => {
+                let seconds = value()?.parse();
+                options.effort = Effort::Full(seconds.map_err(|error| format!("{arg}: {error}"))?);
+            }
+            "--python" => options.python = true,
+            "--from" => options.from = Some(value()?),
+            "--json" => options.json = Some(value()?),
+            "--markdown" => options.markdown = Some(value()?),
+            "--record" => options.record = Some(value()?),
+            "--check" => options.check = Some(value()?),
             flag if flag.starts_with('-') => return Err(format!("what is {flag}?")),
             _ => options.filter = arg,
         }
@@ -94,10 +128,11 @@ fn parse(args: Vec<String>) -> Result<Options, String> {
     Ok(options)
 }
 
-fn cases() -> Vec<Case> {
+fn cases(effort: Effort) -> Vec<Case> {
     [
         threads::cases(),
         maps::cases(),
+        pools::cases(),
         processes::cases(),
         starts::cases(),
         payloads::cases(),
@@ -106,6 +141,7 @@ fn cases() -> Vec<Case> {
         barriers::cases(),
         queues::cases(),
         shared::cases(),
+        scaling::cases(effort),
     ]
     .into_iter()
     .flatten()
@@ -113,8 +149,9 @@ fn cases() -> Vec<Case> {
 }
 
 /// Runs one case in this process, and leaves its rows to the one that started it.
-fn run_case(name: &str, effort: Effort) {
-    let case = cases()
+fn run_case(name: &str, effort: &str) {
+    let effort = Effort::parse(effort).expect("the program says what it can read");
+    let case = cases(effort)
         .into_iter()
         .find(|case| case.name == name)
         .expect("the program asks itself for cases that it has");
@@ -123,52 +160,112 @@ fn run_case(name: &str, effort: Effort) {
     }
 }
 
-fn run_all(options: &Options) -> ExitCode {
-    let mut json = Vec::new();
-    let mut failed = false;
-    print_row(["case", "ours", "peer", "peer's figure", "ratio", "slowest"]);
-    print_row(["---"; 6]);
-    for case in cases() {
-        if !case.name.contains(&options.filter) {
+fn run_all(options: &Options) -> Result<(), String> {
+    let mut failed = Vec::new();
+    let lines = match &options.from {
+        Some(file) => report::read_json(file)?,
+        None => run(options, &options.filter, &mut failed),
+    };
+    if let Some(file) = &options.json {
+        report::write_json(file, &lines)?;
+    }
+    if let Some(file) = &options.markdown {
+        report::write_markdown(file, &lines)?;
+    }
+    if !failed.is_empty() {
+        return Err(format!("failed: {}", failed.join("; ")));
+    }
+    if let Some(file) = &options.record {
+        return record(options, file, lines);
+    }
+    match &options.check {
+        Some(file) => check(options, file, lines),
+        None => Ok(()),
+    }
+}
+
+/// Runs the cases and prints the table; those that fail are left out.
+fn run(options: &Options, filter: &str, failed: &mut Vec<String>) -> Vec<Line> {
+    let python = match options.effort {
+        Effort::Quick if !options.python => Python::default(),
+        effort => Python::measure(filter, effort),
+    };
+    let mut lines = Vec::new();
+    report::print_head();
+    for case in cases(options.effort) {
+        if !case.name.contains(filter) {
             continue;
         }
         let Some(rows) = run_elsewhere(&case, options.effort) else {
-            eprintln!("versus: '{}' failed", case.name);
-            failed = true;
+            failed.push(case.name.into());
             continue;
         };
         let (ours, peers) = rows.split_first().expect("every case has ours");
-        let (figure, title) = (case.unit.format(ours.median), case.title());
-        for peer in peers {
-            print_row([
-                &title,
-                &figure,
-                &peer.name,
-                &case.unit.format(peer.median),
-                &format!("{:.2}", peer.ratio),
-                &format!("{:.2} {:.2}", ours.slowest, peer.slowest),
-            ]);
-            json.push(json_object(&case, ours, peer));
+        let peers = peers.iter().map(|peer| Line::new(&case, ours, peer));
+        for line in peers.chain(python.lines(&case, ours)) {
+            line.print();
+            lines.push(line);
         }
     }
     println!("{NOTE}");
-    if let Some(file) = &options.json {
-        let text = format!("[\n{}\n]\n", json.join(",\n"));
-        if let Err(error) = fs::write(file, text) {
-            eprintln!("versus: {file}: {error}");
-            failed = true;
+    lines
+}
+
+fn record(options: &Options, file: &str, lines: Vec<Line>) -> Result<(), String> {
+    let mut failed = Vec::new();
+    let mut runs = vec![lines];
+    while runs.len() < check::RUNS {
+        runs.push(run(options, &options.filter, &mut failed));
+    }
+    if !failed.is_empty() {
+        return Err(format!("failed: {}", failed.join("; ")));
+    }
+    let old = match Path::new(file).exists() && !options.filter.is_empty() {
+        true => report::read_json(file)?,
+        false => Vec::new(),
+    };
+    report::write_json(file, &check::record(old, &runs))
+}
+
+fn check(options: &Options, file: &str, lines: Vec<Line>) -> Result<(), String> {
+    let records: Vec<check::Record> = report::read_json(file)?;
+    if options.filter.is_empty() {
+        for stranger in check::strangers(&records, &lines) {
+            eprintln!("versus: {stranger}; --record writes {file} anew");
         }
     }
-    match failed {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
+    let mut failures = check::failures(&records, &lines);
+    for _ in 0..check::RETAKES {
+        let mut taken = Vec::new();
+        for case in cases(options.effort) {
+            if failures.iter().any(|failure| failure.is_of(&case)) {
+                eprintln!("versus: '{}' once more", case.name);
+                let rows = run_elsewhere(&case, options.effort).ok_or("it failed")?;
+                let (ours, peers) = rows.split_first().expect("every case has ours");
+                taken.extend(peers.iter().map(|peer| Line::new(&case, ours, peer)));
+            }
+        }
+        let still = check::failures(&records, &taken);
+        // A row that has passed once is fine.
+        failures = still
+            .into_iter()
+            .filter(|failure| failures.contains(failure))
+            .collect();
+    }
+    match failures.is_empty() {
+        true => Ok(()),
+        false => {
+            let failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
+            let failures = failures.join("\n");
+            Err(format!("ratios have become worse:\n{failures}"))
+        }
     }
 }
 
 /// Runs the case in a process of its own.
 fn run_elsewhere(case: &Case, effort: Effort) -> Option<Vec<Row>> {
     let output = Command::new(env::current_exe().ok()?)
-        .args([CASE, case.name, effort.name()])
+        .args([CASE, case.name, &effort.to_string()])
         .stderr(Stdio::inherit())
         .output()
         .ok()?;
@@ -180,29 +277,4 @@ fn run_elsewhere(case: &Case, effort: Effort) -> Option<Vec<Row>> {
         .lines()
         .map(Row::parse)
         .collect()
-}
-
-fn print_row(cells: [&str; 6]) {
-    const WIDTHS: [usize; 6] = [55, 11, 50, 13, 6, 9];
-    let mut line = String::from("|");
-    for (cell, width) in cells.into_iter().zip(WIDTHS) {
-        write!(line, " {cell:width$} |").expect("strings can be written to");
-    }
-    println!("{line}");
-}
-
-fn json_object(case: &Case, ours: &Row, peer: &Row) -> String {
-    // No name holds anything that JSON writes in another way than Rust.
-    format!(
-        "{{\"case\": {:?}, \"cores\": {}, \"unit\": {:?}, \"ours\": {}, \"peer\": {:?}, \"figure\": {}, \"ratio\": {}, \"slowest\": {}, \"peer_slowest\": {}}}",
-        case.name,
-        case.cores,
-        case.unit.name(),
-        ours.median,
-        peer.name,
-        peer.median,
-        peer.ratio,
-        ours.slowest,
-        peer.slowest
-    )
 }

@@ -6,12 +6,12 @@ use freethreading::WorkerPoolExecutor;
 use rayon::prelude::*;
 
 use crate::{
-    harness::{Case, Contender, Unit, contender, seconds},
+    harness::{Case, Contender, Size, Unit, contender, seconds},
     threads::{executor, rayon},
 };
 
-const CHEAP: u64 = 10_000_000;
-const MEDIUM: u64 = 1_000_000;
+const CHEAP: Size<u64> = Size::new(10_000_000, 2_000_000);
+const MEDIUM: Size<u64> = Size::new(1_000_000, 50_000);
 
 /// Items in a chunk of ours; rayon finds its own.
 const CHEAP_CHUNK: usize = 100_000;
@@ -70,7 +70,7 @@ fn millis(map: impl FnOnce() -> Vec<u64>) -> f64 {
 fn cheap(ours: fn(&WorkerPoolExecutor, Range<u64>) -> Vec<u64>) -> Vec<Contender> {
     let executor = executor(2);
     let pool = rayon(2);
-    let items = || 0..black_box(CHEAP);
+    let items = || 0..black_box(CHEAP.get());
     vec![
         contender("ours", move || millis(|| ours(&executor, items()))),
         contender("rayon par_iter collect", move || {
@@ -85,7 +85,7 @@ fn cheap(ours: fn(&WorkerPoolExecutor, Range<u64>) -> Vec<u64>) -> Vec<Contender
 fn medium() -> Vec<Contender> {
     let executor = executor(2);
     let pool = rayon(2);
-    let items = || 0..black_box(MEDIUM);
+    let items = || 0..black_box(MEDIUM.get());
     vec![
         contender("ours", move || {
             let mapping = executor.chunksize(MEDIUM_CHUNK);

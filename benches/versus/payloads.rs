@@ -6,11 +6,11 @@ use freethreading::task;
 
 use crate::{
     child::{Blob, ECHO_BLOB, ECHO_RAW, ECHO_VEC, Peer},
-    harness::{Case, Contender, Unit, contender, seconds},
+    harness::{Case, Contender, Size, Unit, contender, seconds},
     processes::executor,
 };
 
-const SIZE: usize = 64 << 20;
+const SIZE: Size<usize> = Size::new(64 << 20, 40 << 20);
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -39,18 +39,18 @@ fn echo_vec(bytes: Vec<u8>) -> Vec<u8> {
 
 /// What comes back is what is sent the next time, so that no sample has to make a copy.
 fn echo(name: &'static str, mut trip: impl FnMut(Vec<u8>) -> Vec<u8> + 'static) -> Contender {
-    let mut bytes = vec![7; SIZE];
+    let mut bytes = vec![7; SIZE.get()];
     contender(name, move || {
         let sent = take(&mut bytes);
         let rate = rate(|| bytes = trip(sent));
-        assert!(bytes.len() == SIZE && bytes[SIZE - 1] == 7);
+        assert!(bytes.len() == SIZE.get() && bytes[SIZE.get() - 1] == 7);
         rate
     })
 }
 
 /// Counts both directions.
 fn rate(trip: impl FnOnce()) -> f64 {
-    let gib = (2 * SIZE) as f64 / (1u64 << 30) as f64;
+    let gib = (2 * SIZE.get()) as f64 / (1u64 << 30) as f64;
     gib / seconds(trip)
 }
 
@@ -58,7 +58,7 @@ fn blob() -> Vec<Contender> {
     let executor = executor(1);
     let mut with_bincode = Peer::start_wide(ECHO_BLOB);
     let mut raw = Peer::start_wide(ECHO_RAW);
-    let (from, mut to) = (vec![7u8; SIZE], vec![7u8; SIZE]);
+    let (from, mut to) = (vec![7u8; SIZE.get()], vec![7u8; SIZE.get()]);
     vec![
         echo("ours", move |bytes| {
             let future = executor.submit(task!(echo_blob(Blob(bytes))));

@@ -14,17 +14,17 @@ use tokio::sync::oneshot;
 
 use crate::{
     child::{PONG, Peer, SQUARES},
-    harness::{Case, Clock, Contender, Unit, contender, micros, seconds},
+    harness::{Case, Clock, Contender, Size, Unit, contender, micros, seconds},
     maps::square,
     threads::{current_thread, noop},
 };
 
 /// Round trips in one sample: a few milliseconds.
-const TRIPS: u32 = 300;
+const TRIPS: Size<u32> = Size::new(300, 60);
 /// The same for the slowest.
-const SLOW_TRIPS: u32 = 100;
+const SLOW_TRIPS: Size<u32> = Size::new(100, 20);
 
-const TASKS: u64 = 100_000;
+const TASKS: Size<u64> = Size::new(100_000, 20_000);
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -84,20 +84,24 @@ fn round_trip() -> Vec<Contender> {
     });
     vec![
         contender("ours", move || {
-            micros(TRIPS, || executor.submit(noop).result().expect("it works"))
+            micros(TRIPS.get(), || {
+                executor.submit(noop).result().expect("it works")
+            })
         }),
         contender("procspawn Pool", move || {
-            micros(SLOW_TRIPS, || {
+            micros(SLOW_TRIPS.get(), || {
                 pool.spawn((), |()| noop()).join().expect("it works");
             })
         }),
         contender("raw pipes through one I/O thread (limit)", move || {
-            micros(TRIPS, || {
+            micros(TRIPS.get(), || {
                 to_io.send(()).expect("the thread waits");
                 replies.recv().expect("it works");
             })
         }),
-        contender("raw pipes (limit)", move || micros(TRIPS, || peer.ping())),
+        contender("raw pipes (limit)", move || {
+            micros(TRIPS.get(), || peer.ping())
+        }),
     ]
 }
 
@@ -120,50 +124,53 @@ fn round_trip_awaited() -> Vec<Contender> {
         contender("ours", move || {
             for_ours.block_on(async {
                 let clock = Clock::start();
-                for _ in 0..TRIPS {
+                for _ in 0..TRIPS.get() {
                     executor.submit(noop).await.expect("it works");
                 }
-                clock.micros_each(TRIPS)
+                clock.micros_each(TRIPS.get())
             })
         }),
         contender("procspawn Pool in spawn_blocking", move || {
             for_procspawn.block_on(async {
                 let clock = Clock::start();
-                for _ in 0..SLOW_TRIPS {
+                for _ in 0..SLOW_TRIPS.get() {
                     let pool = Arc::clone(&pool);
                     let call = move || pool.spawn((), |()| noop()).join();
                     let joined = tokio::task::spawn_blocking(call).await;
                     joined.expect("it does not panic").expect("it works");
                 }
-                clock.micros_each(SLOW_TRIPS)
+                clock.micros_each(SLOW_TRIPS.get())
             })
         }),
         contender("raw pipes through one I/O thread (limit)", move || {
             for_pipes.block_on(async {
                 let clock = Clock::start();
-                for _ in 0..TRIPS {
+                for _ in 0..TRIPS.get() {
                     let (sender, receiver) = oneshot::channel();
                     to_io.send(sender).expect("the thread waits");
                     receiver.await.expect("it works");
                 }
-                clock.micros_each(TRIPS)
+                clock.micros_each(TRIPS.get())
             })
         }),
         contender("raw pipes, blocking (limit)", move || {
-            micros(TRIPS, || peer.ping())
+            micros(TRIPS.get(), || peer.ping())
         }),
     ]
 }
 
 fn map(chunk: u64) -> Vec<Contender> {
-    let rate = |seconds: f64| TASKS as f64 / seconds / 1e3;
+    let rate = |seconds: f64| TASKS.get() as f64 / seconds / 1e3;
     let executor = executor(2);
     let mut peers = [Peer::start_wide(SQUARES), Peer::start_wide(SQUARES)];
     vec![
         contender("ours", move || {
             let mapping = executor.chunksize(chunk as usize);
             rate(seconds(|| {
-                mapping.map(square, 0..TASKS).into_vec().expect("it works")
+                mapping
+                    .map(square, 0..TASKS.get())
+                    .into_vec()
+                    .expect("it works")
             }))
         }),
         contender(
@@ -189,10 +196,10 @@ fn squares(peer: &mut Peer, next: &AtomicU64, chunk: u64) -> Vec<(u64, Vec<u64>)
     let mut results = Vec::new();
     loop {
         let start = next.fetch_add(chunk, Ordering::Relaxed);
-        if start >= TASKS {
+        if start >= TASKS.get() {
             return results;
         }
-        let numbers: Vec<u64> = (start..(start + chunk).min(TASKS)).collect();
+        let numbers: Vec<u64> = (start..(start + chunk).min(TASKS.get())).collect();
         results.push((start, peer.call(numbers)));
     }
 }

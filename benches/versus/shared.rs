@@ -10,15 +10,15 @@ use crate::{
     board::{Item, Mapping, Order, times},
     child::{BOARD, PONG, Peer},
     contention::{alone, alone_awaited},
-    harness::{Case, Clock, Contender, Unit, contender, micros, seconds},
+    harness::{Case, Clock, Contender, Size, Unit, contender, micros, seconds},
     processes::executor,
 };
 
 /// Round trips in one sample: a few milliseconds.
-const TRIPS: u32 = 500;
+const TRIPS: Size<u32> = Size::new(500, 100);
 
 /// Items in one sample.
-const ITEMS: u32 = 20_000;
+const ITEMS: Size<u32> = Size::new(20_000, 10_000);
 
 const HELD: &str = "it is held";
 
@@ -242,9 +242,9 @@ fn trips(
 ) -> Contender {
     let (board, mut peer) = peer();
     contender(name, move || {
-        peer.send(order(TRIPS + 1));
+        peer.send(order(TRIPS.get() + 1));
         trip(&board); // The other has begun.
-        let micros = micros(TRIPS, || trip(&board));
+        let micros = micros(TRIPS.get(), || trip(&board));
         peer.receive::<u64>();
         micros
     })
@@ -255,14 +255,14 @@ fn event() -> Vec<Contender> {
     let mut pipes = Peer::start(PONG);
     vec![
         contender("ours", move || {
-            let other = executor.submit(task!(pong(there.clone(), back.clone(), TRIPS + 1)));
+            let other = executor.submit(task!(pong(there.clone(), back.clone(), TRIPS.get() + 1)));
             let trip = || {
                 there.set();
                 back.wait();
                 back.clear();
             };
             trip(); // The other has begun.
-            let micros = micros(TRIPS, trip);
+            let micros = micros(TRIPS.get(), trip);
             other.result().expect("it works");
             micros
         }),
@@ -270,7 +270,7 @@ fn event() -> Vec<Contender> {
             board.sems[0].0.post();
             board.sems[1].0.wait();
         }),
-        contender("raw pipes", move || micros(TRIPS, || pipes.ping())),
+        contender("raw pipes", move || micros(TRIPS.get(), || pipes.ping())),
         futex_trips(),
     ]
 }
@@ -286,7 +286,7 @@ fn event_awaited() -> Vec<Contender> {
     let (executor, there, back) = (executor(1), Event::new(), Event::new());
     vec![
         contender("ours", move || {
-            let other = task!(pong_awaited(there.clone(), back.clone(), TRIPS + 1));
+            let other = task!(pong_awaited(there.clone(), back.clone(), TRIPS.get() + 1));
             let other = executor.submit(other);
             let trip = async || {
                 there.set();
@@ -296,10 +296,10 @@ fn event_awaited() -> Vec<Contender> {
             let micros = block_on(async {
                 trip().await; // The other has begun.
                 let clock = Clock::start();
-                for _ in 0..TRIPS {
+                for _ in 0..TRIPS.get() {
                     trip().await;
                 }
-                clock.micros_each(TRIPS)
+                clock.micros_each(TRIPS.get())
             });
             other.result().expect("it works");
             micros
@@ -342,15 +342,15 @@ fn both() -> Vec<Contender> {
 }
 
 fn rate(put: impl FnOnce()) -> f64 {
-    f64::from(ITEMS) / seconds(put) / 1e6
+    f64::from(ITEMS.get()) / seconds(put) / 1e6
 }
 
 fn queue(size: usize) -> Vec<Contender> {
     let (executor, ours) = (executor(1), Queue::new(size));
     let mut contenders = vec![contender("ours", move || {
         rate(|| {
-            let taken = executor.submit(task!(take_items(ours.clone(), ITEMS)));
-            (0..ITEMS).for_each(|_| ours.put(ITEM).expect("items can be encoded"));
+            let taken = executor.submit(task!(take_items(ours.clone(), ITEMS.get())));
+            (0..ITEMS.get()).for_each(|_| ours.put(ITEM).expect("items can be encoded"));
             taken.result().expect("it works");
         })
     })];
@@ -362,9 +362,9 @@ fn queue_awaited() -> Vec<Contender> {
     let (executor, ours) = (executor(1), Queue::new(0));
     let mut contenders = vec![contender("ours", move || {
         rate(|| {
-            let taken = executor.submit(task!(take_items_awaited(ours.clone(), ITEMS)));
+            let taken = executor.submit(task!(take_items_awaited(ours.clone(), ITEMS.get())));
             block_on(async {
-                for _ in 0..ITEMS {
+                for _ in 0..ITEMS.get() {
                     ours.put_async(ITEM).await.expect("items can be encoded");
                 }
             });
@@ -386,15 +386,15 @@ fn queue_peers() -> [Contender; 2] {
         contender("ipc-channel", move || {
             let _alive = &for_ipc;
             rate(|| {
-                ipc.send(Order::TakeIpc(ITEMS));
-                (0..ITEMS).for_each(|_| sender.send(ITEM).expect("the child receives"));
+                ipc.send(Order::TakeIpc(ITEMS.get()));
+                (0..ITEMS.get()).for_each(|_| sender.send(ITEM).expect("the child receives"));
                 ipc.receive::<u64>();
             })
         }),
         contender("ring of 1024 that spins (limit)", move || {
             rate(|| {
-                ring.send(Order::TakeRing(ITEMS));
-                (0..ITEMS).for_each(|_| board.ring.put(ITEM));
+                ring.send(Order::TakeRing(ITEMS.get()));
+                (0..ITEMS.get()).for_each(|_| board.ring.put(ITEM));
                 ring.receive::<u64>();
             })
         }),

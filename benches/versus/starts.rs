@@ -6,14 +6,14 @@ use freethreading::{Backend, Worker};
 
 use crate::{
     child::{PONG, Peer},
-    harness::{Case, Contender, Unit, contender, micros},
+    harness::{Case, Contender, Size, Unit, contender, micros},
     processes::executor,
     threads::noop,
 };
 
 /// Starts in one sample: a few milliseconds.
-const THREADS: u32 = 100;
-const PROCESSES: u32 = 5;
+const THREADS: Size<u32> = Size::new(100, 30);
+const PROCESSES: Size<u32> = Size::new(5, 2);
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -53,32 +53,34 @@ pub fn cases() -> Vec<Case> {
 fn threads() -> Vec<Contender> {
     vec![
         contender("ours", || {
-            micros(THREADS, || {
+            micros(THREADS.get(), || {
                 let worker = Worker::new(noop).backend(Backend::Threading);
                 worker.start().expect("threads can be started");
                 worker.join().expect("it works");
             })
         }),
         contender("std::thread spawn + join", || {
-            micros(THREADS, || thread::spawn(noop).join().expect("it works"))
+            micros(THREADS.get(), || {
+                thread::spawn(noop).join().expect("it works")
+            })
         }),
     ]
 }
 
 fn processes(ours: fn()) -> Vec<Contender> {
     vec![
-        contender("ours", move || micros(PROCESSES, ours)),
+        contender("ours", move || micros(PROCESSES.get(), ours)),
         contender("procspawn spawn + join", || {
-            micros(PROCESSES, || {
+            micros(PROCESSES.get(), || {
                 let handle = procspawn::spawn((), |()| noop());
                 handle.join().expect("it works");
             })
         }),
         contender("std Command, pipes, a message each way", || {
-            micros(PROCESSES, || Peer::start(PONG).ping())
+            micros(PROCESSES.get(), || Peer::start(PONG).ping())
         }),
         contender("std Command /bin/true (limit)", || {
-            micros(PROCESSES, || {
+            micros(PROCESSES.get(), || {
                 let status = Command::new("/bin/true").status();
                 assert!(status.expect("there is /bin/true").success());
             })

@@ -9,12 +9,12 @@ use std::{
 use freethreading::{Backend, TaskFuture, WorkerPoolExecutor};
 use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle};
 
-use crate::harness::{Case, Clock, Contender, Unit, contender, micros, seconds};
+use crate::harness::{Case, Clock, Contender, Size, Unit, contender, micros, seconds};
 
 /// Round trips in one sample: a few milliseconds.
-const TRIPS: u32 = 500;
+const TRIPS: Size<u32> = Size::new(500, 100);
 
-const TASKS: usize = 1_000_000;
+const TASKS: Size<usize> = Size::new(1_000_000, 100_000);
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -97,17 +97,19 @@ fn round_trip() -> Vec<Contender> {
     });
     vec![
         contender("ours", move || {
-            micros(TRIPS, || executor.submit(noop).result().expect("it works"))
+            micros(TRIPS.get(), || {
+                executor.submit(noop).result().expect("it works")
+            })
         }),
         contender("rayon spawn + mpsc", move || {
-            micros(TRIPS, || {
+            micros(TRIPS.get(), || {
                 let (sender, receiver) = mpsc::channel();
                 pool.spawn(move || sender.send(()).expect("the caller waits"));
                 receiver.recv().expect("it works");
             })
         }),
         contender("one worker + 2 mpsc (limit)", move || {
-            micros(TRIPS, || {
+            micros(TRIPS.get(), || {
                 to_worker.send(1).expect("the worker waits");
                 black_box(replies.recv().expect("it works"));
             })
@@ -126,31 +128,31 @@ fn round_trip_awaited(runtime: Runtime) -> Vec<Contender> {
             let executor = Arc::clone(&executor);
             on(&for_ours, async move {
                 let clock = Clock::start();
-                for _ in 0..TRIPS {
+                for _ in 0..TRIPS.get() {
                     executor.submit(noop).await.expect("it works");
                 }
-                clock.micros_each(TRIPS)
+                clock.micros_each(TRIPS.get())
             })
         }),
         contender("tokio spawn_blocking", move || {
             on(&for_tokio, async {
                 let clock = Clock::start();
-                for _ in 0..TRIPS {
+                for _ in 0..TRIPS.get() {
                     tokio::task::spawn_blocking(noop).await.expect("it works");
                 }
-                clock.micros_each(TRIPS)
+                clock.micros_each(TRIPS.get())
             })
         }),
         contender("rayon spawn + oneshot", move || {
             let pool = Arc::clone(&pool);
             on(&for_rayon, async move {
                 let clock = Clock::start();
-                for _ in 0..TRIPS {
+                for _ in 0..TRIPS.get() {
                     let (sender, receiver) = oneshot::channel();
                     pool.spawn(move || sender.send(()).expect("the caller waits"));
                     receiver.await.expect("it works");
                 }
-                clock.micros_each(TRIPS)
+                clock.micros_each(TRIPS.get())
             })
         }),
     ]
@@ -164,7 +166,7 @@ pub fn on(runtime: &Runtime, future: impl Future<Output = f64> + Send + 'static)
 }
 
 fn a_million() -> Vec<Contender> {
-    let rate = |seconds: f64| TASKS as f64 / seconds / 1e6;
+    let rate = |seconds: f64| TASKS.get() as f64 / seconds / 1e6;
     let executor = executor(2);
     let pool = Arc::new(rayon(2));
     let same_pool = Arc::clone(&pool);
@@ -176,7 +178,7 @@ fn a_million() -> Vec<Contender> {
         contender("ours", move || {
             rate(seconds(|| {
                 let futures: Vec<TaskFuture<()>> =
-                    (0..TASKS).map(|_| executor.submit(noop)).collect();
+                    (0..TASKS.get()).map(|_| executor.submit(noop)).collect();
                 for future in futures {
                     future.result().expect("it works");
                 }
@@ -184,7 +186,7 @@ fn a_million() -> Vec<Contender> {
         }),
         contender("rayon spawn + a oneshot each", move || {
             rate(seconds(|| {
-                let receivers: Vec<oneshot::Receiver<()>> = (0..TASKS)
+                let receivers: Vec<oneshot::Receiver<()>> = (0..TASKS.get())
                     .map(|_| {
                         let (sender, receiver) = oneshot::channel();
                         pool.spawn(move || sender.send(()).expect("the caller waits"));
@@ -199,11 +201,11 @@ fn a_million() -> Vec<Contender> {
         contender("rayon spawn + one mpsc", move || {
             rate(seconds(|| {
                 let (sender, receiver) = mpsc::channel();
-                for _ in 0..TASKS {
+                for _ in 0..TASKS.get() {
                     let sender = sender.clone();
                     same_pool.spawn(move || sender.send(()).expect("the caller waits"));
                 }
-                for _ in 0..TASKS {
+                for _ in 0..TASKS.get() {
                     receiver.recv().expect("it works");
                 }
             }))
@@ -211,7 +213,7 @@ fn a_million() -> Vec<Contender> {
         contender("tokio spawn_blocking", move || {
             rate(seconds(|| {
                 runtime.block_on(async {
-                    let handles: Vec<JoinHandle<()>> = (0..TASKS)
+                    let handles: Vec<JoinHandle<()>> = (0..TASKS.get())
                         .map(|_| tokio::task::spawn_blocking(noop))
                         .collect();
                     for handle in handles {

@@ -15,13 +15,13 @@ use freethreading::{Condition, Event};
 use tokio::{runtime::Runtime, sync::Notify};
 
 use crate::{
-    harness::{Case, Clock, Contender, Unit, contender, micros},
+    harness::{Case, Clock, Contender, Size, Unit, contender, micros},
     posix::{Private, Word},
     threads::{current_thread, multi_thread, on},
 };
 
 /// Round trips in one sample: a few milliseconds.
-const TRIPS: u32 = 1000;
+const TRIPS: Size<u32> = Size::new(1000, 200);
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -212,7 +212,7 @@ fn threads<F: Flag>(name: &'static str, new: fn() -> F) -> Contender {
     contender(name, move || {
         thread::scope(|scope| {
             scope.spawn(|| {
-                for _ in 0..=TRIPS {
+                for _ in 0..=TRIPS.get() {
                     ping.wait();
                     pong.set();
                 }
@@ -222,7 +222,7 @@ fn threads<F: Flag>(name: &'static str, new: fn() -> F) -> Contender {
                 pong.wait();
             };
             trip(); // The other has started.
-            micros(TRIPS, trip)
+            micros(TRIPS.get(), trip)
         })
     })
 }
@@ -235,17 +235,17 @@ fn tasks<F: AsyncFlag>(name: &'static str, runtime: &Arc<Runtime>, new: fn() -> 
         on(&runtime, async move {
             let theirs = Arc::clone(&flags);
             let other = tokio::spawn(async move {
-                for _ in 0..TRIPS {
+                for _ in 0..TRIPS.get() {
                     theirs.0.wait().await;
                     theirs.1.set().await;
                 }
             });
             let clock = Clock::start();
-            for _ in 0..TRIPS {
+            for _ in 0..TRIPS.get() {
                 flags.0.set().await;
                 flags.1.wait().await;
             }
-            let micros = clock.micros_each(TRIPS);
+            let micros = clock.micros_each(TRIPS.get());
             other.await.expect("samples do not panic");
             micros
         })

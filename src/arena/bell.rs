@@ -3,8 +3,12 @@
 
 use std::{io, task::Waker};
 
-use super::{arena, me, process::BELL_WORDS, waiter};
-use crate::shim::Ordering;
+use super::{
+    arena, me,
+    process::{BELL_WORDS, Process},
+    waiter,
+};
+use crate::shim::{Ordering, fence};
 
 /// Where the bit for a waker is, by the waker's place. Many wakers may share one.
 fn bit(local: u32) -> (usize, u64) {
@@ -35,10 +39,15 @@ pub(super) fn ring_again() {
 }
 
 /// From now on another process may wake tasks of this one.
-#[cfg(not(freethreading_loom))]
+#[cfg_attr(freethreading_loom, allow(dead_code))]
 pub(super) fn share() {
-    // SeqCst, and so below: either this sees that some task waits, or who waits sees this.
-    if !arena().shared.swap(true, Ordering::SeqCst) && arena().awaited.load(Ordering::SeqCst) {
+    let arena = arena();
+    if arena.shared.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    // With the other fence: either this sees that some task waits, or who waits sees this.
+    fence(Ordering::SeqCst);
+    if arena.awaited.load(Ordering::Relaxed) {
         let _ = listen();
     }
 }
@@ -50,8 +59,12 @@ pub(super) fn attend(waker: &Waker) {
     if arena.heard.load(Ordering::Relaxed) {
         return;
     }
-    arena.awaited.store(true, Ordering::SeqCst);
-    if arena.shared.load(Ordering::SeqCst) && listen().is_err() {
+    // Who has noted it, now or long ago, sees what `share` has done, or is seen by it; one is enough.
+    if !arena.awaited.load(Ordering::Relaxed) {
+        arena.awaited.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+    if arena.shared.load(Ordering::Relaxed) && listen().is_err() {
         // Without the thread the task has to look by itself, again and again.
         waker.wake_by_ref();
     }
@@ -59,39 +72,60 @@ pub(super) fn attend(waker: &Waker) {
 
 /// Starts the thread that hears the bell, unless it is there.
 fn listen() -> io::Result<()> {
-    if arena().heard.swap(true, Ordering::AcqRel) {
+    // Relaxed: it only decides who starts the thread.
+    if arena().heard.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
-    let heard = std::thread::Builder::new()
+    start().inspect_err(|_| arena().heard.store(false, Ordering::Relaxed))
+}
+
+#[cfg(not(freethreading_loom))]
+fn start() -> io::Result<()> {
+    std::thread::Builder::new()
         .name("freethreading-bell".into())
         .stack_size(256 * 1024)
-        .spawn(hear);
-    if let Err(error) = heard {
-        arena().heard.store(false, Ordering::Release);
-        return Err(error);
-    }
+        .spawn(|| hear_until(|| false))
+        .map(drop)
+}
+
+/// A model has a thread of its own that hears.
+#[cfg(freethreading_loom)]
+fn start() -> io::Result<()> {
     Ok(())
 }
 
-fn hear() {
-    let process = arena()
-        .processes
-        .get(u32::from(me()))
-        .expect("this process is in the table");
+/// Wakes those for whom the bell is rung, until it is enough.
+pub(super) fn hear_until(enough: impl Fn() -> bool) {
+    let process = myself();
     loop {
-        // Acquire: pairs with `ring`. Rung from here on, it is looked at once more.
-        process.bell.swap(0, Ordering::Acquire);
-        for (word, bits) in process.bits.iter().enumerate() {
-            if bits.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let mut rung = bits.swap(0, Ordering::Acquire);
-            while rung != 0 {
-                wake_all(word * 64 + rung.trailing_zeros() as usize);
-                rung &= rung - 1;
-            }
+        answer(process);
+        if enough() {
+            return;
         }
         process.bell.wait(0, None);
+    }
+}
+
+fn myself() -> &'static Process {
+    arena()
+        .processes
+        .get(u32::from(me()))
+        .expect("this process is in the table")
+}
+
+/// Wakes those for whom the bell was rung. Rung from here on, it is looked at once more.
+fn answer(process: &Process) {
+    // Acquire: pairs with `ring`.
+    process.bell.swap(0, Ordering::Acquire);
+    for (word, bits) in process.bits.iter().enumerate() {
+        if bits.load(Ordering::Relaxed) == 0 {
+            continue;
+        }
+        let mut rung = bits.swap(0, Ordering::Acquire);
+        while rung != 0 {
+            wake_all(word * 64 + rung.trailing_zeros() as usize);
+            rung &= rung - 1;
+        }
     }
 }
 

@@ -94,6 +94,7 @@ impl Handle {
                 return Err(error);
             }
         };
+        // Release: should the process be killed, no count is given back that was not taken.
         record.slot.store(slot_id(slot).pack(), Ordering::Release);
         Ok(Handle {
             slot,
@@ -183,6 +184,7 @@ pub(super) fn release_all_of(process: u16) {
         if tag.is_free() || owner != process {
             continue;
         }
+        // Acquire: what the record names was there before it.
         let id = SlotId::unpack(record.slot.load(Ordering::Acquire));
         arena().records.free(index, record);
         // A record that was never filled in names no slot.

@@ -16,16 +16,21 @@ pub(crate) mod handle;
 pub(crate) mod look;
 pub(crate) mod passage;
 pub(crate) mod pool;
+// Models start no processes.
+#[cfg_attr(freethreading_loom, allow(dead_code))]
 pub(crate) mod process;
 pub(crate) mod reaper;
 pub(crate) mod ring;
 pub(crate) mod slot;
+#[cfg_attr(freethreading_loom, allow(dead_code))]
 mod sys;
 pub(crate) mod wait;
 pub(crate) mod waiter;
 
 #[cfg(freethreading_loom)]
 mod modelled;
+#[cfg(all(test, freethreading_loom))]
+pub(crate) mod models;
 #[cfg(freethreading_loom)]
 pub(crate) use modelled::{Ticket, adopt, arena, me, reachable, ticket_for_child};
 

@@ -1,6 +1,11 @@
-//! The arena as the models see it: a few units, in one process, made anew for each execution.
+//! The arena as the models see it: a few units, made anew for each execution, and two processes, which
+//! share no more than the units.
+#![allow(unsafe_code)]
 
 use std::{
+    any::Any,
+    array,
+    cell::Cell,
     io,
     os::fd::{BorrowedFd, OwnedFd},
     sync::OnceLock,
@@ -10,49 +15,97 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Arena,
-    pool::{Pool, Shared, Units},
+    pool::{Pool, Shared, Unit, Units},
     process::{self, Place},
     ring::Blocks,
     sys::Mapping,
 };
 use crate::shim::{AtomicBool, Mutex};
 
+const PROCESSES: usize = 2;
+
 loom::lazy_static! {
-    static ref ARENA: Arena = make();
+    static ref HOME: Home = make();
 }
 
-fn pool<T: super::pool::Unit>(count: usize) -> Pool<T> {
-    Pool::new(Units::few(count), Box::leak(Box::new(Shared::default())))
+loom::thread_local! {
+    /// The process that the thread is of.
+    static ME: Cell<u16> = Cell::new(1);
 }
 
-fn make() -> Arena {
+struct Home {
+    arenas: [Arena; PROCESSES],
+    /// What the arenas refer to.
+    _kept: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+/// Makes what lives for as long as the arenas.
+#[derive(Default)]
+struct Maker(Vec<Box<dyn Any + Send + Sync>>);
+
+impl Maker {
+    fn keep<T: Send + Sync + 'static>(&mut self, value: T) -> &'static T {
+        let kept = Box::new(value);
+        let value: *const T = &*kept;
+        self.0.push(kept);
+        // SAFETY: the box is dropped with the arenas, at the end of an execution, when all its threads
+        // have ended.
+        unsafe { &*value }
+    }
+
+    /// The same units, as each process knows them. Of `count` one is never used: number 0 is none.
+    fn pools<T: Unit + Send>(&mut self, count: usize) -> impl Fn() -> Pool<T> + use<T> {
+        let units: &'static Vec<T> = self.keep((0..count).map(|_| T::new()).collect());
+        let shared = self.keep(Shared::default());
+        move || Pool::new(Units::over(units, &[]), shared)
+    }
+}
+
+fn make() -> Home {
     static MAPPING: OnceLock<Mapping> = OnceLock::new();
     let mapping = MAPPING.get_or_init(|| Mapping::private(1 << 16).unwrap());
-    let arena = Arena {
+    let mut maker = Maker::default();
+    let slots = maker.pools(4);
+    let waiters = maker.pools(4);
+    let records = maker.pools(4);
+    let processes = maker.pools(PROCESSES + 1);
+    let blocks = maker.pools(1);
+    let arenas = array::from_fn(|_| Arena {
         id: 1,
-        slots: pool(4),
-        waiters: pool(6),
-        records: pool(6),
-        processes: pool(2),
-        blocks: Blocks::new(pool(1), mapping, 0..0),
+        slots: slots(),
+        waiters: waiters(),
+        records: records(),
+        processes: processes(),
+        blocks: Blocks::new(blocks(), mapping, 0..0),
         locals: boxcar::Vec::new(),
         idle: Mutex::default(),
         shared: AtomicBool::new(false),
         awaited: AtomicBool::new(false),
         heard: AtomicBool::new(false),
-    };
-    let _ = arena.processes.claim(0, process::RUNNING);
-    arena
+    });
+    for arena in &arenas {
+        let _ = arena.processes.claim(0, process::RUNNING);
+    }
+    Home {
+        arenas,
+        _kept: maker.0,
+    }
 }
 
 pub(crate) fn arena() -> &'static Arena {
     // What is made for one execution lives for as long as the execution.
-    &ARENA
+    &HOME.arenas[usize::from(me()) - 1]
 }
 
-/// The one process there is.
+/// The process of the calling thread: the first one, unless it says otherwise.
 pub(crate) fn me() -> u16 {
-    1
+    ME.with(Cell::get)
+}
+
+/// The calling thread is one of this process from now on.
+#[cfg(test)]
+pub(crate) fn enter(process: u16) {
+    ME.with(|me| me.set(process));
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -67,5 +120,5 @@ pub(crate) fn ticket_for_child() -> Option<(Place, Ticket, BorrowedFd<'static>)>
 }
 
 pub(crate) fn adopt(_: OwnedFd, _: Ticket) -> io::Result<()> {
-    Err(io::Error::other("models have one process"))
+    Err(io::Error::other("models start no processes"))
 }

@@ -4,7 +4,7 @@
 //! claimed by one compare-and-swap and freed by one store, so a process killed at any point leaves no
 //! list half linked. Where free units may be found is remembered, process by process, as a hint.
 
-use std::{io, marker::PhantomData, ops::Range};
+use std::{io, ops::Range};
 
 use crate::shim::{AtomicU32, AtomicU64, Mutex, Ordering};
 
@@ -67,7 +67,7 @@ pub(crate) struct Pool<T: 'static> {
 }
 
 /// More hints than this are left for others to find.
-const MAX_HINTS: usize = 256;
+const MAX_HINTS: usize = if cfg!(freethreading_loom) { 0 } else { 256 };
 
 /// How far a unit that somebody else has freed is looked for.
 const SEARCH: u32 = 64;
@@ -174,16 +174,17 @@ impl<T: Unit> Pool<T> {
         // Release: the next owner finds it reset.
         unit.tag().store(free.pack(), Ordering::Release);
         let mut hints = self.hints.lock();
-        if hints.len() < MAX_HINTS {
-            hints.push(index);
-        } else {
+        if hints.len() == MAX_HINTS {
             self.shared.free.fetch_add(1, Ordering::Relaxed);
+        } else {
+            hints.push(index);
         }
     }
 
     /// Gives a unit to another process, or to none.
     pub(crate) fn hand(&self, unit: &T, owner: u16) {
         let tag = Tag::unpack(unit.tag().load(Ordering::Relaxed));
+        // Release: who finds it there finds all that was noted in it.
         unit.tag()
             .store(Tag { owner, ..tag }.pack(), Ordering::Release);
     }
@@ -192,13 +193,15 @@ impl<T: Unit> Pool<T> {
     pub(crate) fn used(&self) -> impl Iterator<Item = (u32, &'static T, Tag)> + '_ {
         self.numbers().filter_map(|index| {
             let unit = self.get(index)?;
+            // Acquire: with the tag comes what the unit was handed on or freed with.
             let tag = Tag::unpack(unit.tag().load(Ordering::Acquire));
             Some((index, unit, tag))
         })
     }
 
     fn numbers(&self) -> Range<u32> {
-        1..self.shared.fresh.load(Ordering::Acquire)
+        // Relaxed: whoever looks for a unit that is not there yet does not need it.
+        1..self.shared.fresh.load(Ordering::Relaxed)
     }
 
     /// The units that a dead process had freed are in no living one's hints: others shall look.
@@ -209,7 +212,8 @@ impl<T: Unit> Pool<T> {
 
     /// Makes sure that there is memory behind a unit.
     fn back(&self, index: u32) -> io::Result<()> {
-        let backed = self.shared.backed.load(Ordering::Acquire);
+        // Relaxed: `get` looks again.
+        let backed = self.shared.backed.load(Ordering::Relaxed);
         if index < backed {
             return Ok(());
         }
@@ -226,6 +230,8 @@ pub(super) use mapped::Units;
 #[cfg(not(freethreading_loom))]
 mod mapped {
     #![allow(unsafe_code)]
+
+    use std::marker::PhantomData;
 
     use super::*;
     use crate::arena::sys::Mapping;
@@ -294,31 +300,38 @@ pub(super) use modelled::Units;
 #[cfg(freethreading_loom)]
 mod modelled {
     use super::*;
+    use crate::shim::AtomicBool;
 
     /// A few units, as many as a model can do with.
     pub(in crate::arena) struct Units<T: 'static> {
         units: &'static [T],
-        of: PhantomData<&'static T>,
+        /// Whether there is memory behind them, if not all have it from the start.
+        there: &'static [AtomicBool],
     }
 
     impl<T: Unit> Units<T> {
-        pub(in crate::arena) fn few(count: usize) -> Self {
-            let units: Vec<T> = (0..count).map(|_| T::new()).collect();
-            Units {
-                units: units.leak(),
-                of: PhantomData,
-            }
+        pub(in crate::arena) fn over(units: &'static [T], there: &'static [AtomicBool]) -> Self {
+            Units { units, there }
         }
 
         pub(super) fn get(&self, index: u32) -> Option<&'static T> {
+            if let Some(there) = self.there.get(index as usize) {
+                assert!(there.load(Ordering::Relaxed), "no memory behind a unit");
+            }
             self.units.get(index as usize)
         }
 
-        pub(super) fn back(&self, _: u32, index: u32) -> io::Result<u32> {
-            match (index as usize) < self.units.len() {
-                true => Ok(self.units.len() as u32),
-                false => Err(io::Error::other("the model has no more")),
+        pub(super) fn back(&self, backed: u32, index: u32) -> io::Result<u32> {
+            if index as usize >= self.units.len() {
+                return Err(io::Error::other("the model has no more"));
             }
+            if self.there.is_empty() {
+                return Ok(self.units.len() as u32);
+            }
+            for there in &self.there[backed as usize..=index as usize] {
+                there.store(true, Ordering::Relaxed);
+            }
+            Ok(index + 1)
         }
     }
 }

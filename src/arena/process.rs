@@ -9,7 +9,7 @@ use crate::shim::{AtomicU32, AtomicU64, Futex, Ordering};
 pub(super) const RUNNING: u16 = 1;
 
 /// How many words of bits a bell has.
-pub(super) const BELL_WORDS: usize = 64;
+pub(super) const BELL_WORDS: usize = if cfg!(freethreading_loom) { 1 } else { 64 };
 
 /// What the others know of a process.
 #[repr(C, align(1024))]

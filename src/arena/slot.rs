@@ -167,7 +167,8 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_millis(20);
 
 impl SlotRef {
     pub(crate) fn tag(self) -> Tag {
-        Tag::unpack(self.slot.tag.load(Ordering::Acquire))
+        // Relaxed: who has a count of the slot knows what it is.
+        Tag::unpack(self.slot.tag.load(Ordering::Relaxed))
     }
 
     pub(crate) fn kind(self) -> Option<Kind> {
@@ -206,6 +207,7 @@ impl SlotRef {
             }
             // With the flag, since others may sleep already.
             let seized = u32::from(me()) << 1 | CONTENDED;
+            // Acquire: what was done before the dead one had it is seen.
             if mutex
                 .compare_exchange(word, seized, Ordering::Acquire, Ordering::Relaxed)
                 .is_ok()
@@ -265,6 +267,14 @@ fn patience() -> Option<std::time::Duration> {
 fn patience() -> Option<std::time::Duration> {
     let _ = PATIENCE;
     None
+}
+
+#[cfg(all(test, freethreading_loom))]
+impl SlotRef {
+    /// The process that has the mutex, or none, 0.
+    pub(super) fn holder(self) -> u16 {
+        (self.slot.mutex.load(Ordering::Relaxed) >> 1) as u16
+    }
 }
 
 /// A slot whose mutex is held.

@@ -56,11 +56,14 @@ pub(crate) enum Miss {
 }
 
 /// How often a waiter is woken in vain before it is given what it waits for.
-const PATIENT: u32 = 2;
+const PATIENT: u32 = if MODELLED { 1 } else { 2 };
 
 /// A thread that was woken in vain goes on competing for so long: a thread that runs makes better use
 /// of what it gets.
-const PATIENCE: Duration = Duration::from_micros(500);
+const PATIENCE: Duration = Duration::from_micros(if MODELLED { 0 } else { 500 });
+
+/// Models have no time to lose.
+const MODELLED: bool = cfg!(freethreading_loom);
 
 /// Somebody's wait. Dropped half-way, it leaves the line, and passes on what it was given.
 pub(crate) struct Waiting<R: Resource> {

@@ -17,7 +17,7 @@ use super::{
     slot::ListId,
 };
 use crate::{
-    shim::{AtomicU32, AtomicU64, Futex, Mutex, Ordering},
+    shim::{AtomicU32, AtomicU64, Futex, Ordering},
     unwind,
 };
 
@@ -204,7 +204,10 @@ impl Wakes {
 }
 
 /// Where a task of this process leaves its waker.
-pub(super) type Local = Mutex<Option<Waker>>;
+#[cfg(not(freethreading_loom))]
+pub(super) type Local = crate::spin::SpinLock<Option<Waker>>;
+#[cfg(freethreading_loom)]
+pub(super) type Local = crate::shim::Mutex<Option<Waker>>;
 
 /// Wakes the task that has left its waker there, if there is one.
 pub(super) fn wake_task(local: u32) {
@@ -320,6 +323,7 @@ impl Waiter {
     /// What it was told is taken note of, or it has left its list. Should the process be killed before,
     /// somebody else is told: so not before what it was told of is its own, or gone.
     pub(crate) fn retire(&self) {
+        // Release: nothing that was done before is done later.
         self.node.list.store(0, Ordering::Release);
     }
 
@@ -327,20 +331,20 @@ impl Waiter {
         self.node.outcome.load(Ordering::Relaxed)
     }
 
-    /// Sleeps until the waiter was told something: `false` if the time was up before.
+    /// Sleeps until the waiter was told something: `false` if the time was up before. What it was told
+    /// is for [`state`](Waiter::state) to say, which sees it all: Relaxed here.
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> bool {
         let state = &self.node.state;
-        let told = || (state.load(Ordering::Acquire) > State::Sleeping as u32).then_some(());
+        let told = || (state.load(Ordering::Relaxed) > State::Sleeping as u32).then_some(());
         if look(Looker::Waiter, told).is_some() {
             return true;
         }
         loop {
-            // Acquire: pairs with `tell`.
             match state.compare_exchange(
                 State::Waiting as u32,
                 State::Sleeping as u32,
-                Ordering::Acquire,
-                Ordering::Acquire,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
             ) {
                 Ok(_) => {}
                 Err(state) if state > State::Sleeping as u32 => return true,
@@ -348,7 +352,7 @@ impl Waiter {
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return state.load(Ordering::Acquire) > State::Sleeping as u32;
+                return state.load(Ordering::Relaxed) > State::Sleeping as u32;
             }
             state.wait(State::Sleeping as u32, left);
         }

@@ -18,9 +18,11 @@ use crate::{
     arena::passage::Luggage,
     backend::Backend,
     error::{Error, TaskError},
+    stats::WorkerStats,
     task::entry::Failure,
+    worker::record::Record,
 };
-use processes::{Processes, launcher::Launcher, wire::Carriage};
+use processes::{Processes, wire::Carriage};
 use threads::Threads;
 
 pub(crate) use scheduler::Scheduler;
@@ -37,7 +39,7 @@ pub(crate) trait Job: Send + Sync {
     /// what [`settle`] says.
     ///
     /// [`settle`]: Job::settle
-    fn call(&self, limit: Option<Duration>) -> Option<Callbacks>;
+    fn call(&self, limit: Option<Duration>) -> Option<Settled>;
 
     /// Takes the task's encoded request for a worker process, which has so long for it at most, unless
     /// the task was cancelled.
@@ -50,11 +52,14 @@ pub(crate) trait Job: Send + Sync {
     /// What the worker is to know while it has the task.
     fn orders(&self) -> Orders;
 
+    /// Whether the outcome is decided.
+    fn is_settled(&self) -> bool;
+
     /// Why there is no result, if that is decided.
     fn error(&self) -> Option<TaskError>;
 
     /// Decides the outcome; the first one stays.
-    fn settle(&self, outcome: Result<Payload, TaskError>) -> Callbacks;
+    fn settle(&self, outcome: Result<Payload, TaskError>) -> Settled;
 
     /// Makes the outcome visible, wakes those who wait for it and calls the callbacks.
     fn publish(self: Arc<Self>);
@@ -101,12 +106,13 @@ impl Orders {
     }
 }
 
-/// Whether publishing a job will call callbacks, which take as long as they like.
+/// What came of settling a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Callbacks {
-    None,
-    Waiting,
+pub(crate) struct Settled {
+    /// Whether publishing the job will call callbacks, which take as long as they like.
+    pub(crate) calls_back: bool,
+    pub(crate) failed: bool,
 }
 
 /// A frame that asks a worker process to run a task.
@@ -133,19 +139,18 @@ pub(crate) fn fail(job: Arc<dyn Job>, error: TaskError) {
 /// The engine of a backend.
 pub(crate) fn engine(
     backend: Backend,
-    launcher: Option<Launcher>,
-    max_frame_len: usize,
+    options: processes::Options,
 ) -> Result<Box<dyn Engine>, Error> {
     Ok(match backend {
         Backend::Threading => Box::new(Threads::new()),
-        Backend::Multiprocessing => Box::new(Processes::new(launcher, max_frame_len)?),
+        Backend::Multiprocessing => Box::new(Processes::new(options)?),
     })
 }
 
 /// Makes workers of one kind.
 pub(crate) trait Engine: Send + Sync {
-    /// Starts a worker, which will ask the scheduler for jobs.
-    fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError>;
+    /// Starts the worker, which will ask the scheduler for jobs.
+    fn start(&self, scheduler: &Arc<Scheduler>, record: &Arc<Record>) -> Result<(), TaskError>;
 
     /// For worker processes, what a request can carry; `None` where jobs need no encoding.
     fn carriage(&self) -> Option<Carriage>;
@@ -158,6 +163,9 @@ pub(crate) trait Engine: Send + Sync {
 pub(crate) trait Runner: Send + Sync {
     /// Distinguishes the worker from the others of its scheduler.
     fn id(&self) -> u64;
+
+    /// Its number within its crew.
+    fn rank(&self) -> Option<usize>;
 
     /// Gives a job to the worker, which is idle.
     fn give(self: Arc<Self>, job: Arc<dyn Job>);
@@ -173,6 +181,9 @@ pub(crate) trait Runner: Send + Sync {
 
     /// From now on `cancelled()` is true in its tasks.
     fn ask(&self);
+
+    /// What it is and what it does.
+    fn stats(&self) -> WorkerStats;
 
     /// Takes no more jobs; the one at hand, if any, fails with [`TaskError::Terminated`]. A process is
     /// killed; a thread goes on with what it does, but nobody waits for the result any more.

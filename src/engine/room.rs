@@ -1,7 +1,7 @@
 //! Room in a scheduler's queue, where it is limited, and those who wait for it.
 //!
-//! A submission first gets an [`Admission`]. It counts against the limit from then on, until the job
-//! is in the queue and the admission is dropped. Who finds no room waits in line; whatever makes room
+//! A submission first gets an [`Admission`]. It counts against the limit until the job is in the queue,
+//! or the admission is dropped. Who finds no room waits in line; whatever makes room
 //! gives it to the first in line, so that nobody can take it away. Admissions to a scheduler that takes
 //! no jobs any more are free: the refusal is the job's outcome.
 
@@ -139,6 +139,8 @@ impl Room {
 pub(crate) struct Admission<'a> {
     scheduler: &'a Scheduler,
     holds: Holds,
+    /// The job is in the queue, or a worker's, and counts there. Changes under the scheduler's lock.
+    spent: AtomicBool,
 }
 
 enum Holds {
@@ -164,19 +166,30 @@ impl Admission<'_> {
     }
 }
 
-impl Drop for Admission<'_> {
-    fn drop(&mut self) {
-        let mut state = match self.holds {
-            Holds::Nothing => return,
-            _ => self.scheduler.state.lock(),
-        };
-        if let Some(room) = &mut state.room {
+impl Admission<'_> {
+    /// From now on the job counts, and this does not.
+    pub(super) fn spend(&self, room: &mut Option<Room>) {
+        // Relaxed: the scheduler's lock orders it.
+        if self.spent.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(room) = room {
             match &self.holds {
                 Holds::Nothing => {}
                 Holds::Room => room.admitted -= 1,
                 Holds::Turn(turn) => room.leave(turn),
             }
         }
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if matches!(self.holds, Holds::Nothing) || *self.spent.get_mut() {
+            return;
+        }
+        let mut state = self.scheduler.state.lock();
+        self.spend(&mut state.room);
         let called = self.scheduler.call(&mut state);
         drop(state);
         called.tell();
@@ -202,6 +215,7 @@ impl Scheduler {
             Admission {
                 scheduler: self,
                 holds: Holds::Turn(turn),
+                spent: AtomicBool::new(false),
             }
         })
     }
@@ -212,6 +226,7 @@ impl Scheduler {
             Some(Admission {
                 scheduler: self,
                 holds,
+                spent: AtomicBool::new(false),
             })
         };
         if !self.is_limited() {

@@ -18,19 +18,24 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     Engine, Job, Runner, fail,
     processes::wire::Carriage,
-    room::{Called, Census, Room},
+    room::{Admission, Called, Census, Room},
 };
 use crate::{
     backend::Backend,
-    error::{Broken, TaskError},
+    error::{Broken, Effect, TaskError},
     exit,
     latch::Latch,
+    stats::Stats,
     task::encoded::EncodedTask,
     worker::record::{self, Record, Role},
 };
 
 /// How many workers in a row may end before they were of any use, until the executor gives up.
 const SETBACKS: u32 = 3;
+
+/// How many workers in a row may be interrupted before they say hello: a terminal's Ctrl-C reaches all of
+/// them, and whoever keeps his finger on it interrupts their successors, too.
+const INTERRUPTIONS: u32 = 1000;
 
 pub(crate) struct Scheduler {
     id: u64,
@@ -49,6 +54,10 @@ pub(crate) struct Plan {
     pub(crate) max_pending: Option<usize>,
     /// How long a job may take.
     pub(crate) task_timeout: Option<Duration>,
+    /// How many jobs a worker runs before it is replaced.
+    pub(crate) max_tasks: Option<u64>,
+    /// How long a worker waits for a job before it ends.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 pub(crate) enum Crew {
@@ -86,8 +95,14 @@ pub(super) struct State {
     handed: usize,
     /// How many were ever named.
     named: usize,
+    /// How many workers took the place of one that had ended.
+    restarted: u64,
+    /// How many tasks of workers that have ended gave a result, and how many an error.
+    past: (u64, u64),
     /// How many [`Hold`]s there are.
     holds: usize,
+    /// Which numbers below `max` the workers have.
+    ranks: Vec<bool>,
     closed: bool,
     /// Closed, and what has not begun is cancelled.
     cancelling: bool,
@@ -95,6 +110,7 @@ pub(super) struct State {
     terminated: bool,
     broken: Option<TaskError>,
     setbacks: u32,
+    interruptions: u32,
 }
 
 /// Of the queue.
@@ -102,6 +118,24 @@ pub(super) struct State {
 enum End {
     Front,
     Back,
+}
+
+/// What a worker has just done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    Nothing,
+    Job,
+    /// It was the last one that it may do.
+    LastJob,
+}
+
+impl After {
+    pub(super) fn task(last: bool) -> Self {
+        match last {
+            true => After::LastJob,
+            false => After::Job,
+        }
+    }
 }
 
 /// What a worker does next.
@@ -117,6 +151,18 @@ pub(crate) enum Next {
 pub(crate) enum Setback {
     Initializer(TaskError),
     Death(TaskError),
+    /// By Ctrl-C, which was not meant for it.
+    Interruption(TaskError),
+}
+
+impl Setback {
+    pub(super) fn cause(&self) -> &TaskError {
+        match self {
+            Setback::Initializer(cause) | Setback::Death(cause) | Setback::Interruption(cause) => {
+                cause
+            }
+        }
+    }
 }
 
 /// Keeps a scheduler, although it is closed, until all that was accepted is submitted.
@@ -187,12 +233,16 @@ impl Scheduler {
                 live: 0,
                 handed: 0,
                 named: 0,
+                restarted: 0,
+                past: (0, 0),
                 holds: 0,
+                ranks: Vec::new(),
                 closed: false,
                 cancelling: false,
                 terminated: false,
                 broken: None,
                 setbacks: 0,
+                interruptions: 0,
             }),
             plan,
             finished: Latch::new(),
@@ -230,6 +280,9 @@ impl Scheduler {
 
     /// Gives the room that there is now to those who wait for it.
     pub(super) fn call(&self, state: &mut State) -> Called {
+        if state.room.is_none() {
+            return Called::default();
+        }
         let (census, takes_none) = (self.census(state), state.takes_none());
         match &mut state.room {
             None => Called::default(),
@@ -259,19 +312,36 @@ impl Scheduler {
         }
     }
 
+    pub(super) fn max_tasks(&self) -> Option<u64> {
+        self.plan.max_tasks
+    }
+
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        self.plan.idle_timeout
+    }
+
+    /// Starts a worker, which is counted already.
+    fn hire(self: &Arc<Self>) -> Result<(), TaskError> {
+        let record = self.recruit();
+        self.engine.start(self, &record).inspect_err(|_| {
+            dismiss(&mut self.state.lock(), record.rank());
+        })
+    }
+
     /// The identity of the worker that is started next.
-    pub(crate) fn recruit(&self) -> Arc<Record> {
+    fn recruit(&self) -> Arc<Record> {
         match &self.plan.crew {
             Crew::Solo(record) => Arc::clone(record),
             Crew::Many {
                 prefix, backend, ..
             } => {
-                let number = {
+                let (number, rank) = {
                     let mut state = self.state.lock();
                     state.named += 1;
-                    state.named - 1
+                    (state.named - 1, promote(&mut state))
                 };
                 let record = Record::new(Role::Crew(self.id), false);
+                record.set_rank(rank);
                 record.set_backend(*backend);
                 record.set_name(format!("{prefix}_{number}"));
                 record
@@ -295,10 +365,13 @@ impl Scheduler {
     }
 
     /// How many setbacks in a row there may be. All workers of a pool may die at once, for one reason.
-    fn patience(&self, initializer: bool) -> u32 {
-        match self.hires_at_once() && !initializer {
-            true => SETBACKS.saturating_mul(self.max().try_into().unwrap_or(u32::MAX)),
-            false => SETBACKS,
+    fn patience(&self, setback: &Setback) -> u32 {
+        match setback {
+            Setback::Death(_) if self.hires_at_once() => {
+                SETBACKS.saturating_mul(self.max().try_into().unwrap_or(u32::MAX))
+            }
+            Setback::Initializer(_) | Setback::Death(_) => SETBACKS,
+            Setback::Interruption(_) => INTERRUPTIONS,
         }
     }
 
@@ -310,7 +383,7 @@ impl Scheduler {
     pub(crate) fn start_all(self: &Arc<Self>) -> Result<(), TaskError> {
         for _ in 0..self.max() {
             self.state.lock().live += 1;
-            if let Err(error) = self.engine.start(self) {
+            if let Err(error) = self.hire() {
                 self.state.lock().live -= 1;
                 self.terminate();
                 self.finished.wait(None);
@@ -322,8 +395,11 @@ impl Scheduler {
     }
 
     /// Takes a job; if it cannot be run, the job says so.
-    pub(crate) fn submit(self: &Arc<Self>, job: Arc<dyn Job>) {
-        let state = self.state.lock();
+    pub(crate) fn submit(self: &Arc<Self>, job: Arc<dyn Job>, admission: Option<&Admission<'_>>) {
+        let mut state = self.state.lock();
+        if let Some(admission) = admission {
+            admission.spend(&mut state.room);
+        }
         let refusal = self.refusal(&state);
         self.queue(state, job, refusal, End::Back);
     }
@@ -391,7 +467,7 @@ impl Scheduler {
     /// Why a job that was accepted before cannot run any more, if that is so.
     fn verdict(&self, state: &State) -> Option<TaskError> {
         match (state.terminated, state.cancelling) {
-            (true, _) => Some(TaskError::Terminated),
+            (true, _) => Some(TaskError::Terminated(Effect::DidNotRun)),
             (false, true) => Some(TaskError::Cancelled),
             (false, false) => state.broken.clone(),
         }
@@ -422,7 +498,7 @@ impl Scheduler {
             state.live = 1;
             state.closed = true;
         }
-        self.engine.start(self).inspect_err(|_| {
+        self.hire().inspect_err(|_| {
             let mut state = self.state.lock();
             state.queue.clear();
             state.live = 0;
@@ -432,7 +508,7 @@ impl Scheduler {
 
     /// Starts one worker, which is counted already.
     fn start(self: &Arc<Self>) {
-        let Err(error) = self.engine.start(self) else {
+        let Err(error) = self.hire() else {
             return;
         };
         let mut state = self.state.lock();
@@ -472,13 +548,16 @@ impl Scheduler {
         }
     }
 
-    /// What the worker, which has nothing to do, does next; `completed` if it has completed a job.
-    pub(crate) fn next<R: Runner + 'static>(&self, runner: &Arc<R>, completed: bool) -> Next {
+    /// What the worker, which has nothing to do, does next.
+    pub(crate) fn next<R: Runner + 'static>(&self, runner: &Arc<R>, after: After) -> Next {
         let mut state = self.state.lock();
-        if completed {
+        if after != After::Nothing {
             state.setbacks = 0;
+            state.interruptions = 0;
         }
-        let next = if let Some(job) = state.queue.pop_front() {
+        let next = if after == After::LastJob {
+            Next::Stop
+        } else if let Some(job) = state.queue.pop_front() {
             Next::Job(job)
         } else if state.is_over() {
             Next::Stop
@@ -495,15 +574,25 @@ impl Scheduler {
         next
     }
 
-    /// A worker cannot be given jobs any more; whoever has just taken it from the idle list will
-    /// find that out.
-    pub(crate) fn retire(&self, id: u64) {
-        self.state.lock().idle.retain(|other| other.id() != id);
+    /// A worker is not to be given jobs any more. If it was not idle (`false`), whoever has taken it
+    /// from the list is about to give it one, or to stop it.
+    pub(crate) fn retire(&self, id: u64) -> bool {
+        let mut state = self.state.lock();
+        let before = state.idle.len();
+        state.idle.retain(|other| other.id() != id);
+        before != state.idle.len()
     }
 
     /// A worker has ended.
     pub(crate) fn ended(self: &Arc<Self>, id: u64, setback: Option<Setback>) {
         let mut state = self.state.lock();
+        let ended = state.crew.iter().find(|other| other.id() == id).cloned();
+        if let Some(ended) = ended {
+            let stats = ended.stats();
+            state.past.0 += stats.completed;
+            state.past.1 += stats.failed;
+            dismiss(&mut state, ended.rank());
+        }
         state.crew.retain(|other| other.id() != id);
         state.idle.retain(|other| other.id() != id);
         state.live -= 1;
@@ -512,15 +601,17 @@ impl Scheduler {
         }
         let mut failed = VecDeque::new();
         if let Some(setback) = setback {
-            state.setbacks += 1;
-            let (initializer, cause) = match setback {
-                Setback::Initializer(cause) => (true, cause),
-                Setback::Death(cause) => (false, cause),
+            let count = match setback {
+                Setback::Interruption(_) => &mut state.interruptions,
+                Setback::Initializer(_) | Setback::Death(_) => &mut state.setbacks,
             };
+            *count += 1;
+            let count = *count;
             let verdict = if self.is_solo() {
-                Some(cause)
-            } else if state.setbacks >= self.patience(initializer) {
-                let broken = Broken::new(initializer, state.setbacks, cause);
+                Some(setback.cause().clone())
+            } else if count >= self.patience(&setback) {
+                let initializer = matches!(setback, Setback::Initializer(_));
+                let broken = Broken::new(initializer, count, setback.cause().clone());
                 Some(TaskError::Broken(broken))
             } else {
                 None
@@ -583,7 +674,7 @@ impl Scheduler {
             runner.stop();
         }
         for job in queued {
-            fail(job, TaskError::Terminated);
+            fail(job, TaskError::Terminated(Effect::DidNotRun));
         }
     }
 
@@ -593,6 +684,27 @@ impl Scheduler {
         for runner in crew {
             runner.ask();
         }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let (mut stats, crew) = {
+            let state = self.state.lock();
+            let stats = Stats {
+                queued: state.queue.len(),
+                completed: state.past.0,
+                failed: state.past.1,
+                restarted: state.restarted,
+                ..Stats::default()
+            };
+            (stats, state.crew.clone())
+        };
+        stats.workers = crew.iter().map(|runner| runner.stats()).collect();
+        for worker in &stats.workers {
+            stats.completed += worker.completed;
+            stats.failed += worker.failed;
+            stats.running += usize::from(worker.task.is_some());
+        }
+        stats
     }
 
     /// Kills the workers that can be killed; `false` if there was one that cannot.
@@ -616,5 +728,24 @@ impl Scheduler {
             exit::unwatch(self.id);
             self.finished.set(());
         }
+    }
+}
+
+/// Takes the lowest number that no worker has.
+fn promote(state: &mut State) -> usize {
+    let free = state.ranks.iter().position(|taken| !taken);
+    state.restarted += u64::from(free.is_some());
+    let rank = free.unwrap_or_else(|| {
+        state.ranks.push(false);
+        state.ranks.len() - 1
+    });
+    state.ranks[rank] = true;
+    rank
+}
+
+/// A worker is gone: another may have its number.
+fn dismiss(state: &mut State, rank: Option<usize>) {
+    if let Some(taken) = rank.and_then(|rank| state.ranks.get_mut(rank)) {
+        *taken = false;
     }
 }

@@ -5,7 +5,9 @@
 //! waiter looks for a short while, then parks. `unpark` before `park` is remembered, so nothing is
 //! lost in between. The flag lets the waiter look without taking the lock.
 
-use crate::shim::{AtomicBool, Mutex, Ordering, Thread, hint, thread};
+use std::time::{Duration, Instant};
+
+use crate::shim::{AtomicBool, Mutex, Ordering, Thread, hint, park, thread};
 
 /// How often an idle worker looks, giving way to other threads in between, before it sleeps: some
 /// microseconds, about what waking it up would cost the giver.
@@ -48,25 +50,41 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Waits until the slot is filled and empties it.
-    pub(crate) fn wait(&self) -> T {
+    /// Empties the slot if it is filled soon.
+    pub(crate) fn look(&self) -> Option<T> {
         for _ in 0..LOOKS {
             if self.filled.load(Ordering::Relaxed) {
-                break;
+                return self.take(&mut self.content.lock());
             }
             hint::spin_loop();
             thread::yield_now();
         }
+        None
+    }
+
+    fn take(&self, content: &mut Content<T>) -> Option<T> {
+        let item = content.item.take()?;
+        self.filled.store(false, Ordering::Relaxed);
+        Some(item)
+    }
+
+    /// Waits until the slot is filled and empties it; gives up after so long.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<T> {
+        // A time that the clock cannot tell is as good as for ever.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             {
                 let mut content = self.content.lock();
-                if let Some(item) = content.item.take() {
-                    self.filled.store(false, Ordering::Relaxed);
-                    return item;
+                if let Some(item) = self.take(&mut content) {
+                    return Some(item);
                 }
                 content.parked = Some(thread::current());
             }
-            thread::park();
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return None;
+            }
+            park(left);
         }
     }
 }
@@ -85,7 +103,7 @@ mod loom_models {
                 let slot = Arc::clone(&slot);
                 loom::thread::spawn(move || slot.give(7))
             };
-            assert_eq!(slot.wait(), 7);
+            assert_eq!(slot.look().or_else(|| slot.wait(None)), Some(7));
             giver.join().unwrap();
         });
     }
@@ -106,9 +124,9 @@ mod loom_models {
                     }
                 })
             };
-            assert_eq!(slot.wait(), 0);
+            assert_eq!(slot.look().or_else(|| slot.wait(None)), Some(0));
             *idle.lock().unwrap() = true;
-            assert_eq!(slot.wait(), 1);
+            assert_eq!(slot.look().or_else(|| slot.wait(None)), Some(1));
             giver.join().unwrap();
         });
     }

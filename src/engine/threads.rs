@@ -11,14 +11,15 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Callbacks, Engine, Job, Runner, Scheduler, fail,
+    Engine, Job, Runner, Scheduler, Settled, fail,
     processes::wire::Carriage,
-    scheduler::{Next, Setback},
+    scheduler::{After, Next, Setback},
     slot::Slot,
 };
 use crate::{
     backend::Backend,
-    error::{StartError, TaskError},
+    error::{Effect, StartError, TaskError},
+    stats::{Moment, Tally, WorkerStats},
     task::duty::{self, Duty},
     unwind,
     worker::record::{self, Record},
@@ -41,9 +42,8 @@ impl Threads {
 }
 
 impl Engine for Threads {
-    fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError> {
-        let record = scheduler.recruit();
-        let runner = Arc::new(ThreadRunner::new(Arc::clone(&record)));
+    fn start(&self, scheduler: &Arc<Scheduler>, record: &Arc<Record>) -> Result<(), TaskError> {
+        let runner = Arc::new(ThreadRunner::new(Arc::clone(record)));
         let id = runner.id;
         scheduler.enlist(Arc::clone(&runner) as Arc<dyn Runner>);
         let listed = Arc::clone(&runner);
@@ -98,11 +98,16 @@ struct ThreadRunner {
     /// The next job, or `None` to end.
     slot: Slot<Option<Arc<dyn Job>>>,
     desk: Mutex<Desk>,
+    tally: Tally,
 }
 
 /// What a worker thread is at.
+#[derive(Default)]
 struct Desk {
+    /// Stays there until there is another, or nothing to do.
     job: Option<Arc<dyn Job>>,
+    /// Since when it has been at the job.
+    since: Option<Moment>,
     /// Whether its tasks are asked to end.
     asked: bool,
     terminated: bool,
@@ -114,26 +119,9 @@ impl ThreadRunner {
             id: runner_id(),
             record,
             slot: Slot::new(),
-            desk: Mutex::new(Desk {
-                job: None,
-                asked: false,
-                terminated: false,
-            }),
+            desk: Mutex::default(),
+            tally: Tally::default(),
         }
-    }
-
-    /// Begins with a job, unless there is to be no more work.
-    fn take_up(&self, job: &Arc<dyn Job>) -> bool {
-        let mut desk = self.desk.lock();
-        if !desk.terminated {
-            desk.job = Some(Arc::clone(job));
-        }
-        !desk.terminated
-    }
-
-    fn put_down(&self) {
-        // The other reference is the caller's, so that nothing is dropped under the lock.
-        self.desk.lock().job = None;
     }
 
     fn work(self: &Arc<Self>, scheduler: &Arc<Scheduler>) {
@@ -153,44 +141,87 @@ impl ThreadRunner {
         scheduler.ended(self.id, setback);
     }
 
+    /// Begins with a job, or has none any more; `false` if there is to be no more work.
+    fn take_up(&self, job: Option<Arc<dyn Job>>) -> bool {
+        let since = job.is_some().then(Moment::now);
+        let (before, goes_on) = {
+            let mut desk = self.desk.lock();
+            desk.since = since;
+            let before = std::mem::replace(&mut desk.job, job);
+            (before, !desk.terminated)
+        };
+        // The last to let go of a result that nobody wants drops it: user code once more.
+        unwind::contain(|| drop(before));
+        goes_on
+    }
+
+    /// Waits for a job, or for word that there are no more; ends by itself when it has waited too long.
+    fn wait(&self, scheduler: &Scheduler) -> Option<Arc<dyn Job>> {
+        if let Some(given) = self.slot.look() {
+            return given;
+        }
+        self.take_up(None);
+        let given = self.slot.wait(scheduler.idle_timeout()).or_else(|| {
+            // Unless somebody is about to give something right now.
+            match scheduler.retire(self.id) {
+                true => None,
+                false => self.slot.wait(None),
+            }
+        });
+        given.flatten()
+    }
+
     /// Runs jobs until there are no more; says how the one job of a `Worker` went.
     fn serve(self: &Arc<Self>, scheduler: &Scheduler) -> Result<(), TaskError> {
         let solo = scheduler.is_solo();
         let mut verdict = Ok(());
-        let mut next = scheduler.next(self, false);
+        let mut left = scheduler.max_tasks();
+        let mut next = scheduler.next(self, After::Nothing);
         loop {
             let job = match next {
                 Next::Job(job) => Some(job),
-                Next::Idle => self.slot.wait(),
+                Next::Idle => self.wait(scheduler),
                 Next::Stop => None,
             };
-            let Some(job) = job else { return verdict };
-            if !self.take_up(&job) {
-                fail(job, TaskError::Terminated);
-                next = scheduler.next(self, false);
+            let Some(job) = job else {
+                self.take_up(None);
+                return verdict;
+            };
+            if !self.take_up(Some(Arc::clone(&job))) {
+                fail(job, TaskError::Terminated(Effect::DidNotRun));
+                next = scheduler.next(self, After::Nothing);
                 continue;
             }
-            let called = job.call(scheduler.task_timeout());
-            self.put_down();
+            let called = duty::run(|| job.call(scheduler.task_timeout()));
+            let after = match &mut left {
+                Some(left) if called.is_some() => {
+                    *left -= 1;
+                    After::task(*left == 0)
+                }
+                _ => After::task(false),
+            };
+            if let Some(settled) = called {
+                self.tally.count(settled.failed);
+            }
             next = match called {
                 // Who sees the result is to find this worker free,
-                Some(Callbacks::None) => {
-                    let next = scheduler.next(self, true);
+                Some(Settled {
+                    calls_back: false, ..
+                }) => {
+                    let next = scheduler.next(self, after);
                     Arc::clone(&job).publish();
                     next
                 }
                 // but no job is to wait behind a callback.
-                Some(Callbacks::Waiting) => {
+                Some(_) => {
                     Arc::clone(&job).publish();
-                    scheduler.next(self, true)
+                    scheduler.next(self, after)
                 }
-                None => scheduler.next(self, false),
+                None => scheduler.next(self, After::Nothing),
             };
             if solo {
                 verdict = job.error().map_or(Ok(()), Err);
             }
-            // The last to let go of a result that nobody wants drops it: user code once more.
-            unwind::contain(|| drop(job));
         }
     }
 }
@@ -201,13 +232,17 @@ impl Duty for ThreadRunner {
             let desk = self.desk.lock();
             (desk.job.clone(), desk.asked)
         };
-        job.is_some_and(|job| asked || job.orders().are_to_stop())
+        asked || job.is_some_and(|job| job.orders().are_to_stop())
     }
 }
 
 impl Runner for ThreadRunner {
     fn id(&self) -> u64 {
         self.id
+    }
+
+    fn rank(&self) -> Option<usize> {
+        self.record.rank()
     }
 
     fn give(self: Arc<Self>, job: Arc<dyn Job>) {
@@ -231,6 +266,17 @@ impl Runner for ThreadRunner {
         self.desk.lock().asked = true;
     }
 
+    fn stats(&self) -> WorkerStats {
+        let (job, since) = {
+            let desk = self.desk.lock();
+            (desk.job.clone(), desk.since)
+        };
+        // What it is through with stays there until it takes up something else.
+        let job = job.filter(|job| !job.is_settled());
+        self.record
+            .stats(&self.tally, job.map(|job| job.name()), since)
+    }
+
     fn terminate(&self) {
         let job = {
             let mut desk = self.desk.lock();
@@ -239,7 +285,7 @@ impl Runner for ThreadRunner {
             desk.job.clone()
         };
         if let Some(job) = job {
-            fail(job, TaskError::Terminated);
+            fail(job, TaskError::Terminated(Effect::MayHaveRun));
         }
     }
 }

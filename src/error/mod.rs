@@ -160,8 +160,8 @@ pub enum TaskError {
     TimeLimit(Killed),
     /// The executor was shut down before the task was submitted.
     Shutdown,
-    /// The task's workers were terminated before it had a result.
-    Terminated,
+    /// The task's workers were terminated before it had a result; whether it had begun.
+    Terminated(Effect),
     /// The argument or the result could not be encoded.
     Encode(CodecError),
     /// The argument or the result could not be decoded.
@@ -193,7 +193,8 @@ impl TaskError {
             TaskError::Killed(killed) | TaskError::TimeLimit(killed) => killed.effect(),
             TaskError::Encode(error) | TaskError::Decode(error) => error.part().effect(),
             TaskError::TooLarge(error) => error.part().effect(),
-            TaskError::Timeout | TaskError::Terminated => Effect::MayHaveRun,
+            TaskError::Timeout => Effect::MayHaveRun,
+            TaskError::Terminated(effect) => *effect,
             TaskError::Cancelled
             | TaskError::Shutdown
             | TaskError::Mismatch(_)
@@ -213,7 +214,7 @@ impl fmt::Display for TaskError {
             TaskError::Killed(killed) | TaskError::TimeLimit(killed) => killed.fmt(f),
             TaskError::Cancelled => f.write_str("the task was cancelled before it started"),
             TaskError::Shutdown => f.write_str("the executor was shut down; the task did not run"),
-            TaskError::Terminated => {
+            TaskError::Terminated(_) => {
                 f.write_str("the workers were terminated; the task may have run")
             }
             TaskError::Encode(error) => write!(f, "cannot encode {error}"),
@@ -520,6 +521,7 @@ struct DeathReport {
     death: Death,
     task: Option<&'static str>,
     effect: Effect,
+    stderr: String,
 }
 
 impl WorkerDied {
@@ -529,6 +531,7 @@ impl WorkerDied {
         death: Death,
         task: Option<&'static str>,
         effect: Effect,
+        stderr: String,
     ) -> Self {
         WorkerDied(Arc::new(DeathReport {
             worker,
@@ -536,6 +539,7 @@ impl WorkerDied {
             death,
             task,
             effect,
+            stderr,
         }))
     }
 
@@ -579,6 +583,12 @@ impl WorkerDied {
     pub fn effect(&self) -> Effect {
         self.0.effect
     }
+
+    /// The last lines that the worker wrote to its standard error, up to ten, for whichever task; they
+    /// were passed on to the program's own as well. Empty if there were none.
+    pub fn stderr(&self) -> &str {
+        &self.0.stderr
+    }
 }
 
 impl fmt::Debug for WorkerDied {
@@ -595,6 +605,7 @@ impl fmt::Display for WorkerDied {
             death,
             task,
             effect,
+            stderr,
         } = &*self.0;
         write!(f, "worker '{worker}' (process {pid}) {death}; ")?;
         match task {
@@ -605,7 +616,11 @@ impl fmt::Display for WorkerDied {
             Effect::DidNotRun => "did not run",
             Effect::Ran => "had run before",
             Effect::MayHaveRun => "may have run",
-        })
+        })?;
+        match stderr.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; its standard error ended with:\n{stderr}"),
+        }
     }
 }
 

@@ -9,10 +9,10 @@ use std::{
 };
 
 use crate::{
-    engine::{Job, Scheduler},
+    engine::{Job, Scheduler, room::Admission},
     error::TaskError,
     task::cell::{Shared, TaskCell, Watcher, Work},
-    unwind,
+    trace, unwind,
 };
 
 /// The result of a task that was submitted.
@@ -41,16 +41,21 @@ impl<R> TaskFuture<R> {
     }
 
     /// Submits the work, which is encoded first if that is needed.
-    pub(crate) fn submit<W: Work<Output = R>>(work: W, scheduler: &Arc<Scheduler>) -> Self
+    pub(crate) fn submit<W: Work<Output = R>>(
+        work: W,
+        scheduler: &Arc<Scheduler>,
+        admission: Option<&Admission<'_>>,
+    ) -> Self
     where
         R: Send + 'static,
     {
+        let work = trace::traced(work);
         let cell = match scheduler.carriage() {
             None => TaskCell::new(work),
             Some(carriage) => TaskCell::encoded(work, carriage),
         };
         if !cell.done() {
-            scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>);
+            scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>, admission);
         }
         TaskFuture::new(cell)
     }

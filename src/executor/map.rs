@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -17,7 +18,8 @@ use crate::{
         piece::{self, Carver},
     },
     engine::processes::reactor,
-    error::TaskError,
+    error::{Error, TaskError},
+    pool::{Imap, ImapStream, imap::Recipe},
     task::Portable,
 };
 
@@ -53,6 +55,30 @@ impl<'a> Mapping<'a> {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+
+    /// Reads the items as results are taken, so many chunks ahead of them at most, at least 1: for inputs
+    /// that are endless or do not fit into memory. A [`timeout`](Mapping::timeout) has no effect then.
+    ///
+    /// Python's `buffersize`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+    /// let squares = executor.chunksize(100).buffersize(8).map(|n: u64| n * n, 0..)?;
+    /// let first: Vec<u64> = squares.take(3).collect::<Result<_, _>>()?;
+    /// assert_eq!(first, [0, 1, 4]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn buffersize(self, chunks: usize) -> Buffered<'a> {
+        Buffered {
+            mapping: self,
+            chunks,
+        }
     }
 
     /// Calls the function with each item on the workers: see [`WorkerPoolExecutor::map`].
@@ -102,6 +128,71 @@ impl<'a> Mapping<'a> {
             }
         }
         Map::new(chunks, deadline, None)
+    }
+}
+
+/// A map that reads its input as results are taken; made by [`Mapping::buffersize`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "settings do nothing until `map` is called"]
+pub struct Buffered<'a> {
+    mapping: Mapping<'a>,
+    chunks: usize,
+}
+
+impl Buffered<'_> {
+    /// Calls the function with each item on the workers, and gives the results in the order of the
+    /// items; one that fails is an `Err` among them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for a chunksize or a buffersize of 0.
+    pub fn map<F, I, R>(self, function: F, items: I) -> Result<Imap<I::IntoIter, R>, Error>
+    where
+        F: Fn(I::Item) -> R + Send + Sync + 'static,
+        I: IntoIterator,
+        I::Item: Portable,
+        R: Portable,
+    {
+        Ok(self.recipe(function)?.imap(items.into_iter()))
+    }
+
+    /// The same for the items of a stream; the results are a stream as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for a chunksize or a buffersize of 0.
+    pub fn map_stream<F, S, R>(self, function: F, items: S) -> Result<ImapStream<S, R>, Error>
+    where
+        F: Fn(S::Item) -> R + Send + Sync + 'static,
+        S: Stream,
+        S::Item: Portable,
+        R: Portable,
+    {
+        Ok(self.recipe(function)?.stream(items))
+    }
+
+    fn recipe<F, T, R>(self, function: F) -> Result<Recipe<T, R>, Error>
+    where
+        F: Fn(T) -> R + Send + Sync + 'static,
+        T: Portable,
+        R: Portable,
+    {
+        if self.mapping.chunksize == 0 {
+            return Err(zero_chunksize().into());
+        }
+        if self.chunks == 0 {
+            let why = "nothing could ever be under way: buffersize is 0";
+            return Err(Error::InvalidArgument(why.into()));
+        }
+        let executor = self.mapping.executor;
+        Ok(Recipe {
+            scheduler: Arc::clone(&executor.scheduler),
+            workers: executor.max_workers,
+            ahead: self.chunks,
+            chunk: Chunk::of(function),
+            chunksize: self.mapping.chunksize,
+            ordered: true,
+        })
     }
 }
 

@@ -28,9 +28,6 @@ use crate::{
     unwind,
 };
 
-/// How many chunks are under way, for each worker.
-const AHEAD: usize = 4;
-
 /// The results of [`imap`](crate::WorkerPool::imap) or
 /// [`imap_unordered`](crate::WorkerPool::imap_unordered), as they come.
 ///
@@ -51,7 +48,11 @@ struct Feeder<T, R> {
     scheduler: Arc<Scheduler>,
     chunk: Chunk<T, R>,
     chunksize: usize,
-    workers: usize,
+    /// How many chunks may be under way at most,
+    ahead: usize,
+    /// and for now: at first one for each worker, since who waits for the first
+    /// result is not to wait for what comes later; one more with every result.
+    limit: usize,
     inputs: Carver<T>,
     /// Where the results go, unless they come from another process.
     outputs: Option<Carver<R>>,
@@ -146,13 +147,6 @@ impl<R: Send + 'static> Window<R> {
         }
     }
 
-    fn has_ready(&self) -> bool {
-        match self {
-            Window::InOrder(tasks) => tasks.front().is_some_and(TaskFuture::done),
-            Window::AsCompleted { completed, .. } => !completed.state.lock().numbers.is_empty(),
-        }
-    }
-
     /// The next outcome; blocks until it is there, or until the deadline.
     fn next(&mut self, deadline: Option<Instant>) -> Option<ChunkOutcome<R>> {
         match self {
@@ -238,8 +232,9 @@ impl<R> Window<R> {
 }
 
 impl<T: Portable, R: Portable> Feeder<T, R> {
-    fn limit(&self) -> usize {
-        AHEAD * self.workers
+    /// There was a result.
+    fn widen(&mut self) {
+        self.limit = (self.limit + 1).min(self.ahead);
     }
 
     fn submit(&mut self, items: Piece<T>) -> TaskFuture<ChunkResult<R>> {
@@ -249,7 +244,7 @@ impl<T: Portable, R: Portable> Feeder<T, R> {
             piece: outputs.map(|outputs| outputs.carve(items.len())),
             items,
         };
-        TaskFuture::submit(work, &self.scheduler)
+        TaskFuture::submit(work, &self.scheduler, None)
     }
 }
 
@@ -275,7 +270,7 @@ impl<R> Output<R> {
             Err(error) => {
                 let is_final = matches!(
                     error,
-                    TaskError::Shutdown | TaskError::Terminated | TaskError::Broken(_)
+                    TaskError::Shutdown | TaskError::Terminated(_) | TaskError::Broken(_)
                 );
                 self.error = Some(error);
                 if is_final {
@@ -296,16 +291,20 @@ impl<R> Drop for Output<R> {
 }
 
 /// What an [`Imap`] is made of.
-pub(super) struct Recipe<T, R> {
-    pub(super) scheduler: Arc<Scheduler>,
-    pub(super) workers: usize,
-    pub(super) chunk: Chunk<T, R>,
-    pub(super) chunksize: usize,
-    pub(super) ordered: bool,
+pub(crate) struct Recipe<T, R> {
+    pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) workers: usize,
+    /// How many chunks are under way at most.
+    pub(crate) ahead: usize,
+    pub(crate) chunk: Chunk<T, R>,
+    pub(crate) chunksize: usize,
+    pub(crate) ordered: bool,
 }
 
 impl<T: Portable, R: Portable> Recipe<T, R> {
     fn parts(self, expected: usize) -> (Feeder<T, R>, Output<R>) {
+        let most = self.chunksize.saturating_mul(self.ahead);
+        let expected = expected.min(most);
         let outputs = match self.scheduler.carriage() {
             None => Some(Carver::in_turns(expected)),
             Some(_) => None,
@@ -314,7 +313,8 @@ impl<T: Portable, R: Portable> Recipe<T, R> {
             scheduler: self.scheduler,
             chunk: self.chunk,
             chunksize: self.chunksize,
-            workers: self.workers,
+            ahead: self.ahead,
+            limit: self.workers.min(self.ahead),
             inputs: Carver::in_turns(expected),
             outputs,
         };
@@ -327,7 +327,7 @@ impl<T: Portable, R: Portable> Recipe<T, R> {
         (feeder, output)
     }
 
-    pub(super) fn imap<I: Iterator<Item = T>>(self, input: I) -> Imap<I, R> {
+    pub(crate) fn imap<I: Iterator<Item = T>>(self, input: I) -> Imap<I, R> {
         let (feeder, output) = self.parts(input.size_hint().0);
         let mut imap = Imap {
             input: Some(input),
@@ -339,7 +339,7 @@ impl<T: Portable, R: Portable> Recipe<T, R> {
         imap
     }
 
-    pub(super) fn stream<S: Stream<Item = T>>(self, input: S) -> ImapStream<S, R> {
+    pub(crate) fn stream<S: Stream<Item = T>>(self, input: S) -> ImapStream<S, R> {
         let (feeder, output) = self.parts(input.size_hint().0);
         ImapStream {
             input: Some(Box::pin(input)),
@@ -364,15 +364,11 @@ where
             output,
         } = self;
         while let Some(items) = input
-            && output.window.len() < feeder.limit()
+            && output.window.len() < feeder.limit
         {
             if let Err(error) = feeder.scheduler.check() {
                 output.last = Some(error);
                 *input = None;
-                return;
-            }
-            // Who waits for the first result need not wait for what comes later.
-            if output.window.len() >= feeder.workers && output.window.has_ready() {
                 return;
             }
             let chunksize = feeder.chunksize;
@@ -404,6 +400,7 @@ where
                 None => return self.output.last.take().map(Err),
                 Some(Err(TaskError::Timeout)) => return Some(Err(TaskError::Timeout)),
                 Some(outcome) => {
+                    self.feeder.widen();
                     if self.output.receive(outcome) {
                         self.input = None;
                     }
@@ -511,7 +508,7 @@ where
     /// Reads on, as far as the look-ahead goes, and remembers to wake the caller when there is more.
     fn feed(&mut self, context: &mut Context<'_>) {
         while let Some(input) = &mut self.input
-            && self.output.window.len() < self.feeder.limit()
+            && self.output.window.len() < self.feeder.limit
         {
             if self.buffer.is_empty()
                 && let Err(error) = self.feeder.scheduler.check()
@@ -574,6 +571,7 @@ where
             self.feed(context);
             match self.output.window.poll_next(context) {
                 Poll::Ready(Some(outcome)) => {
+                    self.feeder.widen();
                     if self.output.receive(outcome) {
                         self.input = None;
                     }

@@ -1,7 +1,7 @@
 //! A pool of workers, for one function over many items.
 
 mod gather;
-mod imap;
+pub(crate) mod imap;
 mod promise;
 mod result;
 mod spread;
@@ -21,15 +21,19 @@ use crate::{
     backend::Backend,
     builder::{Builder, Built},
     chunk::Chunk,
-    engine::{Scheduler, scheduler::Hiring},
-    error::{Error, TaskError},
+    engine::{Scheduler, room::Admission, scheduler::Hiring},
+    error::{Error, Full, TaskError},
     executor::TaskFuture,
+    stats::Stats,
     task::{Callable, IntoTask, Portable},
 };
 use gather::{Cut, Gather};
 use imap::Recipe;
 use promise::Promise;
 use spread::Spread;
+
+/// How many chunks of an [`imap`](WorkerPool::imap) are under way at most, for each worker.
+const AHEAD: usize = 4;
 
 /// A fixed number of workers, all of which are started at once.
 ///
@@ -138,16 +142,90 @@ impl WorkerPool {
         Ok(self.apply_async(task)?.get()?)
     }
 
+    /// What it and its workers are doing at this moment.
+    pub fn stats(&self) -> Stats {
+        self.scheduler.stats()
+    }
+
     /// Has a task run on a worker.
+    ///
+    /// # Blocking
+    ///
+    /// Where [`max_pending`](Builder::max_pending) is set, as long as so many tasks wait; use
+    /// [`apply_queued`](WorkerPool::apply_queued) in async code.
     ///
     /// # Errors
     ///
     /// [`Error::NotRunning`].
     pub fn apply_async<M, T: IntoTask<M>>(&self, task: T) -> Result<AsyncResult<T::Output>, Error> {
         self.check()?;
+        let admission = self.scheduler.admit();
+        admission.wait();
+        Ok(self.apply_admitted(task, admission))
+    }
+
+    /// Has a task run on a worker, unless as many wait as [`max_pending`](Builder::max_pending) allows;
+    /// never waits. The inner error gives the task back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, Error, WorkerPool};
+    /// # fn main() -> Result<(), Error> {
+    /// let builder = WorkerPool::builder().max_workers(1).max_pending(10);
+    /// let pool = builder.backend(Backend::Threading).build()?;
+    /// match pool.try_apply_async(|| 6 * 7)? {
+    ///     Ok(result) => assert_eq!(result.get()?, 42),
+    ///     Err(full) => println!("busy, later: {:?}", full.into_inner()()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_apply_async<M, T: IntoTask<M>>(
+        &self,
+        task: T,
+    ) -> Result<Result<AsyncResult<T::Output>, Full<T>>, Error> {
+        self.check()?;
+        Ok(match self.scheduler.admit_now() {
+            Some(admission) => Ok(self.apply_admitted(task, admission)),
+            None => Err(Full(task)),
+        })
+    }
+
+    /// Like [`apply_async`](WorkerPool::apply_async), from async code: waits while as many tasks wait for
+    /// a worker as [`max_pending`](Builder::max_pending) allows.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future before it is ready submits nothing, and loses the place in line.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`].
+    pub fn apply_queued<M, T: IntoTask<M>>(
+        &self,
+        task: T,
+    ) -> impl Future<Output = Result<AsyncResult<T::Output>, Error>> + Send {
         let task = task.into_task();
-        let future = TaskFuture::submit(task, &self.scheduler);
-        Ok(AsyncResult::of_task(future))
+        async move {
+            self.check()?;
+            let admission = self.scheduler.admit();
+            admission.wait_async().await;
+            Ok(self.apply_admitted(task, admission))
+        }
+    }
+
+    fn apply_admitted<M, T: IntoTask<M>>(
+        &self,
+        task: T,
+        admission: Admission<'_>,
+    ) -> AsyncResult<T::Output> {
+        let future = TaskFuture::submit(task.into_task(), &self.scheduler, Some(&admission));
+        AsyncResult::of_task(future)
     }
 
     /// Calls the function with each item on the workers, and gives all results in the order of the
@@ -647,6 +725,7 @@ impl Chunks<'_> {
         Ok(Recipe {
             scheduler: Arc::clone(&self.pool.scheduler),
             workers: self.pool.workers,
+            ahead: AHEAD.saturating_mul(self.pool.workers),
             chunk: Chunk::of(function),
             chunksize: self.size.unwrap_or(1),
             ordered,

@@ -67,6 +67,11 @@ fn number_of_thread() -> u64 {
         sync::atomic::{AtomicU64, Ordering},
     };
     static NEXT: AtomicU64 = AtomicU64::new(1);
+    #[cfg(freethreading_loom)]
+    loom::thread_local! {
+        static NUMBER: Cell<u64> = Cell::new(0);
+    }
+    #[cfg(not(freethreading_loom))]
     thread_local! {
         // Without a destructor, so it is there until the very end of the thread.
         static NUMBER: Cell<u64> = const { Cell::new(0) };

@@ -292,6 +292,7 @@ impl RawLock {
     /// then somebody else may. Says whether it was given back.
     pub(super) fn inherit(self, dead: Dead, before: impl FnOnce()) -> bool {
         let is_its = |word: u64| word & !(WAITED_FOR | NOTED) == held_by(dead.process);
+        // Acquire: what was done under the lock before the dead one had it is seen, and so by who has it next.
         if !is_its(self.word().load(Ordering::Acquire)) {
             return false;
         }
@@ -347,10 +348,8 @@ impl Resource for RawLock {
         }
     }
 
-    fn handed(&mut self) {
-        // Acquire: what was done under the lock before is seen.
-        self.word().load(Ordering::Acquire);
-    }
+    /// What was done under the lock before came with the message.
+    fn handed(&mut self) {}
 
     fn left(&mut self, slot: &Locked, _list: usize) {
         self.tidy(slot);

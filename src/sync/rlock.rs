@@ -195,7 +195,7 @@ impl RawRLock {
         while let Some(tenure) = self.tenure_of(owner) {
             let is_last = tenure & COUNT == 1;
             if is_last && owner.is_this_thread() {
-                // Nobody else has anything to release, and it is not about to acquire.
+                // Nobody else has anything to release, unless by mistake, and it is not about to acquire.
                 self.tenure().store(tenure - 1, Ordering::Relaxed);
             } else if !self.change(tenure, tenure - 1) {
                 continue;

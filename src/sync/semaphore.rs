@@ -165,7 +165,9 @@ impl RawSemaphore {
     /// What a waiter was told that is gone.
     pub(super) fn bequeath(self, message: State) {
         if message == State::Handed {
-            self.word().fetch_add(PERMIT, Ordering::Release);
+            // Relaxed: who takes the permit sees what was done before it came here, since nobody has
+            // done anything with it.
+            self.word().fetch_add(PERMIT, Ordering::Relaxed);
         }
         self.tell(1);
     }

@@ -22,7 +22,7 @@ use super::{Portable, Task};
 use crate::{
     codec,
     engine::{
-        self, Callbacks, Job, Orders, Payload, Request, Runner,
+        self, Job, Orders, Payload, Request, Runner, Settled,
         processes::{
             reactor,
             wire::{self, Carriage},
@@ -273,26 +273,28 @@ impl<W: Work> TaskCell<W> {
         runner.flatten()
     }
 
-    fn settle_with(&self, outcome: Outcome<W::Output>) -> Callbacks {
+    fn settle_with(&self, outcome: Outcome<W::Output>) -> Settled {
         let mut state = self.state.lock();
         if state.is_settled() {
             drop(state);
             unwind::contain(|| drop(outcome));
-            return Callbacks::None;
+            return Settled {
+                calls_back: false,
+                failed: true,
+            };
         }
+        let failed = matches!(outcome, Outcome::Error(_));
         let settled = Stage::Settled {
             outcome,
             published: false,
         };
         let before = std::mem::replace(&mut state.stage, settled);
-        let callbacks = match &state.waiting {
-            Some(waiting) if waiting.calls_back() => Callbacks::Waiting,
-            _ => Callbacks::None,
-        };
+        let waiting = state.waiting.as_ref();
+        let calls_back = waiting.is_some_and(|waiting| waiting.calls_back());
         drop(state);
         // Arguments of a task that will not run.
         unwind::contain(|| drop(before));
-        callbacks
+        Settled { calls_back, failed }
     }
 
     /// The state once the outcome is decided; blocks until then, or until the deadline.
@@ -371,7 +373,7 @@ impl<W: Work> Job for TaskCell<W> {
         (self.name)()
     }
 
-    fn call(&self, limit: Option<Duration>) -> Option<Callbacks> {
+    fn call(&self, limit: Option<Duration>) -> Option<Settled> {
         let Input::Work(work) = self.begin(None, limit)? else {
             unreachable!("an encoded task was given to a thread");
         };
@@ -413,6 +415,10 @@ impl<W: Work> Job for TaskCell<W> {
         waiting.map_or(Orders::default(), |waiting| waiting.orders)
     }
 
+    fn is_settled(&self) -> bool {
+        self.state.lock().is_settled()
+    }
+
     fn error(&self) -> Option<TaskError> {
         match &self.state.lock().stage {
             Stage::Settled {
@@ -423,7 +429,7 @@ impl<W: Work> Job for TaskCell<W> {
         }
     }
 
-    fn settle(&self, outcome: Result<Payload, TaskError>) -> Callbacks {
+    fn settle(&self, outcome: Result<Payload, TaskError>) -> Settled {
         self.settle_with(match outcome {
             Ok(payload) => Outcome::Encoded(Box::new(payload)),
             Err(error) => Outcome::Error(error),
@@ -559,7 +565,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
                 return matches!(
                     outcome,
                     Outcome::Error(
-                        TaskError::Cancelled | TaskError::Killed(_) | TaskError::Terminated
+                        TaskError::Cancelled | TaskError::Killed(_) | TaskError::Terminated(_)
                     )
                 );
             }

@@ -7,16 +7,17 @@ use std::{
 
 use crate::arena;
 
-/// Who knows of a worker thread's task.
+/// A worker thread that knows what it runs.
 pub(crate) trait Duty {
-    /// Whether there is a task, and it is to end.
+    /// Whether that is to end.
     fn is_cancelled(&self) -> bool;
 }
 
 thread_local! {
+    /// Whether this thread, a worker's, runs a task.
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+    /// The worker, if that is the thread and not the process.
     static DUTY: RefCell<Option<Arc<dyn Duty>>> = const { RefCell::new(None) };
-    /// Whether it is a task of this process as a worker.
-    static OF_PROCESS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether the task that calls this is to end: it was killed, its time is over, or its executor does
@@ -50,23 +51,27 @@ thread_local! {
 /// # }
 /// ```
 pub fn cancelled() -> bool {
-    if OF_PROCESS.get() {
-        return arena::process::is_asked();
+    if !IN_TASK.get() {
+        return false;
     }
     // The value is gone while the thread ends.
     let duty = DUTY.try_with(|duty| duty.borrow().clone());
-    matches!(duty, Ok(Some(duty)) if duty.is_cancelled())
+    match duty {
+        Ok(Some(duty)) => duty.is_cancelled(),
+        Ok(None) => arena::process::is_asked(),
+        Err(_) => false,
+    }
 }
 
-/// The calling thread works for this worker from now on.
+/// The calling thread is this worker.
 pub(crate) fn set(duty: Arc<dyn Duty>) {
     DUTY.set(Some(duty));
 }
 
-/// Runs a task of this process as a worker.
-pub(crate) fn of_process<T>(task: impl FnOnce() -> T) -> T {
-    OF_PROCESS.set(true);
+/// Runs a task of the calling thread's worker; it does not unwind.
+pub(crate) fn run<T>(task: impl FnOnce() -> T) -> T {
+    IN_TASK.set(true);
     let result = task();
-    OF_PROCESS.set(false);
+    IN_TASK.set(false);
     result
 }

@@ -11,7 +11,14 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{backend::Backend, engine::Runner, error::TaskError, latch::Latch};
+use crate::{
+    backend::Backend,
+    engine::Runner,
+    error::TaskError,
+    latch::Latch,
+    stats::{Moment, Tally, WorkerStats},
+    trace,
+};
 
 /// Idents of thread workers start above every process id, so that no two workers share one.
 const FIRST_THREAD_IDENT: u64 = 1 << 32;
@@ -25,6 +32,8 @@ pub(crate) struct Record {
     name: Mutex<String>,
     daemon: AtomicBool,
     ident: OnceLock<u64>,
+    /// Its number within its crew.
+    rank: OnceLock<usize>,
     /// The thread or process, once it was started.
     runner: OnceLock<Weak<dyn Runner>>,
     /// It has ended, and is not to be listed any more; changes under the registry's lock.
@@ -62,6 +71,7 @@ impl Record {
             name: Mutex::new(String::new()),
             daemon: AtomicBool::new(daemon),
             ident: OnceLock::new(),
+            rank: OnceLock::new(),
             runner: OnceLock::new(),
             unlisted: AtomicBool::new(false),
             ended: Latch::new(),
@@ -78,6 +88,24 @@ impl Record {
 
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What the worker is, with what it has done and is doing.
+    pub(crate) fn stats(
+        &self,
+        tally: &Tally,
+        task: Option<&'static str>,
+        since: Option<Moment>,
+    ) -> WorkerStats {
+        WorkerStats {
+            name: self.name(),
+            ident: self.ident(),
+            rank: self.rank(),
+            running_for: since.filter(|_| task.is_some()).map(Moment::elapsed),
+            task,
+            completed: tally.completed(),
+            failed: tally.failed(),
+        }
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -127,6 +155,14 @@ impl Record {
         self.daemon.store(daemon, Ordering::Relaxed);
     }
 
+    pub(crate) fn rank(&self) -> Option<usize> {
+        self.rank.get().copied()
+    }
+
+    pub(crate) fn set_rank(&self, rank: usize) {
+        let _ = self.rank.set(rank);
+    }
+
     pub(crate) fn ident(&self) -> Option<u64> {
         self.ident.get().copied()
     }
@@ -137,7 +173,9 @@ impl Record {
     pub(crate) fn begin(self: &Arc<Self>, pid: Option<u32>, runner: Arc<dyn Runner>) {
         let _ = self.runner.set(Arc::downgrade(&runner));
         let ident = pid.map_or(FIRST_THREAD_IDENT + self.id, u64::from);
-        let _ = self.ident.set(ident);
+        if self.ident.set(ident).is_ok() {
+            trace::worker_started(&self.name(), pid);
+        }
         let mut registry = REGISTRY.lock();
         if !self.unlisted.load(Ordering::Relaxed) {
             registry.insert(self.id, Arc::clone(self));
@@ -152,6 +190,7 @@ impl Record {
             self.unlisted.store(true, Ordering::Relaxed);
             registry.remove(&self.id);
         }
+        trace::worker_ended(&self.name(), &how);
         self.ended.set(how);
     }
 

@@ -1,6 +1,7 @@
 //! What the tests share. Not every test crate uses all of it.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub mod examples;
 pub mod ways;
 
 use std::{

@@ -18,6 +18,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::{Errno, fcntl_dupfd_cloexec},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
     stdio,
 };
 use tokio::runtime::Handle;
@@ -181,6 +182,9 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
             false => None,
         },
     }))?;
+    if let Some(limit) = setup.memory_limit {
+        limit_memory(limit)?;
+    }
     become_worker(setup);
 
     let mut frame = Vec::new();
@@ -204,25 +208,46 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
 
 fn become_worker(setup: Setup) {
     backend::inherit(setup.backend);
-    record::set_process_worker(Record::of_process(setup.name, setup.daemon));
+    let record = Record::of_process(setup.name, setup.daemon);
+    if let Some(rank) = setup.rank {
+        // A rank that this machine cannot count to is that of no worker.
+        let _ = usize::try_from(rank).map(|rank| record.set_rank(rank));
+    }
+    record::set_process_worker(record);
+}
+
+/// From now on this process has at most so many bytes of memory of its own. What it shares with others
+/// does not count.
+fn limit_memory(limit: u64) -> io::Result<()> {
+    // It may have been limited before, which cannot be undone.
+    let maximum = getrlimit(Resource::Data).maximum;
+    let limit = Some(maximum.map_or(limit, |maximum| maximum.min(limit)));
+    let limit = Rlimit {
+        current: limit,
+        maximum: limit,
+    };
+    setrlimit(Resource::Data, limit)
+        .map_err(|error| io::Error::other(format!("its memory cannot be limited: {error}")))
 }
 
 /// Runs one task and leaves its reply in `frame`; gives what the result names if the task went well.
 fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<Option<Luggage>> {
     let mut payload = &request[..];
-    let (id, function, reply) = match codec::decode_first(&mut payload) {
+    let (id, function, reply, origin) = match codec::decode_first(&mut payload) {
         Ok(ToWorker::Run {
             id,
             function,
             reply,
-        }) => (id, function, reply),
+            origin,
+        }) => (id, function, reply, origin),
         other => return Err(io::Error::other(format!("unexpected request: {other:?}"))),
     };
     wire::begin(frame, &FromWorker::Done { id });
     let done = match Entry::find(function) {
         Ok(entry) => {
-            duty::of_process(|| entry.run(payload, (reply == Reply::Value).then_some(frame)))
-                .map_err(RunFailure::Task)
+            let run = || entry.run(payload, (reply == Reply::Value).then_some(frame));
+            let run = || origin.run(entry.function_name(), run);
+            duty::run(run).map_err(RunFailure::Task)
         }
         Err(why) => Err(RunFailure::Mismatch(why)),
     };

@@ -10,6 +10,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::PathBuf,
     process::Stdio,
     sync::OnceLock,
 };
@@ -88,6 +89,33 @@ impl Launcher {
     }
 }
 
+/// What a worker process finds around it, where that is not what its parent has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Surroundings {
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) current_dir: Option<PathBuf>,
+}
+
+impl Surroundings {
+    fn apply(&self, command: &mut Command) {
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        if let Some(current_dir) = &self.current_dir {
+            command.current_dir(current_dir);
+        }
+    }
+
+    /// The system does not say what it is that does not exist.
+    fn explain(&self, error: io::Error) -> io::Error {
+        match &self.current_dir {
+            Some(dir) if !dir.is_dir() => io::Error::new(
+                error.kind(),
+                format!("{error}: its directory, {}", dir.display()),
+            ),
+            _ => error,
+        }
+    }
+}
+
 /// A worker process that was just started.
 pub(super) struct Launched {
     pub(super) child: Child,
@@ -100,18 +128,23 @@ pub(super) struct Launched {
     pub(super) place: Option<(Place, Ticket)>,
 }
 
-/// Starts a worker process; the caller must be in the context of a tokio runtime.
+/// Starts a worker process, and gives the pipe that is its standard error; the caller must be in the context of a tokio runtime.
 ///
 /// The system call is `posix_spawn`, since nothing here needs code to run between fork and exec.
-pub(super) fn launch(launcher: Option<&Launcher>) -> io::Result<Launched> {
+pub(super) fn launch(
+    launcher: Option<&Launcher>,
+    surroundings: &Surroundings,
+) -> io::Result<(Launched, pipe::Receiver)> {
     let (input_end, input) = io::pipe()?;
     let (output, output_end) = io::pipe()?;
+    let (errors, errors_end) = io::pipe()?;
     for pipe in [input.as_fd(), output.as_fd()] {
         // The kernel may have run out of room for large pipes: a small one is slower, nothing else.
         let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
     }
     let input = pipe::Sender::from_owned_fd(input.into())?;
     let output = pipe::Receiver::from_owned_fd(output.into())?;
+    let errors = pipe::Receiver::from_owned_fd(errors.into())?;
     let mut place = None;
     let mut command = match launcher {
         None => {
@@ -121,6 +154,7 @@ pub(super) fn launch(launcher: Option<&Launcher>) -> io::Result<Launched> {
             }
             let shared = arena::ticket_for_child();
             let memory = shared.as_ref().map(|&(.., file)| file);
+            surroundings.apply(&mut command);
             command
                 .env(MARKER, HANDED_OVER)
                 .stdin(hand_over(input_end.as_fd(), memory)?);
@@ -129,6 +163,7 @@ pub(super) fn launch(launcher: Option<&Launcher>) -> io::Result<Launched> {
         }
         Some(launcher) => {
             let mut command = Command::new(&launcher.program);
+            surroundings.apply(&mut command);
             command
                 .args(&launcher.args)
                 .env(MARKER, ON_STDIO)
@@ -138,18 +173,21 @@ pub(super) fn launch(launcher: Option<&Launcher>) -> io::Result<Launched> {
     };
     let child = command
         .stdout(Stdio::from(OwnedFd::from(output_end)))
-        .spawn()?;
+        .stderr(Stdio::from(OwnedFd::from(errors_end)))
+        .spawn()
+        .map_err(|error| surroundings.explain(error))?;
     let pid = child.id().expect("the child was not waited for yet");
     if let Some((place, _)) = &place {
         place.fill(pid);
     }
-    Ok(Launched {
+    let launched = Launched {
         pid,
         child,
         input,
         output,
         place,
-    })
+    };
+    Ok((launched, errors))
 }
 
 /// A socket from which the child receives its end of a pipe, this process's standard output, and the

@@ -2,13 +2,14 @@
 //!
 //! - [`launcher`] starts the process, [`child`] is what the process does,
 //! - [`wire`] is what they say to each other,
-//! - [`link`] is the parent's end of one worker,
+//! - [`link`] is the parent's end of one worker, [`stderr`] what becomes of its error output,
 //! - [`reactor`] is the thread that all links live on.
 
 pub(crate) mod child;
 pub(crate) mod launcher;
 mod link;
 pub(crate) mod reactor;
+mod stderr;
 pub(crate) mod wire;
 
 use std::sync::Arc;
@@ -18,47 +19,74 @@ use crate::{
     backend::Backend,
     error::{Error, StartError, TaskError},
     init,
+    worker::record::Record,
 };
-use launcher::Launcher;
+use launcher::{Launcher, Surroundings};
 use link::{Link, Terms};
+use stderr::Errors;
 use wire::Carriage;
 
 /// The largest frame, where the user says nothing else.
 pub(crate) const DEFAULT_MAX_FRAME_LEN: usize = 1 << 30;
 
+/// How worker processes are to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) launcher: Option<Launcher>,
+    pub(crate) max_frame_len: usize,
+    /// How much memory each may have of its own, in bytes.
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) surroundings: Surroundings,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            launcher: None,
+            max_frame_len: DEFAULT_MAX_FRAME_LEN,
+            memory_limit: None,
+            surroundings: Surroundings::default(),
+        }
+    }
+}
+
 /// Starts worker processes.
 pub(crate) struct Processes {
     launcher: Option<Launcher>,
+    surroundings: Surroundings,
     terms: Terms,
 }
 
 impl Processes {
-    pub(crate) fn new(launcher: Option<Launcher>, max_frame_len: usize) -> Result<Self, Error> {
+    pub(crate) fn new(options: Options) -> Result<Self, Error> {
         init::check()?;
         Ok(Processes {
             terms: Terms {
                 backend: Backend::of_thread(),
-                max_frame_len,
-                remote: launcher.is_some(),
+                max_frame_len: options.max_frame_len,
+                memory_limit: options.memory_limit,
+                remote: options.launcher.is_some(),
             },
-            launcher,
+            launcher: options.launcher,
+            surroundings: options.surroundings,
         })
     }
 }
 
 impl Engine for Processes {
-    fn start(&self, scheduler: &Arc<Scheduler>) -> Result<(), TaskError> {
-        let record = scheduler.recruit();
+    fn start(&self, scheduler: &Arc<Scheduler>, record: &Arc<Record>) -> Result<(), TaskError> {
         let id = threads::runner_id();
         let failed = |error| TaskError::Start(StartError::new(&record.name(), error));
         let reactor = reactor::handle().map_err(failed)?;
-        let launched = {
+        let (launched, errors) = {
             // The child is registered with the reactor by the thread that starts it.
             let _context = reactor.enter();
-            launcher::launch(self.launcher.as_ref()).map_err(failed)?
+            launcher::launch(self.launcher.as_ref(), &self.surroundings).map_err(failed)?
         };
         let (pid, scheduler) = (launched.pid, Arc::clone(scheduler));
-        let link = Arc::new(Link::new(id, Arc::clone(&record), scheduler, pid));
+        let errors = Errors::pass_on(errors, &reactor);
+        let link = Link::new(id, Arc::clone(record), scheduler, pid, errors);
+        let link = Arc::new(link);
         link.enlist();
         record.begin(Some(pid), Arc::clone(&link) as Arc<dyn Runner>);
         // The link's task ends by itself, with the process.

@@ -17,13 +17,14 @@ use crate::{
         encoded::EncodedTask,
         entry::{Entry, Failure, FunctionId},
     },
+    trace::Origin,
 };
 
 /// The environment variable that makes a process a worker of the process that started it.
 pub(crate) const MARKER: &str = "FREETHREADING_WORKER";
 
 /// Distinguishes this protocol from whatever else a program may write, and from its other versions.
-pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0002;
+pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0003;
 
 /// The largest frame until both sides know each other.
 pub(super) const GREETING_LIMIT: usize = 64 * 1024;
@@ -39,6 +40,8 @@ pub(super) enum ToWorker {
         id: u64,
         function: FunctionId,
         reply: Reply,
+        /// Where the task comes from.
+        origin: Origin,
     },
 }
 
@@ -48,6 +51,10 @@ pub(super) struct Setup {
     pub(super) protocol: u64,
     pub(super) name: String,
     pub(super) daemon: bool,
+    /// Its number within its crew.
+    pub(super) rank: Option<u64>,
+    /// How much memory it may have of its own, in bytes.
+    pub(super) memory_limit: Option<u64>,
     /// Whether it ends after one task, with a code that says how that went.
     pub(super) solo: bool,
     /// The default backend of the program.
@@ -156,7 +163,8 @@ pub(crate) fn request<A: Serialize>(
     carriage: Carriage,
     args: &A,
 ) -> Result<Request, TaskError> {
-    let (frame, luggage) = build_request(id, entry, reply, carriage, |frame| {
+    let origin = Origin::here();
+    let (frame, luggage) = build_request(id, entry, reply, origin, carriage, |frame| {
         codec::encode(args, frame, Part::Argument, carriage.reach)
     })?;
     Ok(Request {
@@ -172,7 +180,8 @@ pub(super) fn request_encoded(
     task: &EncodedTask,
     carriage: Carriage,
 ) -> Result<Vec<u8>, TaskError> {
-    let built = build_request(id, task.entry, Reply::Nothing, carriage, |frame| {
+    let origin = Origin::none();
+    let built = build_request(id, task.entry, Reply::Nothing, origin, carriage, |frame| {
         frame.extend_from_slice(&task.payload);
         task.check(carriage.reach)
     });
@@ -183,6 +192,7 @@ fn build_request<T>(
     id: u64,
     entry: &'static Entry,
     reply: Reply,
+    origin: Origin,
     carriage: Carriage,
     payload: impl FnOnce(&mut Vec<u8>) -> Result<T, CodecError>,
 ) -> Result<(Vec<u8>, T), TaskError> {
@@ -196,6 +206,7 @@ fn build_request<T>(
             id,
             function,
             reply,
+            origin,
         },
     );
     let payload = payload(&mut frame).map_err(TaskError::Encode)?;

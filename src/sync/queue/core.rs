@@ -12,14 +12,14 @@ use std::{
     time::Instant,
 };
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserializer, Serializer, ser};
 
 use super::shared::{GETTERS, JOINERS, PUTTERS, RawQueue};
 use crate::{
     arena::{
         handle::Handle,
-        look::{Looker, look},
+        look::Looker,
         passage::{self, Reach},
         ring::{Parcel, Reserve},
         slot::{Kind, LISTS, Locked, SlotRef},
@@ -28,6 +28,7 @@ use crate::{
     },
     codec,
     error::{CodecError, Error, GetError, Part, PutError, TooManyTaskDone},
+    spin::SpinLock,
     task::Portable,
 };
 
@@ -50,7 +51,8 @@ struct Local<T> {
     maxsize: usize,
     /// The items are in the arena, and will stay there.
     shared: AtomicBool,
-    mode: Mutex<Mode<T>>,
+    mode: SpinLock<Mode<T>>,
+    moving: Mutex<()>,
     /// Tells that the items are no longer on their way.
     moved: Condvar,
     codec: std::sync::OnceLock<ItemCodec<T>>,
@@ -108,20 +110,11 @@ impl<T> Local<T> {
         Arc::new(Local {
             maxsize,
             shared: AtomicBool::new(matches!(mode, Mode::Shared)),
-            mode: Mutex::new(mode),
+            mode: SpinLock::new(mode),
+            moving: Mutex::new(()),
             moved: Condvar::new(),
             codec: std::sync::OnceLock::new(),
         })
-    }
-
-    #[inline]
-    fn lock(&self) -> MutexGuard<'_, Mode<T>> {
-        self.mode.try_lock().unwrap_or_else(|| self.lock_slow())
-    }
-
-    #[cold]
-    fn lock_slow(&self) -> MutexGuard<'_, Mode<T>> {
-        look(Looker::Items, || self.mode.try_lock()).unwrap_or_else(|| self.mode.lock())
     }
 
     #[inline]
@@ -136,15 +129,32 @@ impl<T> Local<T> {
         if self.is_shared() {
             return Found::Shared;
         }
-        let mut mode = self.lock();
         loop {
-            match &mut *mode {
+            match &mut *self.mode.lock() {
                 Mode::Plain(plain) => return Found::Plain(access(plain)),
                 Mode::Shared => return Found::Shared,
                 Mode::Moving(by) if *by == thread::current().id() => return Found::Moving,
-                Mode::Moving(_) => self.moved.wait(&mut mode),
+                Mode::Moving(_) => {}
             }
+            self.wait_until_moved();
         }
+    }
+
+    /// Waits for the thread that moves the items.
+    #[cold]
+    fn wait_until_moved(&self) {
+        let mut moving = self.moving.lock();
+        while matches!(*self.mode.lock(), Mode::Moving(_)) {
+            self.moved.wait(&mut moving);
+        }
+    }
+
+    /// The items are where they are to stay.
+    fn settle(&self, mode: Mode<T>) {
+        *self.mode.lock() = mode;
+        // Who has seen that they were on their way waits by now.
+        drop(self.moving.lock());
+        self.moved.notify_all();
     }
 
     /// The same for who has locked the slot, and so must not wait: who moves the items tells those in
@@ -710,20 +720,23 @@ impl<T: Portable> Core<T> {
         }
         let _ = local.codec.set(ItemCodec::new());
         let plain = {
-            let mut mode = local.mode.lock();
             loop {
-                match &mut *mode {
+                let mut mode = local.mode.lock();
+                match &*mode {
                     Mode::Shared => return Ok(()),
                     Mode::Moving(by) if *by == thread::current().id() => {
                         return Err("a queue cannot be an item of itself".into());
                     }
-                    Mode::Moving(_) => local.moved.wait(&mut mode),
-                    Mode::Plain(_) => break,
+                    Mode::Moving(_) => {}
+                    Mode::Plain(_) => {
+                        let moving = Mode::Moving(thread::current().id());
+                        if let Mode::Plain(plain) = mem::replace(&mut *mode, moving) {
+                            break plain;
+                        }
+                    }
                 }
-            }
-            match mem::replace(&mut *mode, Mode::Moving(thread::current().id())) {
-                Mode::Plain(plain) => plain,
-                Mode::Moving(_) | Mode::Shared => unreachable!("it was plain just now"),
+                drop(mode);
+                local.wait_until_moved();
             }
         };
         // User code runs here, and no lock is held; who wants an item meanwhile waits for us.
@@ -735,12 +748,11 @@ impl<T: Portable> Core<T> {
                     .map_err(|error| error.to_string())
             });
         if moved.is_err() {
-            *local.mode.lock() = Mode::Plain(plain);
+            local.settle(Mode::Plain(plain));
         } else {
             // The items, and whatever their destructors do, outside of all locks.
             drop(plain);
         }
-        local.moved.notify_all();
         moved
     }
 
@@ -749,14 +761,13 @@ impl<T: Portable> Core<T> {
         {
             let slot = self.raw().0.lock();
             self.raw().fill(&slot, parcels, unfinished)?;
-            *self.local.mode.lock() = Mode::Shared;
             // Release: who sees it sees the codec.
             self.local.shared.store(true, Ordering::Release);
+            self.local.settle(Mode::Shared);
             for list in 0..LISTS {
                 slot.pop_all(list, &mut wakes, LOOK_AGAIN);
             }
         }
-        self.local.moved.notify_all();
         wakes.wake();
         Ok(())
     }

@@ -1,0 +1,60 @@
+//! Frames to and from one worker process.
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::net::unix::pipe;
+
+use super::{Ending, Replies};
+
+/// A frame, or the reason why there is none.
+pub(super) fn checked(
+    reply: Option<std::io::Result<BytesMut>>,
+    replies: &Replies,
+) -> Result<BytesMut, Ending> {
+    match reply {
+        Some(Ok(reply)) => Ok(reply),
+        // It ended in the middle of a frame, or the pipe broke: its exit status says more.
+        None => Err(Ending::Closed),
+        Some(Err(error)) if error.kind() != std::io::ErrorKind::InvalidData => Err(Ending::Closed),
+        Some(Err(_)) => {
+            let buffer = replies.read_buffer();
+            let len = buffer
+                .first_chunk()
+                .map_or(0, |len| u64::from_be_bytes(*len));
+            let limit = replies.decoder().max_frame_length();
+            let start = excerpt(buffer);
+            Err(Ending::Protocol(format!(
+                "a frame of {len} bytes, where the limit is {limit}; it begins with {start}"
+            )))
+        }
+    }
+}
+
+/// The start of what a process said, for a message.
+pub(super) fn excerpt(bytes: &[u8]) -> String {
+    format!(
+        "{:?}",
+        String::from_utf8_lossy(&bytes[..bytes.len().min(64)])
+    )
+}
+
+/// Writes as much as the pipe takes, but something.
+pub(super) async fn write_some(input: &pipe::Sender, bytes: &Bytes) -> std::io::Result<usize> {
+    loop {
+        input.writable().await?;
+        match input.try_write(bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+pub(super) async fn write_all(input: &pipe::Sender, bytes: &[u8]) -> Result<(), Ending> {
+    let mut rest = Bytes::copy_from_slice(bytes);
+    while !rest.is_empty() {
+        match write_some(input, &rest).await {
+            Ok(written) => rest.advance(written),
+            Err(_) => return Err(Ending::Closed),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! How the parent and a new worker process come to know each other.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use tokio::{net::unix::pipe, process::Child};
+
+use super::{
+    Ending, INITIALIZER, Link, Replies, Terms,
+    frames::{checked, excerpt, write_all},
+};
+use crate::{
+    arena, codec,
+    engine::{
+        processes::{
+            launcher,
+            wire::{self, Carriage, FromWorker, PROTOCOL, Setup, ToWorker},
+        },
+        scheduler::Setback,
+    },
+    error::TaskError,
+};
+
+impl Link {
+    /// Tells the process what it is, and hears what it is.
+    pub(super) async fn greet(
+        &self,
+        input: pipe::Sender,
+        replies: &mut Replies,
+        terms: Terms,
+        ticket: Option<arena::Ticket>,
+    ) -> Result<(), Ending> {
+        let setup = wire::message(&ToWorker::Setup(Setup {
+            protocol: PROTOCOL,
+            name: self.record.name(),
+            daemon: self.record.daemon(),
+            rank: self.record.rank().map(|rank| rank as u64),
+            memory_limit: terms.memory_limit,
+            solo: self.scheduler.is_solo(),
+            backend: terms.backend,
+            max_frame_len: terms.max_frame_len as u64,
+            fingerprint: terms.remote,
+            arena: ticket,
+        }));
+        let input = Arc::new(input);
+        // Before anything is said: the process must not see the pipe's end while it is being killed.
+        self.state.lock().input = Some(Arc::clone(&input));
+        write_all(&input, &setup).await?;
+        let reply = replies.next().await;
+        let hello = checked(reply, replies)?;
+        let (protocol, fingerprint) = match codec::decode_first(&mut &hello[..]) {
+            Ok(FromWorker::Hello {
+                protocol,
+                fingerprint,
+            }) => (protocol, fingerprint),
+            _ => return Err(Ending::Protocol(format!("it said {}", excerpt(&hello)))),
+        };
+        let mismatch = |why: &str| {
+            Err(Ending::Useless(Setback::Death(TaskError::Mismatch(
+                why.into(),
+            ))))
+        };
+        if protocol != PROTOCOL {
+            return mismatch("it speaks another version of the protocol");
+        }
+        if terms.remote {
+            match launcher::fingerprint() {
+                Ok(ours) if fingerprint == Some(ours) => {}
+                Ok(_) => return mismatch("its executable is another build"),
+                Err(error) => return mismatch(&format!("this executable cannot be read: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the process run the initializer.
+    pub(super) async fn initialize(
+        &self,
+        replies: &mut Replies,
+        child: &mut Child,
+        carriage: Carriage,
+    ) -> Result<(), Ending> {
+        let Some(initializer) = self.scheduler.initializer() else {
+            return Ok(());
+        };
+        let failed = |error| Err(Ending::Useless(Setback::Initializer(error)));
+        let frame = match wire::request_encoded(INITIALIZER, initializer, carriage) {
+            Ok(frame) => frame,
+            Err(error) => return failed(error),
+        };
+        let Some(input) = self.state.lock().input.clone() else {
+            return Err(Ending::Closed);
+        };
+        let answer = async {
+            write_all(&input, &frame).await?;
+            let reply = replies.next().await;
+            checked(reply, replies)
+        };
+        let reply = tokio::select! {
+            biased;
+            reply = answer => reply,
+            () = self.killed() => return Err(Ending::Killed),
+            // Where the pipe stays open, since another process has it.
+            _ = child.wait() => Err(Ending::Closed),
+        };
+        match reply.map(|reply| codec::decode_first(&mut &reply[..])) {
+            Ok(Ok(FromWorker::Done { id: INITIALIZER })) => Ok(()),
+            Ok(Ok(FromWorker::Failed {
+                id: INITIALIZER,
+                failure,
+            })) => failed(failure.into()),
+            Ok(other) => Err(Ending::Protocol(format!(
+                "it said {other:?} to its initializer"
+            ))),
+            Err(Ending::Closed) => Err(Ending::ClosedInInitializer),
+            Err(ending) => Err(ending),
+        }
+    }
+}

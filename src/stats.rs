@@ -1,0 +1,93 @@
+//! What there is to see of an executor or a pool at work.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// What an executor or a pool and its workers are doing, at one moment; see
+/// [`WorkerPoolExecutor::stats`](crate::WorkerPoolExecutor::stats) and
+/// [`WorkerPool::stats`](crate::WorkerPool::stats).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How many tasks wait for a worker. Those that were cancelled count until a worker passes them over.
+    pub queued: usize,
+    /// How many tasks the workers are at.
+    pub running: usize,
+    /// How many tasks have given a result, since the beginning.
+    pub completed: u64,
+    /// How many tasks have begun and given an error instead.
+    pub failed: u64,
+    /// How many workers were started in the place of one that had ended.
+    pub restarted: u64,
+    /// The workers that there are.
+    pub workers: Vec<WorkerStats>,
+}
+
+/// What one worker is doing.
+///
+/// The task of a [`map`](crate::WorkerPool::map) is a chunk, or all that a worker does for it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// Its name.
+    pub name: String,
+    /// Its [`ident`](crate::Worker::ident): for a process, the process id.
+    pub ident: Option<u64>,
+    /// Its [`rank`](crate::Worker::rank).
+    pub rank: Option<usize>,
+    /// The function of the task that it is at, if it is at one.
+    pub task: Option<&'static str>,
+    /// For how long it has been at that task; exact to some milliseconds.
+    pub running_for: Option<Duration>,
+    /// How many of its tasks have given a result.
+    pub completed: u64,
+    /// How many of its tasks have given an error.
+    pub failed: u64,
+}
+
+/// Counts a worker's tasks. One at a time ends, so nobody else writes.
+#[derive(Default)]
+pub(crate) struct Tally {
+    completed: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Tally {
+    #[inline]
+    pub(crate) fn count(&self, failed: bool) {
+        let count = match failed {
+            true => &self.failed,
+            false => &self.completed,
+        };
+        // Relaxed: the result is published afterwards, and with it the count.
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn completed(&self) -> u64 {
+        self.completed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// A moment, told by a clock that costs next to nothing and ticks every few milliseconds.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment(Timespec);
+
+impl Moment {
+    #[inline]
+    pub(crate) fn now() -> Self {
+        Moment(clock_gettime(ClockId::MonotonicCoarse))
+    }
+
+    pub(crate) fn elapsed(self) -> Duration {
+        let passed = Moment::now().0 - self.0;
+        passed.try_into().unwrap_or_default()
+    }
+}

@@ -1,0 +1,140 @@
+use loom::{future::block_on, sync::Arc, thread};
+
+use super::{NO_TIME, poll};
+use crate::{
+    arena::models::{Protected, elsewhere, model},
+    sync::{Condition, Lock},
+};
+
+#[test]
+fn loom_condition_hears_every_change() {
+    model(5, || {
+        let lock = Lock::new();
+        let condition = Condition::with_lock(&lock);
+        let value = Protected::new();
+        let notifier = {
+            let (condition, value) = (condition.clone(), Arc::clone(&value));
+            elsewhere(move || {
+                let guard = condition.lock();
+                value.add();
+                guard.notify(1).unwrap();
+            })
+        };
+        let mut guard = condition.lock();
+        guard.wait_for(|| value.get() == 1).unwrap();
+        drop(guard);
+        notifier.join().unwrap();
+        assert!(!lock.locked());
+    });
+}
+
+/// A thread and a task go on one after the other, each with the lock.
+#[test]
+fn loom_condition_notifies_all() {
+    model(1, || {
+        let condition = Condition::new();
+        let value = Protected::new();
+        let thread = {
+            let (condition, value) = (condition.clone(), Arc::clone(&value));
+            thread::spawn(move || {
+                let mut guard = condition.lock();
+                guard.wait_for(|| value.get() > 0).unwrap();
+                value.add();
+            })
+        };
+        let task = {
+            let (condition, value) = (condition.clone(), Arc::clone(&value));
+            thread::spawn(move || {
+                block_on(async {
+                    let mut guard = condition.lock_async().await;
+                    while value.get() == 0 {
+                        guard.wait_async().await.unwrap();
+                    }
+                    value.add();
+                })
+            })
+        };
+        {
+            let guard = condition.lock();
+            value.add();
+            guard.notify_all().unwrap();
+        }
+        thread.join().unwrap();
+        task.join().unwrap();
+        assert_eq!(value.get(), 3);
+        assert!(condition.try_acquire());
+    });
+}
+
+#[test]
+fn loom_condition_passes_on_what_a_dropped_waiter_was_told() {
+    model(4, || {
+        let condition = Condition::with_lock(&Lock::new());
+        condition.acquire();
+        let mut fickle = Box::pin(condition.wait_async());
+        assert!(poll(fickle.as_mut()).is_pending());
+        condition.acquire();
+        let mut steady = Box::pin(condition.wait_async());
+        assert!(poll(steady.as_mut()).is_pending());
+        let notifier = {
+            let condition = condition.clone();
+            thread::spawn(move || {
+                let guard = condition.lock();
+                guard.notify(1).unwrap();
+            })
+        };
+        drop(fickle);
+        block_on(steady).unwrap();
+        condition.release().unwrap();
+        notifier.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_condition_holds_the_lock_when_the_time_is_up() {
+    model(4, || {
+        let lock = Lock::new();
+        let condition = Condition::with_lock(&lock);
+        let value = Protected::new();
+        let notifier = {
+            let (condition, value) = (condition.clone(), Arc::clone(&value));
+            elsewhere(move || {
+                let guard = condition.lock();
+                value.add();
+                guard.notify(1).unwrap();
+            })
+        };
+        let mut guard = condition.lock();
+        if guard.wait_timeout(NO_TIME).unwrap() {
+            assert_eq!(value.get(), 1);
+        }
+        value.add();
+        drop(guard);
+        notifier.join().unwrap();
+        assert_eq!(value.get(), 2);
+        assert!(!lock.locked());
+    });
+}
+
+/// The lock of a condition may be released by anybody, also while a notification is under way.
+#[test]
+fn loom_condition_wakes_though_the_lock_was_released_meanwhile() {
+    model(None, || {
+        let lock = Lock::new();
+        let condition = Condition::with_lock(&lock);
+        lock.acquire();
+        let mut wait = Box::pin(condition.wait_async());
+        assert!(poll(wait.as_mut()).is_pending());
+        lock.acquire();
+        let releaser = {
+            let lock = lock.clone();
+            thread::spawn(move || lock.release().unwrap())
+        };
+        let notified = condition.notify(1).is_ok();
+        releaser.join().unwrap();
+        if notified {
+            block_on(wait).unwrap();
+            assert!(lock.locked());
+        }
+    });
+}

@@ -1,0 +1,123 @@
+//! Spans for tasks and events of workers, with the feature `trace`; without it, nothing.
+//!
+//! A task runs in a span `task` with the path of its function. On a thread that is a child of the span in
+//! which the task was submitted. A worker process has a subscriber of its own, if the program gives it
+//! one, which knows nothing of the spans of others: there the span says by `origin` and `origin_id`
+//! which one it was.
+
+#[cfg(feature = "trace")]
+mod imp {
+    use serde::{Deserialize, Serialize};
+    use tracing::Span;
+
+    use crate::{
+        engine::{Request, processes::wire::Carriage},
+        error::TaskError,
+        task::cell::Work,
+    };
+
+    /// The span in which a task was submitted, for another process.
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    pub(crate) struct Origin(Option<(u64, String)>);
+
+    impl Origin {
+        pub(crate) fn here() -> Self {
+            let span = Span::current();
+            let named = span.id().zip(span.metadata());
+            Origin(named.map(|(id, metadata)| (id.into_u64(), metadata.name().to_owned())))
+        }
+
+        pub(crate) fn none() -> Self {
+            Origin(None)
+        }
+
+        /// Runs a task that came from there.
+        pub(crate) fn run<T>(self, function: &'static str, task: impl FnOnce() -> T) -> T {
+            let span = match self.0 {
+                Some((origin_id, origin)) => {
+                    tracing::info_span!("task", function, origin, origin_id)
+                }
+                None => tracing::info_span!("task", function),
+            };
+            span.in_scope(task)
+        }
+    }
+
+    /// Work that remembers in which span it was submitted.
+    pub(crate) struct Traced<W> {
+        span: Span,
+        work: W,
+    }
+
+    pub(crate) fn traced<W: Work>(work: W) -> Traced<W> {
+        let span = Span::current();
+        Traced { span, work }
+    }
+
+    impl<W: Work> Work for Traced<W> {
+        type Output = W::Output;
+
+        fn name(&self) -> fn() -> &'static str {
+            self.work.name()
+        }
+
+        fn call(self) -> W::Output {
+            let function = self.work.name()();
+            let span = tracing::info_span!(parent: &self.span, "task", function);
+            span.in_scope(|| self.work.call())
+        }
+
+        fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError> {
+            self.work.request(id, carriage)
+        }
+
+        fn decode(payload: &[u8]) -> Result<W::Output, TaskError> {
+            W::decode(payload)
+        }
+    }
+
+    pub(crate) fn worker_started(worker: &str, pid: Option<u32>) {
+        tracing::debug!(worker, pid, "a worker has started");
+    }
+
+    pub(crate) fn worker_ended(worker: &str, verdict: &Result<(), TaskError>) {
+        match verdict {
+            Ok(()) => tracing::debug!(worker, "a worker has ended"),
+            Err(error) => tracing::warn!(worker, %error, "a worker has ended"),
+        }
+    }
+}
+
+#[cfg(not(feature = "trace"))]
+mod imp {
+    use serde::{Deserialize, Serialize};
+
+    use crate::{error::TaskError, task::cell::Work};
+
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    pub(crate) struct Origin;
+
+    impl Origin {
+        pub(crate) fn here() -> Self {
+            Origin
+        }
+
+        pub(crate) fn none() -> Self {
+            Origin
+        }
+
+        pub(crate) fn run<T>(self, _function: &'static str, task: impl FnOnce() -> T) -> T {
+            task()
+        }
+    }
+
+    pub(crate) fn traced<W: Work>(work: W) -> W {
+        work
+    }
+
+    pub(crate) fn worker_started(_worker: &str, _pid: Option<u32>) {}
+
+    pub(crate) fn worker_ended(_worker: &str, _verdict: &Result<(), TaskError>) {}
+}
+
+pub(crate) use imp::*;

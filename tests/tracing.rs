@@ -1,0 +1,112 @@
+//! Spans and events, as a subscriber sees them here and in a worker process.
+#![cfg(feature = "trace")]
+
+mod common;
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use common::watched;
+use freethreading::{Backend, WorkerPoolExecutor};
+use tracing_subscriber::fmt::MakeWriter;
+
+freethreading::init_tests!();
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Log;
+
+    fn make_writer(&self) -> Log {
+        self.clone()
+    }
+}
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + 'static {
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(self.clone())
+            .finish()
+    }
+}
+
+fn work() {
+    tracing::info!("at work");
+}
+
+/// Has a worker process keep what it logs.
+fn keep_log() {
+    let log = Log::default();
+    // The span of this very task was entered before the subscriber was there.
+    tracing::subscriber::set_global_default(log.subscriber()).unwrap();
+    LOG.lock().unwrap().replace(log);
+}
+
+static LOG: Mutex<Option<Log>> = Mutex::new(None);
+
+fn work_and_tell() -> String {
+    work();
+    LOG.lock().unwrap().as_ref().unwrap().text()
+}
+
+#[test]
+fn a_task_says_where_it_was_submitted() {
+    watched(|| {
+        let log = Log::default();
+        // Worker threads have no subscriber of their own, so it has to be everybody's.
+        tracing::subscriber::set_global_default(log.subscriber()).unwrap();
+        {
+            let executor = WorkerPoolExecutor::builder().max_workers(1);
+            let executor = executor.backend(Backend::Threading).build().unwrap();
+            let request = tracing::info_span!("request", number = 7);
+            let future = request.in_scope(|| executor.submit(work));
+            future.result().unwrap();
+            executor.shutdown(true, false);
+        }
+        let text = log.text();
+        let line = text.lines().find(|line| line.contains("at work")).unwrap();
+        assert!(line.contains("request{number=7}:task{"), "{line}");
+        assert!(line.contains("work"), "{line}");
+        assert!(text.contains("a worker has started"), "{text}");
+        assert!(text.contains("a worker has ended"), "{text}");
+        in_a_worker_process();
+    });
+}
+
+fn in_a_worker_process() {
+    let executor = WorkerPoolExecutor::builder().max_workers(1);
+    let executor = executor.backend(Backend::Multiprocessing).build().unwrap();
+    executor.submit(keep_log).result().unwrap();
+    let request = tracing::info_span!("request", number = 8);
+    let id = request.id().unwrap().into_u64();
+    let future = request.in_scope(|| executor.submit(work_and_tell));
+    let text = future.result().unwrap();
+    let line = text.lines().find(|line| line.contains("at work")).unwrap();
+    assert!(line.contains("task{"), "{line}");
+    assert!(line.contains("origin=\"request\""), "{line}");
+    assert!(line.contains(&format!("origin_id={id}")), "{line}");
+    // What comes from nowhere says so by saying nothing.
+    let text = executor.submit(work_and_tell).result().unwrap();
+    assert!(!text.lines().last().unwrap().contains("origin"), "{text}");
+}
