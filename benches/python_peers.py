@@ -253,7 +253,7 @@ for case, cores in (
 
 MAPPED = size(1_000_000, 200_000)
 # Where each is a chunk, fewer must do.
-SINGLES = size(20_000, 1_000)
+SINGLES = size(5_000, 1_000)
 
 
 def whole_map(pool):
