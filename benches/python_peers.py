@@ -253,7 +253,7 @@ for case, cores in (
 
 MAPPED = size(1_000_000, 200_000)
 # Where each is a chunk, fewer must do.
-SINGLES = size(20_000, 1_000)
+SINGLES = size(5_000, 1_000)
 
 
 def whole_map(pool):
@@ -387,9 +387,12 @@ def run(index):
     """The figure of a peer, from a process of its own, of which nothing is left."""
     command = [sys.executable, __file__, "--peer", str(index)]
     command += ["--quick"] if QUICK else []
-    # A file: other processes than this one may keep a pipe open.
-    with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(command, stdout=output, start_new_session=True)
+    # Files: other processes than this one may keep a pipe open. What is said at the end, by pools that are
+    # left as they are, is of interest where there is no figure.
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            command, stdout=output, stderr=errors, start_new_session=True
+        )
         try:
             child.wait(size(120, 30))
         except subprocess.TimeoutExpired:
@@ -400,7 +403,12 @@ def run(index):
             pass
         child.wait()
         output.seek(0)
-        return json.load(output)
+        errors.seek(0)
+        try:
+            return json.load(output)
+        except json.JSONDecodeError:
+            sys.stderr.buffer.write(errors.read())
+            raise
 
 
 def main():
