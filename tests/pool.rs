@@ -836,6 +836,29 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn a_terminated_map_of_which_a_part_was_done_may_have_run() {
+        watched(|| {
+            let pool = WorkerPool::new(1).unwrap();
+            let [before, behind] = [GateKeeper::new(), GateKeeper::new()];
+            let first = pool.apply_async(task!(pass(before.gate()))).unwrap();
+            before.wait_for(1);
+            let mapping = pool.map_async(square, 0..1000).unwrap();
+            let held = pool.apply_async(task!(pass(behind.gate()))).unwrap();
+            before.open();
+            first.get().unwrap();
+            behind.wait_for(1);
+            pool.terminate();
+            assert!(held.get().is_err());
+            // A thread has done it all by now, a process as much as it is given at a time.
+            match mapping.get() {
+                Ok(results) => assert_eq!(results, squares(0..1000)),
+                Err(error) => assert_eq!(error.effect(), Effect::MayHaveRun),
+            }
+            behind.open();
+        });
+    }
+
+    #[test]
     fn those_who_wait_in_all_ways_learn_of_the_end() {
         watched(|| {
             for dropped in [false, true] {

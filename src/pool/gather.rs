@@ -24,7 +24,7 @@ use crate::{
         processes::{reactor, wire::Carriage},
         scheduler::Hold,
     },
-    error::TaskError,
+    error::{Effect, TaskError},
     executor::TaskFuture,
     task::{
         Portable,
@@ -249,10 +249,16 @@ impl<I: Portable, R: Portable> Gather<I, R> {
 
     /// The first error is the result; what has not begun is cancelled.
     fn fail(&self, error: TaskError) {
-        let (running, items, results) = {
+        let (error, running, items, results) = {
             let mut state = self.state.lock();
             state.over = true;
+            let begun = state.results.iter().any(Option::is_some);
             (
+                match error {
+                    // That is what became of this chunk, not of all.
+                    TaskError::Terminated(_) if begun => TaskError::Terminated(Effect::MayHaveRun),
+                    error => error,
+                },
                 mem::take(&mut state.running),
                 mem::replace(&mut state.items, Vec::new().into_iter()),
                 mem::take(&mut state.results),
