@@ -1028,3 +1028,23 @@ fn a_thread_of_a_pool_may_drop_it() {
         assert_eq!(result.get().unwrap(), [7]);
     });
 }
+
+/// A chunk is as large as a frame can carry, however quickly its items are done.
+#[test]
+fn chunks_fit_into_their_frames() {
+    watched(|| {
+        let pool = WorkerPool::builder()
+            .max_workers(2)
+            .backend(Backend::Multiprocessing)
+            .max_frame_len(64 << 10)
+            .build()
+            .unwrap();
+        let texts = (0..200).map(|_| "x".repeat(10_000));
+        let lengths = pool.map(|text: String| text.len(), texts).unwrap();
+        assert_eq!(lengths, vec![10_000; 200]);
+        let repeated = pool
+            .map(|n: usize| "x".repeat(n), vec![10_000; 200])
+            .unwrap();
+        assert!(repeated.iter().all(|text| text.len() == 10_000));
+    });
+}

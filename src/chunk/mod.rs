@@ -79,6 +79,16 @@ pub(crate) enum Values<R> {
     FromElsewhere(std::vec::IntoIter<R>),
 }
 
+impl<R> Values<R> {
+    /// How many are left.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Values::Here(piece) => piece.as_slice().len(),
+            Values::FromElsewhere(values) => values.len(),
+        }
+    }
+}
+
 impl<R> Iterator for Values<R> {
     type Item = R;
 

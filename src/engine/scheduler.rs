@@ -622,7 +622,7 @@ impl Scheduler {
             }
         }
         let wanted = !state.queue.is_empty() || (self.hires_at_once() && !state.is_over());
-        if state.broken.is_none() && wanted && state.live < self.max() {
+        if state.broken.is_none() && !state.terminated && wanted && state.live < self.max() {
             state.live += 1;
             let called = self.call(&mut state);
             drop(state);

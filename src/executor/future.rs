@@ -112,6 +112,11 @@ impl<R> TaskFuture<R> {
         self.shared.succeeded()
     }
 
+    /// How large the encoded arguments or, once it is there, the encoded result is, in bytes.
+    pub(crate) fn encoded_len(&self) -> Option<usize> {
+        self.shared.encoded_len()
+    }
+
     /// Has the watcher told when the task is over; `false` if it is already.
     pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) -> bool {
         self.shared.watch(watcher, number)

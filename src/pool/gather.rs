@@ -66,6 +66,8 @@ struct State<I, R> {
     /// Where the results go, unless they come from another process.
     outputs: Option<Carver<R>>,
     chunksize: usize,
+    /// How many bytes an item has taken, or its result, encoded, at most so far.
+    item_len: usize,
     running: HashMap<usize, Running<R>>,
     /// How many chunks were cut whose results are not there.
     open: usize,
@@ -78,6 +80,14 @@ struct Running<R> {
     /// `None` until it is submitted.
     future: Option<TaskFuture<ChunkResult<R>>>,
     since: Instant,
+}
+
+impl<I, R> State<I, R> {
+    /// So many items, or their results, took so many bytes.
+    fn weigh(&mut self, count: usize, encoded_len: Option<usize>) {
+        let each = encoded_len.unwrap_or(0).div_ceil(count.max(1));
+        self.item_len = self.item_len.max(each);
+    }
 }
 
 impl<I: Portable, R: Portable> Gather<I, R> {
@@ -110,6 +120,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 items: items.into_iter(),
                 outputs,
                 chunksize,
+                item_len: 0,
                 running: HashMap::new(),
                 open: 0,
                 results: Vec::new(),
@@ -128,6 +139,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             let Some((number, items, piece)) = self.cut_next() else {
                 return self.finish();
             };
+            let count = items.len();
             let work = ChunkWork {
                 chunk: self.chunk,
                 items,
@@ -143,6 +155,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             let hold = self.hold.lock().clone();
             {
                 let mut state = self.state.lock();
+                state.weigh(count, future.encoded_len());
                 match state.running.get_mut(&number) {
                     Some(running) => running.future = Some(future),
                     // All is over; a task that nobody waits for is not submitted any more.
@@ -170,6 +183,11 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             // The last ones are small, so that all workers are through at the same time.
             let share = left.div_ceil(AHEAD * self.workers);
             state.chunksize = state.chunksize.min(share);
+            if let Some(carriage) = self.carriage {
+                // Others may be larger than those that were seen.
+                let most = carriage.max_frame_len / 4 / state.item_len.max(1);
+                state.chunksize = state.chunksize.min(most).max(1);
+            }
         }
         let State {
             items,
@@ -194,6 +212,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
         let Some(running) = self.state.lock().running.remove(&number) else {
             return;
         };
+        let encoded_len = running.future.as_ref().and_then(TaskFuture::encoded_len);
         let outcome = match running.future {
             // Decoding is code of a user: not under the lock.
             Some(future) => future.result(),
@@ -209,6 +228,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                     drop(state);
                     return unwind::contain(|| drop(values));
                 }
+                state.weigh(values.len(), encoded_len);
                 if self.adaptive {
                     let took = running.since.elapsed();
                     if took < SHORT {

@@ -232,8 +232,8 @@ impl WorkerPool {
     /// items.
     ///
     /// How many items a worker gets at a time follows from how long they take: threads take what is left
-    /// to others, so that a slow item keeps nobody from the rest, and for processes chunks grow to some
-    /// milliseconds of work. [`chunksize`](WorkerPool::chunksize) is how to choose it.
+    /// to others, so that behind a slow item wait only the few that were claimed with it, about a
+    /// microsecond of work; and for processes chunks grow to some milliseconds of it. [`chunksize`](WorkerPool::chunksize) is how to choose it.
     ///
     /// # Blocking
     ///

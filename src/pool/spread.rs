@@ -2,7 +2,7 @@
 //!
 //! Every worker has a range of the items and works it off from the front, a few items at a time: as many
 //! as take about a microsecond, so one if it takes longer. A worker that has nothing left takes the rear
-//! half of the longest range that another has. So nothing waits behind a slow item while a worker is
+//! half of the longest range that another has. So little waits behind a slow item while a worker is
 //! idle, and the price per item is next to nothing.
 //!
 //! The ranges are words of their own: moving a range's ends is all there is to claiming and stealing.

@@ -499,6 +499,8 @@ pub(crate) trait Shared<R>: Send + Sync {
     fn forget(&self, key: u64);
     /// Takes the result if it is there, else remembers to wake the caller.
     fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<R, TaskError>>;
+    /// How large the encoded arguments or, once it is there, the encoded result is, in bytes.
+    fn encoded_len(&self) -> Option<usize>;
     /// Has the one watcher told; `false` if the outcome is decided already.
     fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) -> bool;
     /// Keeps the callback, or gives it back if the outcome is decided.
@@ -630,6 +632,17 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
     fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<W::Output, TaskError>> {
         self.poll_settled(context)
             .map(|state| self.take_settled(state))
+    }
+
+    fn encoded_len(&self) -> Option<usize> {
+        match &self.state.lock().stage {
+            Stage::Pending(Input::Request(request)) => Some(request.frame.len()),
+            Stage::Settled {
+                outcome: Outcome::Encoded(payload),
+                ..
+            } => Some(payload.bytes.len()),
+            _ => None,
+        }
     }
 
     fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) -> bool {
