@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Arena, bell,
+    blocks::{BlockTag, Blocks},
     pool::{self, Pool, Units},
     process,
-    ring::{BlockTag, Blocks},
     sys::Mapping,
 };
 use crate::shim::{AtomicBool, Mutex};

@@ -5,13 +5,14 @@
 //! - [`waiter`] and [`wait`] are the event count, [`bell`] wakes tasks from other processes, [`look`] is what
 //!   is done before going to sleep,
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
-//! - [`ring`] holds the items of shared queues.
+//! - [`blocks`] are memory in larger pieces, and [`ring`] holds the items of shared queues in them.
 //!
 //! There is one arena in a program: one anonymous file, mapped by the program and by every worker
 //! process of this machine. It is made when it is first needed. A large range of addresses is
 //! reserved; memory stands behind what is in use.
 
 pub(crate) mod bell;
+mod blocks;
 pub(crate) mod handle;
 pub(crate) mod look;
 pub(crate) mod passage;
@@ -53,7 +54,7 @@ pub(crate) struct Arena {
     pub(crate) waiters: Pool<Node>,
     pub(super) records: Pool<Record>,
     pub(super) processes: Pool<Process>,
-    pub(crate) blocks: ring::Blocks,
+    pub(crate) blocks: blocks::Blocks,
     /// Where this process's tasks leave their wakers.
     locals: boxcar::Vec<Local>,
     /// This process's waiters that nobody uses now.

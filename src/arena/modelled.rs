@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Arena,
+    blocks::Blocks,
     pool::{Pool, Shared, Unit, Units},
     process::{self, Place},
-    ring::Blocks,
     sys::Mapping,
 };
 use crate::shim::{AtomicBool, Mutex};

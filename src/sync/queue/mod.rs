@@ -1,6 +1,9 @@
 //! First in, first out: [`Queue`], and in [`simple`] `SimpleQueue`; [`core`] is what both are made of.
 
 mod core;
+mod get;
+mod join;
+mod put;
 mod shared;
 pub(crate) mod simple;
 
@@ -8,8 +11,8 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use self::core::{Core, Joining};
 pub(crate) use self::shared::RawQueue;
+use self::{core::Core, join::Joining};
 use crate::{
     arena::{
         slot::Kind,

@@ -1,0 +1,165 @@
+//! The memory that grows and shrinks: blocks of bytes, claimed and given back by any process at any time.
+#![allow(unsafe_code)]
+
+use std::{io, mem::MaybeUninit, ops::Range};
+
+use super::{
+    me,
+    pool::{Pool, Unit},
+    sys::Mapping,
+};
+use crate::shim::{AtomicU32, AtomicU64, Ordering};
+
+/// Bytes in a block.
+pub(super) const BLOCK: usize = 64 << 10;
+
+/// What is known of a block; its bytes are elsewhere.
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct BlockTag {
+    tag: AtomicU64,
+    /// The next block of the stream.
+    pub(super) next: AtomicU32,
+    /// The slot that it belongs to, once it is part of the stream.
+    pub(super) slot: AtomicU32,
+}
+
+impl Unit for BlockTag {
+    fn tag(&self) -> &AtomicU64 {
+        &self.tag
+    }
+
+    fn reset(&self) {
+        // Relaxed: freeing the unit publishes it.
+        self.next.store(0, Ordering::Relaxed);
+        self.slot.store(0, Ordering::Relaxed);
+    }
+
+    #[cfg(freethreading_loom)]
+    fn new() -> Self {
+        BlockTag::default()
+    }
+}
+
+const IN_USE: u16 = 1;
+
+/// All blocks there are.
+pub(crate) struct Blocks {
+    pub(super) tags: Pool<BlockTag>,
+    mapping: &'static Mapping,
+    start: usize,
+    pub(super) count: usize,
+}
+
+impl Blocks {
+    pub(super) fn new(
+        tags: Pool<BlockTag>,
+        mapping: &'static Mapping,
+        range: Range<usize>,
+    ) -> Self {
+        Blocks {
+            tags,
+            mapping,
+            start: range.start,
+            count: range.len() / BLOCK,
+        }
+    }
+
+    fn offset(&self, index: u32) -> usize {
+        self.start + index as usize * BLOCK
+    }
+
+    pub(super) fn claim(&self) -> io::Result<u32> {
+        let (index, tag) = self.tags.claim(me(), IN_USE)?;
+        let backed = match (index as usize) < self.count {
+            true => self.mapping.back(self.offset(index), BLOCK),
+            false => Err(io::Error::other(
+                "the arena is full: there are no more blocks",
+            )),
+        };
+        if let Err(error) = backed {
+            self.tags.free(index, tag);
+            return Err(error);
+        }
+        Ok(index)
+    }
+
+    /// The memory goes back to the system.
+    pub(super) fn free(&self, index: u32) {
+        if let Some(tag) = self.tags.get(index) {
+            // Where that fails, the memory is there for the next one.
+            let _ = self.mapping.give_back(self.offset(index), BLOCK);
+            self.tags.free(index, tag);
+        }
+    }
+
+    /// Frees the blocks that a dead process had not made part of a stream yet.
+    pub(super) fn free_all_of(&self, process: u16) {
+        for (index, _, tag) in self.tags.used() {
+            if !tag.is_free() && tag.owner == process {
+                self.free(index);
+            }
+        }
+    }
+
+    /// Frees those of a slot's blocks that are not among these.
+    pub(super) fn free_others(&self, slot: u32, kept: &[u32]) {
+        for (index, block, tag) in self.tags.used() {
+            let is_its =
+                !tag.is_free() && tag.owner == 0 && block.slot.load(Ordering::Relaxed) == slot;
+            if is_its && !kept.contains(&index) {
+                self.free(index);
+            }
+        }
+    }
+
+    /// Whether a block is part of this slot's stream, or about to be.
+    pub(super) fn belongs(&self, index: u32, slot: u32) -> bool {
+        self.tags.get(index).is_some_and(|block| {
+            let owner = block.slot.load(Ordering::Relaxed);
+            (index as usize) < self.count && (owner == slot || owner == 0)
+        })
+    }
+
+    pub(super) fn next(&self, index: u32) -> Option<u32> {
+        let next = self.tags.get(index)?.next.load(Ordering::Relaxed);
+        (next != 0 && (next as usize) < self.count).then_some(next)
+    }
+
+    /// Copies bytes into a block.
+    pub(super) fn write(&self, index: u32, offset: usize, bytes: &[u8]) {
+        let at = self.mapping.at(self.offset(index) + offset, bytes.len());
+        if let Some(at) = at
+            && offset + bytes.len() <= BLOCK
+        {
+            // SAFETY: the range lies within a block, which is mapped and was backed when it was
+            // claimed. No Rust reference to it exists; that no other process uses it is what the mutex
+            // is for, and one that does so all the same can do damage to the bytes, which are
+            // checked when they are read.
+            unsafe {
+                bytes
+                    .as_ptr()
+                    .copy_to_nonoverlapping(at.as_ptr(), bytes.len())
+            };
+        }
+    }
+
+    /// Fills a buffer with bytes of a block; `false` if they do not lie in one.
+    pub(super) fn read(&self, index: u32, offset: usize, out: &mut [MaybeUninit<u8>]) -> bool {
+        let len = out.len();
+        let Some(at) = self.mapping.at(self.offset(index) + offset, len) else {
+            return false;
+        };
+        if offset + len > BLOCK {
+            return false;
+        }
+        // SAFETY: as above for the source; any bytes are valid. The target is a slice of this process's
+        // own memory, which does not overlap the mapping.
+        unsafe {
+            at.cast::<MaybeUninit<u8>>()
+                .as_ptr()
+                .copy_to_nonoverlapping(out.as_mut_ptr(), len);
+        }
+        true
+    }
+}

@@ -1,0 +1,188 @@
+//! Taking an item out.
+
+use std::{mem, time::Instant};
+
+use super::{
+    core::{Core, Found, Plain},
+    shared::{GETTERS, PUTTERS},
+};
+use crate::{
+    arena::{
+        look::Looker,
+        ring::{Parcel, Reserve},
+        slot::{Locked, SlotRef},
+        wait::{Miss, Resource, WaitAsync, Waiting},
+        waiter::{State, Wakes},
+    },
+    error::{CodecError, GetError, Part},
+};
+
+impl<T: Send + 'static> Core<T> {
+    #[inline]
+    pub(super) fn get(&self, deadline: Option<Instant>) -> Result<T, GetError> {
+        // What is most likely, without any preparation.
+        if let Found::Plain(Some(item)) = self.try_get_plain() {
+            return Ok(item);
+        }
+        let mut getting = Getting::new(self);
+        let taken = getting
+            .attempt()
+            .or_else(|| Waiting::new(getting).block(deadline));
+        self.unpack(taken)
+    }
+
+    pub(super) fn get_nowait(&self) -> Result<T, GetError> {
+        self.unpack(Getting::new(self).attempt())
+    }
+
+    pub(super) fn get_until(&self, deadline: Option<Instant>) -> Result<T, GetError> {
+        self.get(deadline)
+    }
+
+    pub(super) async fn get_async(&self) -> Result<T, GetError> {
+        if let Found::Plain(Some(item)) = self.try_get_plain() {
+            return Ok(item);
+        }
+        let taken = WaitAsync::new(Getting::new(self)).await;
+        self.unpack(Some(taken))
+    }
+
+    /// The item that was taken.
+    #[inline]
+    fn unpack(&self, taken: Option<Taken<T>>) -> Result<T, GetError> {
+        match taken {
+            None => Err(GetError::Empty),
+            Some(Taken::Item(item)) => Ok(item),
+            Some(Taken::Parcel(parcel)) => {
+                let item = (self.local.codec().decode)(&parcel.bytes);
+                parcel.release_luggage();
+                item.map_err(GetError::Decode)
+            }
+            Some(Taken::Damaged(why)) => {
+                let error = CodecError::new(Part::Result, std::any::type_name::<T>(), &why);
+                Err(GetError::Decode(error.of_item()))
+            }
+        }
+    }
+}
+
+impl<T> Core<T> {
+    /// Takes an item of this process, if there is one.
+    #[inline]
+    fn try_get_plain(&self) -> Found<Option<T>> {
+        match self.local.with(Plain::try_get) {
+            Found::Plain(Some((item, waited_for))) => {
+                if waited_for {
+                    self.tell(PUTTERS, false);
+                }
+                Found::Plain(Some(item))
+            }
+            Found::Plain(None) => Found::Plain(None),
+            Found::Shared => Found::Shared,
+            Found::Moving => Found::Moving,
+        }
+    }
+}
+
+/// What came out of a queue.
+enum Taken<T> {
+    Item(T),
+    Parcel(Parcel),
+    Damaged(&'static str),
+}
+
+impl<T> From<Result<Parcel, &'static str>> for Taken<T> {
+    fn from(parcel: Result<Parcel, &'static str>) -> Self {
+        match parcel {
+            Ok(parcel) => Taken::Parcel(parcel),
+            Err(why) => Taken::Damaged(why),
+        }
+    }
+}
+
+/// A get that has not got anything yet.
+struct Getting<'a, T> {
+    core: &'a Core<T>,
+    wakes: Wakes,
+    /// Blocks to be freed.
+    spent: Reserve,
+}
+
+impl<'a, T> Getting<'a, T> {
+    fn new(core: &'a Core<T>) -> Self {
+        Getting {
+            core,
+            wakes: Wakes::default(),
+            spent: Reserve::default(),
+        }
+    }
+}
+
+impl<T> Resource for Getting<'_, T> {
+    type Output = Taken<T>;
+
+    const CONTENDED: Option<Looker> = Some(Looker::Queue);
+
+    fn slot(&self) -> SlotRef {
+        self.core.handle.slot()
+    }
+
+    #[inline]
+    fn attempt(&mut self) -> Option<Taken<T>> {
+        match self.core.try_get_plain() {
+            Found::Plain(item) => item.map(Taken::Item),
+            Found::Moving => None,
+            Found::Shared => {
+                let raw = self.core.raw();
+                // Only a look, while it is empty: others want to write.
+                if raw.len() == 0 {
+                    return None;
+                }
+                let taken = raw.try_get(&raw.0.lock(), &mut self.spent, &mut self.wakes);
+                self.unlocked();
+                taken.map(Taken::from)
+            }
+        }
+    }
+
+    fn attempt_or_join(&mut self, slot: &Locked) -> Result<Taken<T>, Miss> {
+        let found = self.core.local.with_locked(slot, |plain| {
+            let got = plain.try_get();
+            plain.waited_for[GETTERS] |= got.is_none();
+            got
+        });
+        match found {
+            Found::Plain(Some((item, waited_for))) => {
+                if waited_for {
+                    self.wakes.extend(slot.pop(PUTTERS, State::Notified));
+                    self.core.tidy(slot, PUTTERS);
+                }
+                Ok(Taken::Item(item))
+            }
+            Found::Plain(None) | Found::Moving => Err(Miss::Join(GETTERS)),
+            Found::Shared => self
+                .core
+                .raw()
+                .try_get(slot, &mut self.spent, &mut self.wakes)
+                .map(Taken::from)
+                .ok_or(Miss::Join(GETTERS)),
+        }
+    }
+
+    fn unlocked(&mut self) {
+        mem::take(&mut self.wakes).wake();
+        drop(mem::take(&mut self.spent));
+    }
+
+    fn handed(&mut self) -> Taken<T> {
+        unreachable!("queues hand nothing to waiters")
+    }
+
+    fn left(&mut self, slot: &Locked, list: usize) {
+        self.core.tidy(slot, list);
+    }
+
+    fn pass_on(&mut self, _message: State, _outcome: u32) {
+        self.core.tell(GETTERS, false);
+    }
+}
