@@ -3,16 +3,38 @@
 
 #[cfg(not(freethreading_loom))]
 mod imp {
+    pub(crate) use crate::spin::SpinLock;
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::{
         hint,
-        sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+        sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
         thread::{self, Thread},
     };
 
     use std::{ops::Deref, time::Duration};
 
     use rustix::thread::futex;
+
+    /// What the checker sees whether two use it at the same time.
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) fn new(value: T) -> Self {
+            UnsafeCell(std::cell::UnsafeCell::new(value))
+        }
+
+        /// To read it.
+        #[inline]
+        pub(crate) fn with<R>(&self, access: impl FnOnce(*const T) -> R) -> R {
+            access(self.0.get())
+        }
+
+        /// To write it.
+        #[inline]
+        pub(crate) fn with_mut<R>(&self, access: impl FnOnce(*mut T) -> R) -> R {
+            access(self.0.get())
+        }
+    }
 
     /// Waits to be unparked, for so long at most; may return at any time.
     pub(crate) fn park(timeout: Option<Duration>) {
@@ -58,11 +80,13 @@ mod imp {
 
 #[cfg(freethreading_loom)]
 mod imp {
+    pub(crate) use self::Mutex as SpinLock;
     pub(crate) use loom::{
+        cell::UnsafeCell,
         hint,
         sync::{
             MutexGuard,
-            atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+            atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
         },
         thread::{self, Thread},
     };

@@ -4,13 +4,12 @@
 //! [`join`](super::join).
 
 use std::{
-    collections::VecDeque,
-    fmt, mem,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, ThreadId},
+    thread,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -18,7 +17,8 @@ use serde::{Deserializer, Serializer, ser};
 
 use super::{
     join::LOOK_AGAIN,
-    shared::{GETTERS, PUTTERS, RawQueue},
+    plain::{Plain, Stage},
+    shared::RawQueue,
 };
 use crate::{
     arena::{
@@ -30,7 +30,6 @@ use crate::{
     },
     codec,
     error::{CodecError, Error, Part},
-    spin::SpinLock,
     task::Portable,
 };
 
@@ -53,26 +52,11 @@ pub(super) struct Local<T> {
     pub(super) maxsize: usize,
     /// The items are in the arena, and will stay there.
     shared: AtomicBool,
-    mode: SpinLock<Mode<T>>,
+    pub(super) plain: Plain<T>,
     moving: Mutex<()>,
     /// Tells that the items are no longer on their way.
     moved: Condvar,
     codec: std::sync::OnceLock<ItemCodec<T>>,
-}
-
-enum Mode<T> {
-    Plain(Plain<T>),
-    /// A thread is encoding the items.
-    Moving(ThreadId),
-    Shared,
-}
-
-pub(super) struct Plain<T> {
-    pub(super) items: VecDeque<T>,
-    /// How many items were put and are not done.
-    pub(super) unfinished: usize,
-    /// In which lists of the slot somebody waits. Set and cleared under both mutexes, the slot's first.
-    pub(super) waited_for: [bool; LISTS],
 }
 
 /// How items are encoded; known once the queue is shared, which only queues of portable items can be.
@@ -98,21 +82,12 @@ impl<T: Portable> ItemCodec<T> {
     }
 }
 
-/// Where the items are at this moment.
-pub(super) enum Found<R> {
-    /// In this process; what was done with them.
-    Plain(R),
-    Shared,
-    /// On their way, by the very thread that asks.
-    Moving,
-}
-
 impl<T> Local<T> {
-    fn new(maxsize: usize, mode: Mode<T>) -> Arc<Self> {
+    fn new(maxsize: usize, stage: Stage) -> Arc<Self> {
         Arc::new(Local {
             maxsize,
-            shared: AtomicBool::new(matches!(mode, Mode::Shared)),
-            mode: SpinLock::new(mode),
+            shared: AtomicBool::new(stage == Stage::Shared),
+            plain: Plain::new(maxsize, stage),
             moving: Mutex::new(()),
             moved: Condvar::new(),
             codec: std::sync::OnceLock::new(),
@@ -125,52 +100,29 @@ impl<T> Local<T> {
         self.shared.load(Ordering::Acquire)
     }
 
-    /// Does something with the items, if they are here. Items must not be dropped in there.
+    /// Waits for another thread that moves the items, if one does; says whether it did.
     #[inline]
-    pub(super) fn with<R>(&self, access: impl FnOnce(&mut Plain<T>) -> R) -> Found<R> {
-        if self.is_shared() {
-            return Found::Shared;
-        }
-        loop {
-            match &mut *self.mode.lock() {
-                Mode::Plain(plain) => return Found::Plain(access(plain)),
-                Mode::Shared => return Found::Shared,
-                Mode::Moving(by) if *by == thread::current().id() => return Found::Moving,
-                Mode::Moving(_) => {}
-            }
+    pub(super) fn was_moving(&self, stage: Stage) -> bool {
+        let by_another = matches!(stage, Stage::Moving(by) if by != thread::current().id());
+        if by_another {
             self.wait_until_moved();
         }
+        by_another
     }
 
-    /// Waits for the thread that moves the items.
     #[cold]
     fn wait_until_moved(&self) {
         let mut moving = self.moving.lock();
-        while matches!(*self.mode.lock(), Mode::Moving(_)) {
+        while matches!(self.plain.stage(), Stage::Moving(_)) {
             self.moved.wait(&mut moving);
         }
     }
 
     /// The items are where they are to stay.
-    fn settle(&self, mode: Mode<T>) {
-        *self.mode.lock() = mode;
+    fn settled(&self) {
         // Who has seen that they were on their way waits by now.
         drop(self.moving.lock());
         self.moved.notify_all();
-    }
-
-    /// The same for who has locked the slot, and so must not wait: who moves the items tells those in
-    /// the lists when it is done.
-    pub(super) fn with_locked<R>(
-        &self,
-        _slot: &Locked,
-        access: impl FnOnce(&mut Plain<T>) -> R,
-    ) -> Found<R> {
-        match &mut *self.mode.lock() {
-            Mode::Plain(plain) => Found::Plain(access(plain)),
-            Mode::Moving(_) => Found::Moving,
-            Mode::Shared => Found::Shared,
-        }
     }
 
     pub(super) fn codec(&self) -> &ItemCodec<T> {
@@ -178,37 +130,12 @@ impl<T> Local<T> {
     }
 }
 
-impl<T> Plain<T> {
-    /// Puts the item if there is room; says whether somebody waits for it.
-    #[inline]
-    pub(super) fn try_put(&mut self, item: &mut Option<T>, maxsize: usize) -> Option<bool> {
-        if maxsize != 0 && self.items.len() >= maxsize {
-            return None;
-        }
-        self.items.extend(item.take());
-        self.unfinished += 1;
-        Some(self.waited_for[GETTERS])
-    }
-
-    /// Takes an item if there is one, and whether somebody waits for the room.
-    #[inline]
-    pub(super) fn try_get(&mut self) -> Option<(T, bool)> {
-        let item = self.items.pop_front()?;
-        Some((item, self.waited_for[PUTTERS]))
-    }
-}
-
 impl<T> Core<T> {
     pub(super) fn new(kind: Kind, maxsize: usize) -> Result<Self, Error> {
         let handle = Handle::new(kind, |slot| RawQueue(slot).init(maxsize))?;
-        let plain = Plain {
-            items: VecDeque::new(),
-            unfinished: 0,
-            waited_for: [false; LISTS],
-        };
         Ok(Core {
             handle,
-            local: Local::new(maxsize, Mode::Plain(plain)),
+            local: Local::new(maxsize, Stage::Here),
         })
     }
 
@@ -222,9 +149,9 @@ impl<T> Core<T> {
     }
 
     pub(super) fn len(&self) -> usize {
-        match self.local.with(|plain| plain.items.len()) {
-            Found::Plain(len) => len,
-            Found::Shared | Found::Moving => self.raw().len(),
+        match self.local.is_shared() {
+            false => self.local.plain.len(),
+            true => self.raw().len(),
         }
     }
 
@@ -247,20 +174,13 @@ impl<T> Core<T> {
     /// Nobody waits in the list any more, perhaps.
     pub(super) fn tidy(&self, slot: &Locked, list: usize) {
         if slot.is_empty(list) {
-            self.local
-                .with_locked(slot, |plain| plain.waited_for[list] = false);
+            self.local.plain.unwanted(list);
         }
     }
 
     pub(super) fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct(name);
-        let mode = self.local.mode.try_lock();
-        match mode.as_deref() {
-            Some(Mode::Plain(plain)) => debug.field("qsize", &plain.items.len()),
-            Some(_) => debug.field("qsize", &self.raw().len()),
-            None => debug.field("qsize", &format_args!("<locked>")),
-        };
-        drop(mode);
+        debug.field("qsize", &self.len());
         debug.field("maxsize", &self.local.maxsize).finish()
     }
 }
@@ -279,7 +199,7 @@ impl<T: Portable> Core<T> {
     ) -> Result<Self, D::Error> {
         let handle = passage::deserialize(kind, deserializer)?;
         let maxsize = RawQueue(handle.slot()).maxsize();
-        let local = Local::new(maxsize, Mode::Shared);
+        let local = Local::new(maxsize, Stage::Shared);
         let _ = local.codec.set(ItemCodec::new());
         Ok(Core { handle, local })
     }
@@ -291,56 +211,61 @@ impl<T: Portable> Core<T> {
             return Ok(());
         }
         let _ = local.codec.set(ItemCodec::new());
-        let plain = {
-            loop {
-                let mut mode = local.mode.lock();
-                match &*mode {
-                    Mode::Shared => return Ok(()),
-                    Mode::Moving(by) if *by == thread::current().id() => {
-                        return Err("a queue cannot be an item of itself".into());
-                    }
-                    Mode::Moving(_) => {}
-                    Mode::Plain(_) => {
-                        let moving = Mode::Moving(thread::current().id());
-                        if let Mode::Plain(plain) = mem::replace(&mut *mode, moving) {
-                            break plain;
-                        }
-                    }
+        let me = thread::current().id();
+        let items = loop {
+            match local.plain.take_out(me) {
+                Ok(items) => break items,
+                Err(Stage::Moving(by)) if by == me => {
+                    return Err("a queue cannot be an item of itself".into());
                 }
-                drop(mode);
-                local.wait_until_moved();
+                Err(Stage::Shared) => return Ok(()),
+                Err(stage) => drop(local.was_moving(stage)),
             }
         };
         // User code runs here, and no lock is held; who wants an item meanwhile waits for us.
-        let parcels: Result<Vec<_>, _> = plain.items.iter().map(local.codec().encode).collect();
+        let parcels: Result<Vec<_>, _> = items.iter().map(local.codec().encode).collect();
         let moved = parcels
             .map_err(|error| error.to_string())
-            .and_then(|parcels| {
-                self.move_items(&parcels, plain.unfinished)
-                    .map_err(|error| error.to_string())
-            });
+            .and_then(|parcels| self.move_items(&parcels).map_err(|error| error.to_string()));
         if moved.is_err() {
-            local.settle(Mode::Plain(plain));
+            local.plain.put_back(items);
+            local.settled();
+            self.tell_all_to_look();
         } else {
             // The items, and whatever their destructors do, outside of all locks.
-            drop(plain);
+            drop(items);
         }
         moved
     }
 
-    fn move_items(&self, parcels: &[Parcel], unfinished: usize) -> std::io::Result<()> {
+    fn move_items(&self, parcels: &[Parcel]) -> std::io::Result<()> {
+        let plain = &self.local.plain;
+        {
+            let slot = self.raw().0.lock();
+            let unfinished = plain.close();
+            if let Err(error) = self.raw().fill(&slot, parcels, unfinished as usize) {
+                plain.reopen();
+                return Err(error);
+            }
+            // Release: who sees it sees the codec.
+            self.local.shared.store(true, Ordering::Release);
+            plain.leave();
+        }
+        self.local.settled();
+        self.tell_all_to_look();
+        Ok(())
+    }
+
+    /// The items have moved, or not: who got in line meanwhile has not seen them.
+    fn tell_all_to_look(&self) {
         let mut wakes = Wakes::default();
         {
             let slot = self.raw().0.lock();
-            self.raw().fill(&slot, parcels, unfinished)?;
-            // Release: who sees it sees the codec.
-            self.local.shared.store(true, Ordering::Release);
-            self.local.settle(Mode::Shared);
             for list in 0..LISTS {
                 slot.pop_all(list, &mut wakes, LOOK_AGAIN);
+                self.tidy(&slot, list);
             }
         }
         wakes.wake();
-        Ok(())
     }
 }

@@ -3,7 +3,8 @@
 use std::{mem, time::Instant};
 
 use super::{
-    core::{Core, Found, Plain},
+    core::Core,
+    plain::Stage,
     shared::{GETTERS, PUTTERS},
 };
 use crate::{
@@ -21,7 +22,7 @@ impl<T: Send + 'static> Core<T> {
     #[inline]
     pub(super) fn get(&self, deadline: Option<Instant>) -> Result<T, GetError> {
         // What is most likely, without any preparation.
-        if let Found::Plain(Some(item)) = self.try_get_plain() {
+        if let Ok(item) = self.try_get_plain() {
             return Ok(item);
         }
         let mut getting = Getting::new(self);
@@ -40,7 +41,7 @@ impl<T: Send + 'static> Core<T> {
     }
 
     pub(super) async fn get_async(&self) -> Result<T, GetError> {
-        if let Found::Plain(Some(item)) = self.try_get_plain() {
+        if let Ok(item) = self.try_get_plain() {
             return Ok(item);
         }
         let taken = WaitAsync::new(Getting::new(self)).await;
@@ -67,20 +68,20 @@ impl<T: Send + 'static> Core<T> {
 }
 
 impl<T> Core<T> {
-    /// Takes an item of this process, if there is one.
+    /// Takes an item of this process, if there is one; or says where they are.
     #[inline]
-    fn try_get_plain(&self) -> Found<Option<T>> {
-        match self.local.with(Plain::try_get) {
-            Found::Plain(Some((item, waited_for))) => {
-                if waited_for {
-                    self.tell(PUTTERS, false);
-                }
-                Found::Plain(Some(item))
+    fn try_get_plain(&self) -> Result<T, Stage> {
+        let (item, is_wanted) = loop {
+            match self.local.plain.try_get() {
+                Ok(got) => break got,
+                Err(stage) if self.local.was_moving(stage) => {}
+                Err(stage) => return Err(stage),
             }
-            Found::Plain(None) => Found::Plain(None),
-            Found::Shared => Found::Shared,
-            Found::Moving => Found::Moving,
+        };
+        if is_wanted {
+            self.tell(PUTTERS, false);
         }
+        Ok(item)
     }
 }
 
@@ -130,9 +131,9 @@ impl<T> Resource for Getting<'_, T> {
     #[inline]
     fn attempt(&mut self) -> Option<Taken<T>> {
         match self.core.try_get_plain() {
-            Found::Plain(item) => item.map(Taken::Item),
-            Found::Moving => None,
-            Found::Shared => {
+            Ok(item) => Some(Taken::Item(item)),
+            Err(Stage::Here | Stage::Moving(_)) => None,
+            Err(Stage::Shared) => {
                 let raw = self.core.raw();
                 // Only a look, while it is empty: others want to write.
                 if raw.len() == 0 {
@@ -146,26 +147,28 @@ impl<T> Resource for Getting<'_, T> {
     }
 
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<Taken<T>, Miss> {
-        let found = self.core.local.with_locked(slot, |plain| {
-            let got = plain.try_get();
-            plain.waited_for[GETTERS] |= got.is_none();
-            got
-        });
-        match found {
-            Found::Plain(Some((item, waited_for))) => {
-                if waited_for {
-                    self.wakes.extend(slot.pop(PUTTERS, State::Notified));
-                    self.core.tidy(slot, PUTTERS);
+        let plain = &self.core.local.plain;
+        loop {
+            match plain.try_get() {
+                Ok((item, is_wanted)) => {
+                    if is_wanted {
+                        self.wakes.extend(slot.pop(PUTTERS, State::Notified));
+                        self.core.tidy(slot, PUTTERS);
+                    }
+                    return Ok(Taken::Item(item));
                 }
-                Ok(Taken::Item(item))
+                Err(Stage::Here) if !plain.want_item() => {}
+                // Who moves the items tells those in line when that is done.
+                Err(Stage::Here | Stage::Moving(_)) => return Err(Miss::Join(GETTERS)),
+                Err(Stage::Shared) => {
+                    return self
+                        .core
+                        .raw()
+                        .try_get(slot, &mut self.spent, &mut self.wakes)
+                        .map(Taken::from)
+                        .ok_or(Miss::Join(GETTERS));
+                }
             }
-            Found::Plain(None) | Found::Moving => Err(Miss::Join(GETTERS)),
-            Found::Shared => self
-                .core
-                .raw()
-                .try_get(slot, &mut self.spent, &mut self.wakes)
-                .map(Taken::from)
-                .ok_or(Miss::Join(GETTERS)),
         }
     }
 

@@ -1,9 +1,6 @@
 //! The end of the work on the items, and waiting for it.
 
-use super::{
-    core::{Core, Found},
-    shared::JOINERS,
-};
+use super::{core::Core, plain::NotCounted, shared::JOINERS};
 use crate::{
     arena::{
         slot::{Locked, SlotRef},
@@ -17,34 +14,46 @@ use crate::{
 pub(super) const LOOK_AGAIN: u32 = 1;
 
 impl<T> Core<T> {
-    pub(super) fn unfinished(&self) -> u64 {
-        match self.local.with(|plain| plain.unfinished as u64) {
-            Found::Plain(unfinished) => unfinished,
-            Found::Shared | Found::Moving => self.raw().unfinished(),
-        }
+    fn unfinished(&self) -> u64 {
+        self.local
+            .plain
+            .unfinished()
+            .unwrap_or_else(|| self.unfinished_of(&self.raw().0.lock()))
+    }
+
+    /// The same by who holds the mutex, without which nothing moves.
+    fn unfinished_of(&self, _slot: &Locked) -> u64 {
+        self.local
+            .plain
+            .unfinished()
+            .unwrap_or_else(|| self.raw().unfinished())
     }
 
     pub(super) fn task_done(&self) -> Result<(), TooManyTaskDone> {
-        let done = self.local.with(|plain| {
-            plain.unfinished = plain.unfinished.checked_sub(1)?;
-            Some(plain.unfinished == 0 && plain.waited_for[JOINERS])
-        });
-        match done {
-            Found::Plain(Some(is_last)) => {
-                if is_last {
-                    self.tell(JOINERS, true);
+        loop {
+            match self.local.plain.task_done() {
+                Ok(is_last) => {
+                    if is_last {
+                        self.tell(JOINERS, true);
+                    }
+                    return Ok(());
                 }
-                Ok(())
+                Err(NotCounted::TooMany) => return Err(TooManyTaskDone),
+                Err(NotCounted::Moved) => {}
             }
-            Found::Plain(None) => Err(TooManyTaskDone),
-            Found::Shared | Found::Moving => {
-                let mut wakes = Wakes::default();
-                let counted = self.raw().task_done(&self.raw().0.lock(), &mut wakes);
-                wakes.wake();
-                match counted {
-                    true => Ok(()),
-                    false => Err(TooManyTaskDone),
-                }
+            let mut wakes = Wakes::default();
+            let counted = {
+                let slot = self.raw().0.lock();
+                self.local
+                    .is_shared()
+                    .then(|| self.raw().task_done(&slot, &mut wakes))
+            };
+            wakes.wake();
+            match counted {
+                Some(true) => return Ok(()),
+                Some(false) => return Err(TooManyTaskDone),
+                // It could not be moved after all.
+                None => {}
             }
         }
     }
@@ -65,18 +74,10 @@ impl<T> Resource for Joining<'_, T> {
     }
 
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<(), Miss> {
-        let found = self.0.local.with_locked(slot, |plain| {
-            plain.waited_for[JOINERS] |= plain.unfinished != 0;
-            plain.unfinished as u64
-        });
-        let unfinished = match found {
-            Found::Plain(unfinished) => unfinished,
-            Found::Shared => self.0.raw().unfinished(),
-            Found::Moving => return Err(Miss::Join(JOINERS)),
-        };
-        match unfinished {
-            0 => Ok(()),
-            _ => Err(Miss::Join(JOINERS)),
+        // What is shared is counted under the mutex, and who counts the last one looks for those in line.
+        match self.0.local.plain.want_join() && self.0.unfinished_of(slot) != 0 {
+            true => Err(Miss::Join(JOINERS)),
+            false => Ok(()),
         }
     }
 

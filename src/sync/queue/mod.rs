@@ -3,6 +3,7 @@
 mod core;
 mod get;
 mod join;
+mod plain;
 mod put;
 mod shared;
 pub(crate) mod simple;

@@ -3,7 +3,8 @@
 use std::{mem, time::Instant};
 
 use super::{
-    core::{Core, Found},
+    core::Core,
+    plain::Stage,
     shared::{GETTERS, PUTTERS},
 };
 use crate::{
@@ -21,12 +22,10 @@ impl<T: Send + 'static> Core<T> {
     #[inline]
     pub(super) fn put(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
         // What is most likely, without any preparation.
-        let mut item = Some(item);
-        match self.try_put_plain(&mut item) {
-            Found::Plain(Some(())) => return Ok(()),
-            Found::Plain(None) | Found::Shared | Found::Moving => {}
-        }
-        let item = item.take().expect("it was not put");
+        let item = match self.try_put_plain(item) {
+            Ok(()) => return Ok(()),
+            Err((item, _)) => item,
+        };
         let mut putting = Putting::new(self, item);
         putting
             .attempt()
@@ -51,30 +50,30 @@ impl<T: Send + 'static> Core<T> {
 
     pub(super) async fn put_async(&self, item: T) -> Result<(), PutError<T>> {
         // What is most likely, without any preparation.
-        let mut item = Some(item);
-        if let Found::Plain(Some(())) = self.try_put_plain(&mut item) {
-            return Ok(());
-        }
-        let item = item.take().expect("it was not put");
+        let item = match self.try_put_plain(item) {
+            Ok(()) => return Ok(()),
+            Err((item, _)) => item,
+        };
         WaitAsync::new(Putting::new(self, item)).await
     }
 }
 
 impl<T> Core<T> {
-    /// Puts the item if there is room, and it is to stay in this process.
+    /// Puts the item if there is room, and it is to stay in this process; or says where the items are.
     #[inline]
-    fn try_put_plain(&self, item: &mut Option<T>) -> Found<Option<()>> {
-        let maxsize = self.local.maxsize;
-        match self.local.with(|plain| plain.try_put(item, maxsize)) {
-            Found::Plain(put) => {
-                if put == Some(true) {
-                    self.tell(GETTERS, false);
-                }
-                Found::Plain(put.map(drop))
+    fn try_put_plain(&self, item: T) -> Result<(), (T, Stage)> {
+        let mut item = item;
+        let is_wanted = loop {
+            match self.local.plain.try_put(item) {
+                Ok(is_wanted) => break is_wanted,
+                Err((back, stage)) if self.local.was_moving(stage) => item = back,
+                Err(refused) => return Err(refused),
             }
-            Found::Shared => Found::Shared,
-            Found::Moving => Found::Moving,
+        };
+        if is_wanted {
+            self.tell(GETTERS, false);
         }
+        Ok(())
     }
 }
 
@@ -151,10 +150,14 @@ impl<T> Resource for Putting<'_, T> {
 
     #[inline]
     fn attempt(&mut self) -> Option<Self::Output> {
-        match self.core.try_put_plain(&mut self.item) {
-            Found::Plain(put) => put.map(Ok),
-            Found::Moving => None,
-            Found::Shared => {
+        let item = self.item();
+        let Err((item, stage)) = self.core.try_put_plain(item) else {
+            return Some(Ok(()));
+        };
+        self.item = Some(item);
+        match stage {
+            Stage::Here | Stage::Moving(_) => None,
+            Stage::Shared => {
                 if let Err(error) = self.pack() {
                     return Some(Err(error));
                 }
@@ -167,25 +170,28 @@ impl<T> Resource for Putting<'_, T> {
     }
 
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<Self::Output, Miss> {
-        let maxsize = self.core.local.maxsize;
-        let item = &mut self.item;
-        let found = self.core.local.with_locked(slot, |plain| {
-            let put = plain.try_put(item, maxsize);
-            plain.waited_for[PUTTERS] |= put.is_none();
-            put
-        });
-        match found {
-            Found::Plain(Some(waited_for)) => {
-                if waited_for {
-                    self.wakes.extend(slot.pop(GETTERS, State::Notified));
-                    self.core.tidy(slot, GETTERS);
+        let plain = &self.core.local.plain;
+        loop {
+            let item = self.item();
+            let (item, stage) = match plain.try_put(item) {
+                Ok(is_wanted) => {
+                    if is_wanted {
+                        self.wakes.extend(slot.pop(GETTERS, State::Notified));
+                        self.core.tidy(slot, GETTERS);
+                    }
+                    return Ok(Ok(()));
                 }
-                Ok(Ok(()))
+                Err(refused) => refused,
+            };
+            self.item = Some(item);
+            match stage {
+                Stage::Here if !plain.want_room() => {}
+                // Who moves the items tells those in line when that is done.
+                Stage::Here | Stage::Moving(_) => return Err(Miss::Join(PUTTERS)),
+                // Encoding is code of a user: not under the mutex.
+                Stage::Shared if self.parcel.is_none() => return Err(Miss::Again),
+                Stage::Shared => return self.put_packed(slot).ok_or(Miss::Join(PUTTERS)),
             }
-            Found::Plain(None) | Found::Moving => Err(Miss::Join(PUTTERS)),
-            // Encoding is code of a user: not under the mutex.
-            Found::Shared if self.parcel.is_none() => Err(Miss::Again),
-            Found::Shared => self.put_packed(slot).ok_or(Miss::Join(PUTTERS)),
         }
     }
 

@@ -1,0 +1,467 @@
+//! The items of a queue that only this process has: a ring whose two ends have a lock each, so that who
+//! puts and who takes do not wait for each other.
+//!
+//! Each end counts what has passed it, and keeps up to where it may go before it has to look at the
+//! other's count: as long as that lasts, the two write to cache lines of their own. A ring that is full
+//! is followed by one of twice the size, and freed by who has taken the last item out of it; so there is one
+//! ring, of the size that is needed, once the queue has been used for a while.
+#![allow(unsafe_code)]
+
+use std::{
+    mem::MaybeUninit,
+    ptr::{self, NonNull},
+    thread::ThreadId,
+};
+
+use super::shared::{GETTERS, PUTTERS};
+use crate::shim::{AtomicPtr, AtomicU64, Ordering, SpinLock, UnsafeCell};
+
+/// Where the items are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// In this process.
+    Here,
+    /// On their way: a thread is encoding them.
+    Moving(ThreadId),
+    /// In the arena, where they will stay.
+    Shared,
+}
+
+/// Why an item was not counted as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotCounted {
+    /// All were done.
+    TooMany,
+    /// That is counted elsewhere, or about to be.
+    Moved,
+}
+
+pub(super) struct Plain<T> {
+    maxsize: u64,
+    tail: End<Tail<T>>,
+    head: End<Head<T>>,
+    /// The ring that the first item was put into.
+    first: AtomicPtr<Ring<T>>,
+    /// How many items are done, in steps of [`ONE_DONE`], and two flags: in one word, so that who counts the
+    /// last one cannot overlook who begins to wait for that.
+    done: AtomicU64,
+}
+
+/// Somebody waits until all items are done.
+const JOIN_WANTED: u64 = 1;
+/// That is counted elsewhere.
+const CLOSED: u64 = 2;
+const ONE_DONE: u64 = 4;
+
+/// One end of the ring, far enough from the other.
+#[repr(align(128))]
+struct End<S> {
+    state: SpinLock<S>,
+    /// How many items have passed it, for those who do not have the lock.
+    count: AtomicU64,
+}
+
+/// Where items are put.
+struct Tail<T> {
+    /// How many items were put.
+    put: u64,
+    ring: Option<NonNull<Ring<T>>>,
+    /// The count up to which there is room, as far as is known.
+    limit: u64,
+    /// Somebody waits for an item.
+    wanted: bool,
+    stage: Stage,
+}
+
+/// Where items are taken.
+struct Head<T> {
+    /// How many items were taken.
+    taken: u64,
+    ring: Option<NonNull<Ring<T>>>,
+    /// The count up to which there are items in this ring, as far as is known.
+    limit: u64,
+    /// Somebody waits for room.
+    wanted: bool,
+    stage: Stage,
+}
+
+// SAFETY: the ring that is pointed to belongs to the queue, and goes from thread to thread with the lock
+// around the end; the items in it may do so since they are `Send`.
+unsafe impl<T: Send> Send for Tail<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Head<T> {}
+
+/// The items with the numbers from `base` on, but for those that are in the next ring.
+struct Ring<T> {
+    base: u64,
+    /// As many as a power of two.
+    places: Box<[UnsafeCell<MaybeUninit<T>>]>,
+    next: AtomicPtr<Ring<T>>,
+}
+
+impl<T> Ring<T> {
+    /// The places of the first ring: few of large items.
+    const FIRST: usize = match size_of::<T>() {
+        _ if cfg!(freethreading_loom) => 1,
+        0..=8 => 64,
+        9..=64 => 16,
+        _ => 4,
+    };
+
+    fn new(base: u64, places: usize) -> NonNull<Self> {
+        let ring = Box::new(Ring {
+            base,
+            places: (0..places.next_power_of_two())
+                .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
+                .collect(),
+            next: AtomicPtr::new(ptr::null_mut()),
+        });
+        NonNull::from(Box::leak(ring))
+    }
+
+    #[inline]
+    fn place(&self, number: u64) -> &UnsafeCell<MaybeUninit<T>> {
+        // There are as many as a power of two, so this is within them.
+        &self.places[number as usize & (self.places.len() - 1)]
+    }
+}
+
+impl<T> Plain<T> {
+    /// For so many items at most; 0 is for any number.
+    pub(super) fn new(maxsize: usize, stage: Stage) -> Self {
+        Plain {
+            maxsize: maxsize as u64,
+            tail: End {
+                state: SpinLock::new(Tail {
+                    put: 0,
+                    ring: None,
+                    limit: 0,
+                    wanted: false,
+                    stage,
+                }),
+                count: AtomicU64::new(0),
+            },
+            head: End {
+                state: SpinLock::new(Head {
+                    taken: 0,
+                    ring: None,
+                    limit: 0,
+                    wanted: false,
+                    stage,
+                }),
+                count: AtomicU64::new(0),
+            },
+            first: AtomicPtr::new(ptr::null_mut()),
+            done: AtomicU64::new(match stage {
+                Stage::Shared => CLOSED,
+                _ => 0,
+            }),
+        }
+    }
+
+    /// Puts an item, and says whether somebody waits for one. It comes back if there is no room, or they
+    /// are not here.
+    #[inline]
+    pub(super) fn try_put(&self, item: T) -> Result<bool, (T, Stage)> {
+        let mut tail = self.tail.state.lock();
+        let put = tail.put;
+        if put == tail.limit
+            && let Err(stage) = self.make_room(&mut tail)
+        {
+            drop(tail);
+            return Err((item, stage));
+        }
+        let ring = tail.ring.expect("where there is room there is a ring");
+        // SAFETY: the ring lives until what was put into it last is taken out, and nothing is put into
+        // another one without this lock. The place is free: whoever had taken what was there counted it
+        // before the limit was set, and nobody takes what is not counted as put.
+        unsafe {
+            let place = ring.as_ref().place(put);
+            place.with_mut(|place| (*place).write(item));
+        }
+        tail.put = put + 1;
+        // Release: who sees the count sees the item.
+        self.tail.count.store(put + 1, Ordering::Release);
+        Ok(tail.wanted)
+    }
+
+    /// Takes the first item, and says whether somebody waits for the room.
+    #[inline]
+    pub(super) fn try_get(&self) -> Result<(T, bool), Stage> {
+        let mut head = self.head.state.lock();
+        let taken = head.taken;
+        if taken == head.limit {
+            self.find_item(&mut head, taken)?;
+        }
+        let ring = head.ring.expect("where there is an item there is a ring");
+        // SAFETY: the ring is freed under this lock alone. The place has an item: it was counted as put
+        // before the limit was set, is in this ring, and under this lock nobody else takes it, nor is it
+        // written to before it is counted as taken.
+        let item = unsafe {
+            let place = ring.as_ref().place(taken);
+            place.with(|place| (*place).assume_init_read())
+        };
+        head.taken = taken + 1;
+        // Release: who sees the count sees that the place is free.
+        self.head.count.store(taken + 1, Ordering::Release);
+        Ok((item, head.wanted))
+    }
+
+    /// Finds out how far one can put, with a larger ring if need be.
+    #[cold]
+    fn make_room(&self, tail: &mut Tail<T>) -> Result<(), Stage> {
+        let put = tail.put;
+        if tail.stage != Stage::Here {
+            return Err(tail.stage);
+        }
+        // Acquire: what was taken is out of its place.
+        let taken = self.head.count.load(Ordering::Acquire);
+        let most = match self.maxsize {
+            0 => u64::MAX,
+            maxsize => taken.saturating_add(maxsize),
+        };
+        if put >= most {
+            return Err(Stage::Here);
+        }
+        // SAFETY: the ring that is put into is not freed before another one follows.
+        let ring = tail.ring.map(|ring| unsafe { ring.as_ref() });
+        let end = ring.map_or(put, |ring| ring.base.max(taken) + ring.places.len() as u64);
+        let room = match end - put {
+            0 => self.follow(tail, put),
+            room => room,
+        };
+        tail.limit = most.min(put + room);
+        Ok(())
+    }
+
+    /// Adds a larger ring; says how large.
+    fn follow(&self, tail: &mut Tail<T>, put: u64) -> u64 {
+        // SAFETY: as above.
+        let last = tail.ring.map(|ring| unsafe { ring.as_ref() });
+        let places = last.map_or(Ring::<T>::FIRST, |last| 2 * last.places.len());
+        let places = match usize::try_from(self.maxsize) {
+            Ok(1..) if self.maxsize < places as u64 => self.maxsize as usize,
+            _ => places,
+        };
+        let ring = Ring::new(put, places);
+        let link = last.map_or(&self.first, |last| &last.next);
+        // Release: who sees it sees what is in it. It is there before anything in it is counted.
+        link.store(ring.as_ptr(), Ordering::Release);
+        tail.ring = Some(ring);
+        places.next_power_of_two() as u64
+    }
+
+    /// Finds out how far one can take, in the next ring if this one is used up.
+    #[cold]
+    fn find_item(&self, head: &mut Head<T>, taken: u64) -> Result<(), Stage> {
+        if head.stage != Stage::Here {
+            return Err(head.stage);
+        }
+        // Acquire: with the count come the items, and the rings that they are in.
+        let put = self.tail.count.load(Ordering::Acquire);
+        if put == taken {
+            return Err(Stage::Here);
+        }
+        loop {
+            // SAFETY: rings are freed here, under the lock, and by nobody else who shares the queue.
+            let ring = head.ring.map(|ring| unsafe { ring.as_ref() });
+            let link = ring.map_or(&self.first, |ring| &ring.next);
+            // Acquire: with the pointer comes the ring.
+            let next = NonNull::new(link.load(Ordering::Acquire));
+            // SAFETY: a ring that follows is freed after this one.
+            let end = next.map_or(put, |next| unsafe { next.as_ref() }.base.min(put));
+            if end != taken {
+                head.limit = end;
+                return Ok(());
+            }
+            let spent = std::mem::replace(&mut head.ring, next);
+            // SAFETY: it was leaked when it was made. All that was put into it is taken, nothing
+            // more will be, since another ring follows, and the head does not point to it any more.
+            drop(spent.map(|ring| unsafe { Box::from_raw(ring.as_ptr()) }));
+        }
+    }
+
+    /// Sees to it that who puts looks for those who wait for items; `false` if there is something to be
+    /// seen at once.
+    pub(super) fn want_item(&self) -> bool {
+        let mut tail = self.tail.state.lock();
+        let wanted =
+            tail.stage == Stage::Here && tail.put == self.head.count.load(Ordering::Acquire);
+        tail.wanted |= wanted;
+        wanted
+    }
+
+    /// Sees to it that who takes looks for those who wait for room; `false` if there is something to be
+    /// seen at once.
+    pub(super) fn want_room(&self) -> bool {
+        let mut head = self.head.state.lock();
+        let len = self.tail.count.load(Ordering::Acquire) - head.taken;
+        let wanted = head.stage == Stage::Here && self.maxsize != 0 && len >= self.maxsize;
+        head.wanted |= wanted;
+        wanted
+    }
+
+    /// Sees to it that who is done with the last item looks for those who wait for that; `false` if all
+    /// are done.
+    pub(super) fn want_join(&self) -> bool {
+        let done = self.done.fetch_or(JOIN_WANTED, Ordering::AcqRel);
+        self.unfinished_after(done) != Some(0)
+    }
+
+    /// Nobody waits in this list any more.
+    pub(super) fn unwanted(&self, list: usize) {
+        match list {
+            GETTERS => self.tail.state.lock().wanted = false,
+            PUTTERS => self.head.state.lock().wanted = false,
+            // Relaxed: the flag alone is changed, by who has locked the slot, as where it is set.
+            _ => drop(self.done.fetch_and(!JOIN_WANTED, Ordering::Relaxed)),
+        }
+    }
+
+    /// How many items there are.
+    pub(super) fn len(&self) -> usize {
+        // In this order: what is taken was put before.
+        let taken = self.head.count.load(Ordering::Acquire);
+        (self.tail.count.load(Ordering::Acquire) - taken) as usize
+    }
+
+    /// How many items were put and are not done; `None` if that is not counted here.
+    pub(super) fn unfinished(&self) -> Option<u64> {
+        self.unfinished_after(self.done.load(Ordering::Acquire))
+    }
+
+    /// The count is looked at after what is done: what is done was put before.
+    fn unfinished_after(&self, done: u64) -> Option<u64> {
+        let put = self.tail.count.load(Ordering::Acquire);
+        (done & CLOSED == 0).then(|| put - done / ONE_DONE)
+    }
+
+    /// Counts one more item as done; says whether it was the last one, and somebody waits for that.
+    pub(super) fn task_done(&self) -> Result<bool, NotCounted> {
+        let mut done = self.done.load(Ordering::Acquire);
+        loop {
+            match self.unfinished_after(done) {
+                None => return Err(NotCounted::Moved),
+                Some(0) => return Err(NotCounted::TooMany),
+                Some(_) => {}
+            }
+            // AcqRel: who sees the last one counted sees all that was done about the items.
+            match self.done.compare_exchange_weak(
+                done,
+                done + ONE_DONE,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break,
+                Err(now) => done = now,
+            }
+        }
+        // All were done at the moment of this look at the count, if it says so.
+        let is_last = self.unfinished_after(done + ONE_DONE) == Some(0);
+        Ok(is_last && done & JOIN_WANTED != 0)
+    }
+}
+
+/// Moving the items into the arena. From [`take_out`](Plain::take_out) on nobody else can put or take
+/// anything, until they are put back or it is said that they have left.
+impl<T> Plain<T> {
+    pub(super) fn stage(&self) -> Stage {
+        self.tail.state.lock().stage
+    }
+
+    /// Takes out all items, in the name of the thread that moves them. They count as being here still.
+    pub(super) fn take_out(&self, mover: ThreadId) -> Result<Vec<T>, Stage> {
+        let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
+        if tail.stage != Stage::Here {
+            return Err(tail.stage);
+        }
+        let (put, taken) = (tail.put, head.taken);
+        let mut items = Vec::with_capacity((put - taken) as usize);
+        for number in taken..put {
+            if number == head.limit {
+                self.find_item(&mut head, number)?;
+            }
+            let ring = head.ring.expect("where there is an item there is a ring");
+            // SAFETY: as in `try_get`; with both locks held nobody else does anything.
+            let item = unsafe {
+                let place = ring.as_ref().place(number);
+                place.with(|place| (*place).assume_init_read())
+            };
+            items.push(item);
+        }
+        self.forget_ring(&mut tail, &mut head);
+        (tail.limit, head.limit) = (put, taken);
+        tail.stage = Stage::Moving(mover);
+        head.stage = tail.stage;
+        Ok(items)
+    }
+
+    /// Frees the last ring, which is empty.
+    fn forget_ring(&self, tail: &mut Tail<T>, head: &mut Head<T>) {
+        // Relaxed: both locks are held.
+        self.first.store(ptr::null_mut(), Ordering::Relaxed);
+        head.ring = None;
+        let last = tail.ring.take();
+        // SAFETY: it was leaked when it was made, it is the last one, since who takes the last item comes
+        // to the last ring, and nothing points to it any more.
+        drop(last.map(|ring| unsafe { Box::from_raw(ring.as_ptr()) }));
+    }
+
+    /// They could not be moved.
+    pub(super) fn put_back(&self, items: Vec<T>) {
+        let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
+        let (put, taken) = (tail.put, head.taken);
+        let ring = Ring::new(taken, items.len().max(Ring::<T>::FIRST));
+        for (number, item) in (taken..).zip(items) {
+            // SAFETY: nobody else knows the ring, and it has a place for each.
+            unsafe {
+                let place = ring.as_ref().place(number);
+                place.with_mut(|place| (*place).write(item));
+            }
+        }
+        (tail.ring, head.ring) = (Some(ring), Some(ring));
+        (tail.limit, head.limit) = (put, put);
+        (tail.stage, head.stage) = (Stage::Here, Stage::Here);
+    }
+
+    /// They are in the arena.
+    pub(super) fn leave(&self) {
+        let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
+        (tail.stage, head.stage) = (Stage::Shared, Stage::Shared);
+    }
+
+    /// From now on what is done is counted elsewhere. Gives how many items are not.
+    pub(super) fn close(&self) -> u64 {
+        let done = self.done.fetch_or(CLOSED, Ordering::AcqRel);
+        self.tail.count.load(Ordering::Relaxed) - done / ONE_DONE
+    }
+
+    /// It is counted here after all.
+    pub(super) fn reopen(&self) {
+        self.done.fetch_and(!CLOSED, Ordering::AcqRel);
+    }
+}
+
+impl<T> Drop for Plain<T> {
+    fn drop(&mut self) {
+        /// Goes on where the destructor of an item has panicked.
+        struct Rest<'a, T>(&'a Plain<T>);
+
+        impl<T> Drop for Rest<'_, T> {
+            fn drop(&mut self) {
+                while self.0.try_get().is_ok() {}
+                let (mut tail, mut head) = (self.0.tail.state.lock(), self.0.head.state.lock());
+                self.0.forget_ring(&mut tail, &mut head);
+            }
+        }
+
+        let rest = Rest(self);
+        while rest.0.try_get().is_ok() {}
+    }
+}
+
+#[cfg(all(test, freethreading_loom))]
+mod models;
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests;
