@@ -1,7 +1,7 @@
 //! The memory that a program and its worker processes share, and how they wait for each other in it.
 //!
 //! - [`sys`] has the system calls, [`pool`] allocates units of one size in the mapping,
-//! - [`slot`] is the state of a primitive, [`handle`] what keeps it alive, [`passage`] how it travels,
+//! - [`slot`] is the state of a primitive with its [`mutex`], [`handle`] what keeps it alive, [`passage`] how it travels,
 //! - [`waiter`] and [`wait`] are the event count, [`bell`] wakes tasks from other processes, [`look`] is what
 //!   is done before going to sleep,
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
@@ -15,6 +15,7 @@ pub(crate) mod bell;
 mod blocks;
 pub(crate) mod handle;
 pub(crate) mod look;
+mod mutex;
 pub(crate) mod passage;
 pub(crate) mod pool;
 // Models start no processes.

@@ -4,13 +4,12 @@
 use std::ops::Deref;
 
 use super::{
-    arena,
-    look::{Looker, give_way_and, look},
-    me,
+    arena, me,
+    mutex::Mutex,
     pool::{Tag, Unit},
     waiter::{self, Wakes, Woken},
 };
-use crate::shim::{AtomicU32, AtomicU64, Futex, Ordering};
+use crate::shim::{AtomicU32, AtomicU64, Ordering};
 
 /// What a slot is used as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +58,7 @@ pub(crate) struct Slot {
     tag: AtomicU64,
     /// How many attachments there are, in all processes, plus those of items in queues.
     pub(super) refs: AtomicU32,
-    mutex: Futex,
+    mutex: Mutex,
     lists: [List; LISTS],
     /// How many have begun to wait.
     tickets: AtomicU64,
@@ -84,7 +83,7 @@ impl Unit for Slot {
     // Relaxed: freeing the unit publishes it.
     fn reset(&self) {
         self.refs.store(0, Ordering::Relaxed);
-        self.mutex.store(0, Ordering::Relaxed);
+        self.mutex.reset();
         for list in &self.lists {
             list.first.store(0, Ordering::Relaxed);
             list.last.store(0, Ordering::Relaxed);
@@ -159,12 +158,6 @@ impl ListId {
     }
 }
 
-/// In the mutex's word, below the index of the process that has it: somebody sleeps on it.
-const CONTENDED: u32 = 1;
-
-/// How long to sleep before asking whether the holder is still alive.
-const PATIENCE: std::time::Duration = std::time::Duration::from_millis(20);
-
 impl SlotRef {
     pub(crate) fn tag(self) -> Tag {
         // Relaxed: who has a count of the slot knows what it is.
@@ -185,95 +178,24 @@ impl SlotRef {
     /// If the process that has it dies, whoever finds out puts the slot in order and goes on.
     #[inline]
     pub(crate) fn lock(self) -> Locked {
-        let mine = u32::from(self.mine()) << 1;
-        // Acquire: what was done under the mutex before is seen.
-        let locked =
-            self.slot
-                .mutex
-                .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed);
-        if locked.is_err() {
-            self.lock_slow(mine);
-        }
+        self.slot.mutex.lock(self.mine(), |dead| self.seize(dead));
         Locked { slot: self }
     }
 
     /// If the mutex is held by a process that is gone, puts the slot in order and unlocks it.
     pub(super) fn seize(self, dead: u16) {
-        let mutex = &self.slot.mutex;
-        loop {
-            let word = mutex.load(Ordering::Relaxed);
-            if word >> 1 != u32::from(dead) || dead == 0 {
-                return;
-            }
-            // With the flag, since others may sleep already.
-            let seized = u32::from(me()) << 1 | CONTENDED;
-            // Acquire: what was done before the dead one had it is seen.
-            if mutex
-                .compare_exchange(word, seized, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
-            {
-                let locked = Locked { slot: self };
-                let wakes = super::reaper::repair(&locked);
-                drop(locked);
-                return wakes.wake();
-            }
+        if self.slot.mutex.seize(dead, me()) {
+            let locked = Locked { slot: self };
+            let wakes = super::reaper::repair(&locked);
+            drop(locked);
+            wakes.wake();
         }
     }
 
-    #[cold]
-    fn lock_slow(self, mine: u32) {
-        let mutex = &self.slot.mutex;
-        let mut take = || {
-            let is_free = mutex.load(Ordering::Relaxed) == 0;
-            let taken = is_free
-                && mutex
-                    .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok();
-            taken.then_some(())
-        };
-        if look(Looker::Mutex, &mut take).is_some() || give_way_and(take).is_some() {
-            return;
-        }
-        // From here on whoever unlocks it wakes somebody.
-        loop {
-            let word = mutex.load(Ordering::Relaxed);
-            let next = match word {
-                0 => mine | CONTENDED,
-                _ => word | CONTENDED,
-            };
-            let changed = mutex.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed);
-            if changed.is_err() {
-                continue;
-            }
-            if word == 0 {
-                return;
-            }
-            mutex.wait(next, patience());
-            let holder = (next >> 1) as u16;
-            if mutex.load(Ordering::Relaxed) == next && super::process::is_dead(holder) {
-                self.seize(holder);
-            }
-        }
-    }
-}
-
-#[cfg(not(freethreading_loom))]
-fn patience() -> Option<std::time::Duration> {
-    Some(PATIENCE)
-}
-
-/// In a model nobody dies.
-#[cfg(freethreading_loom)]
-fn patience() -> Option<std::time::Duration> {
-    let _ = PATIENCE;
-    None
-}
-
-#[cfg(all(test, freethreading_loom))]
-impl SlotRef {
     /// The process that has the mutex, or none, 0.
+    #[cfg(all(test, freethreading_loom))]
     pub(super) fn holder(self) -> u16 {
-        (self.slot.mutex.load(Ordering::Relaxed) >> 1) as u16
+        self.slot.mutex.holder()
     }
 }
 
@@ -293,10 +215,7 @@ impl Deref for Locked {
 impl Drop for Locked {
     #[inline]
     fn drop(&mut self) {
-        // Release: what was done under the mutex is seen by who locks it next.
-        if self.mutex.swap(0, Ordering::Release) & CONTENDED != 0 {
-            self.mutex.wake();
-        }
+        self.mutex.unlock();
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     shim::{AtomicU64, Ordering},
 };
 
-/// The flag, and a bit that says that somebody waits.
+/// The flag, and a bit that says that somebody waits, or has waited.
 const WORD: usize = 0;
 const SET: u64 = 1;
 const WAITED_FOR: u64 = 2;
@@ -87,9 +87,14 @@ impl RawEvent {
         let mut wakes = Wakes::default();
         {
             let slot = self.0.lock();
+            // Who has waited will wait again: the bit stays until a set finds that nobody waits.
+            let word = match slot.is_empty(LINE) {
+                true => SET,
+                false => SET | WAITED_FOR,
+            };
             // Only under the mutex does anybody begin to wait; and a clear or a set that comes at the same
             // moment may as well have come before.
-            self.word().store(SET, Ordering::Release);
+            self.word().store(word, Ordering::Release);
             slot.pop_all(LINE, &mut wakes, 0);
         }
         wakes.wake();
@@ -133,8 +138,11 @@ impl Resource for RawEvent {
     fn attempt_or_join(&mut self, _slot: &Locked) -> Result<(), Miss> {
         loop {
             let word = self.word().load(Ordering::Acquire);
-            if word & SET != 0 {
-                return Ok(());
+            match word {
+                // Whoever sets it has to come through the mutex.
+                WAITED_FOR => return Err(Miss::Join(LINE)),
+                _ if word & SET != 0 => return Ok(()),
+                _ => {}
             }
             let marked = self.word().compare_exchange(
                 word,

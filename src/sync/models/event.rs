@@ -73,6 +73,27 @@ fn loom_event_reaches_a_task_before_it_is_cleared() {
     });
 }
 
+/// The second time it is known already that somebody waits.
+#[test]
+fn loom_event_wakes_who_waits_again() {
+    model(2, || {
+        let (ping, pong) = (Event::new(), Event::new());
+        let waiting = {
+            let (ping, pong) = (ping.clone(), pong.clone());
+            elsewhere(move || {
+                ping.wait();
+                ping.clear();
+                pong.set();
+                ping.wait();
+            })
+        };
+        ping.set();
+        pong.wait();
+        ping.set();
+        waiting.join().unwrap();
+    });
+}
+
 #[test]
 fn loom_event_forgets_who_gives_up() {
     model(2, || {

@@ -1,0 +1,95 @@
+//! The mutex of a slot, which processes share: held for some nanoseconds, never while code of a user runs,
+//! and by a process that may be killed.
+//!
+//! Giving it back is a plain store, half the price of a mutex that has to look for sleepers. Who finds it
+//! taken looks a few times, gives way to others, and in the end sleeps for a moment: who has it may not be
+//! running, or be gone.
+
+use super::look::{Looker, give_way_and, look};
+use crate::shim::{AtomicU32, Ordering};
+
+/// The index of the process that has it, or 0.
+#[derive(Default)]
+#[repr(transparent)]
+pub(super) struct Mutex(AtomicU32);
+
+impl Mutex {
+    /// Locks it in the name of a process. `bury` is told of a holder that is gone, to
+    /// [`seize`](Self::seize) it from there.
+    #[inline]
+    pub(super) fn lock(&self, mine: u16, bury: impl FnMut(u16)) {
+        if !self.try_lock(mine) {
+            self.lock_slow(mine, bury);
+        }
+    }
+
+    #[inline]
+    fn try_lock(&self, mine: u16) -> bool {
+        // Acquire: what was done under the mutex before is seen.
+        self.0
+            .compare_exchange(0, u32::from(mine), Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    #[inline]
+    pub(super) fn unlock(&self) {
+        // Release: what was done under the mutex is seen by who locks it next.
+        self.0.store(0, Ordering::Release);
+    }
+
+    /// Takes it from a process that is gone: `false` if somebody else has done that.
+    pub(super) fn seize(&self, dead: u16, mine: u16) -> bool {
+        let (dead, mine) = (u32::from(dead), u32::from(mine));
+        // Acquire: what was done before the dead one had it is seen.
+        dead != 0
+            && self
+                .0
+                .compare_exchange(dead, mine, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// The index of the process that has it, or 0.
+    pub(super) fn holder(&self) -> u16 {
+        self.0.load(Ordering::Relaxed) as u16
+    }
+
+    pub(super) fn reset(&self) {
+        // Relaxed: nobody knows the slot any more.
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn lock_slow(&self, mine: u16, mut bury: impl FnMut(u16)) {
+        let mut attempt = || (self.holder() == 0 && self.try_lock(mine)).then_some(());
+        if look(Looker::Mutex, &mut attempt).is_some() || give_way_and(&mut attempt).is_some() {
+            return;
+        }
+        loop {
+            for doubled in 0..PAUSES {
+                pause(doubled);
+                if attempt().is_some() {
+                    return;
+                }
+            }
+            let holder = self.holder();
+            if holder != 0 && super::process::is_dead(holder) {
+                bury(holder);
+            }
+        }
+    }
+}
+
+/// How many pauses there are before it is asked whether the holder is still alive, which takes a system call:
+/// 25 ms altogether.
+const PAUSES: u32 = if cfg!(freethreading_loom) { 1 } else { 9 };
+
+#[cfg(not(freethreading_loom))]
+fn pause(doubled: u32) {
+    std::thread::sleep(std::time::Duration::from_micros(50 << doubled));
+}
+
+/// In a model others run meanwhile.
+#[cfg(freethreading_loom)]
+fn pause(_doubled: u32) {
+    crate::shim::thread::yield_now();
+}
