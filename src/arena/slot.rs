@@ -5,6 +5,7 @@ use std::ops::Deref;
 
 use super::{
     arena,
+    gate::Far,
     look::{Looker, give_way_and, look},
     me,
     pool::{Tag, Unit},
@@ -52,7 +53,7 @@ pub(crate) const WORDS: usize = 8;
 /// How many lists of waiters a primitive may have.
 pub(crate) const LISTS: usize = 3;
 
-/// Two cache lines.
+/// Two cache lines, and far from them, where those who use them do not slow each other down, one more.
 #[derive(Default)]
 #[repr(C, align(128))]
 pub(crate) struct Slot {
@@ -64,6 +65,7 @@ pub(crate) struct Slot {
     /// How many have begun to wait.
     tickets: AtomicU64,
     pub(crate) words: [AtomicU64; WORDS],
+    pub(super) far: Far,
 }
 
 /// The ends of a list of waiters, both zero if there are none. Only used under the mutex.
@@ -91,7 +93,8 @@ impl Unit for Slot {
             list.count.store(0, Ordering::Relaxed);
         }
         self.tickets.store(0, Ordering::Relaxed);
-        for word in &self.words {
+        self.far.gate.store(0, Ordering::Relaxed);
+        for word in self.words.iter().chain(&self.far.words) {
             word.store(0, Ordering::Relaxed);
         }
     }
@@ -99,6 +102,17 @@ impl Unit for Slot {
     #[cfg(freethreading_loom)]
     fn new() -> Self {
         Slot::default()
+    }
+}
+
+impl Slot {
+    /// One of the words that the primitive has for itself.
+    #[inline]
+    pub(crate) fn word(&self, word: usize) -> &AtomicU64 {
+        match word.checked_sub(WORDS) {
+            None => &self.words[word],
+            Some(far) => &self.far.words[far],
+        }
     }
 }
 
@@ -160,7 +174,7 @@ impl ListId {
 }
 
 /// In the mutex's word, below the index of the process that has it: somebody sleeps on it.
-const CONTENDED: u32 = 1;
+pub(super) const CONTENDED: u32 = 1;
 
 /// How long to sleep before asking whether the holder is still alive.
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(20);
@@ -222,37 +236,42 @@ impl SlotRef {
 
     #[cold]
     fn lock_slow(self, mine: u32) {
-        let mutex = &self.slot.mutex;
-        let mut take = || {
-            let is_free = mutex.load(Ordering::Relaxed) == 0;
-            let taken = is_free
-                && mutex
-                    .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok();
-            taken.then_some(())
+        lock_slow(&self.slot.mutex, mine, |holder| self.seize(holder));
+    }
+}
+
+/// Locks a mutex that somebody else has; `bury` takes it from a process that is gone.
+#[cold]
+pub(super) fn lock_slow(mutex: &Futex, mine: u32, mut bury: impl FnMut(u16)) {
+    let mut take = || {
+        let is_free = mutex.load(Ordering::Relaxed) == 0;
+        let taken = is_free
+            && mutex
+                .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok();
+        taken.then_some(())
+    };
+    if look(Looker::Mutex, &mut take).is_some() || give_way_and(take).is_some() {
+        return;
+    }
+    // From here on whoever unlocks it wakes somebody.
+    loop {
+        let word = mutex.load(Ordering::Relaxed);
+        let next = match word {
+            0 => mine | CONTENDED,
+            _ => word | CONTENDED,
         };
-        if look(Looker::Mutex, &mut take).is_some() || give_way_and(take).is_some() {
+        let changed = mutex.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed);
+        if changed.is_err() {
+            continue;
+        }
+        if word == 0 {
             return;
         }
-        // From here on whoever unlocks it wakes somebody.
-        loop {
-            let word = mutex.load(Ordering::Relaxed);
-            let next = match word {
-                0 => mine | CONTENDED,
-                _ => word | CONTENDED,
-            };
-            let changed = mutex.compare_exchange(word, next, Ordering::Acquire, Ordering::Relaxed);
-            if changed.is_err() {
-                continue;
-            }
-            if word == 0 {
-                return;
-            }
-            mutex.wait(next, patience());
-            let holder = (next >> 1) as u16;
-            if mutex.load(Ordering::Relaxed) == next && super::process::is_dead(holder) {
-                self.seize(holder);
-            }
+        mutex.wait(next, patience());
+        let holder = (next >> 1) as u16;
+        if mutex.load(Ordering::Relaxed) == next && super::process::is_dead(holder) {
+            bury(holder);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     arena::{
         look::Looker,
-        ring::{Parcel, Reserve},
+        parcel::{Parcel, Reserve},
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
@@ -21,8 +21,17 @@ impl<T: Send + 'static> Core<T> {
     #[inline]
     pub(super) fn get(&self, deadline: Option<Instant>) -> Result<T, GetError> {
         // What is most likely, without any preparation.
-        if let Found::Plain(Some(item)) = self.try_get_plain() {
-            return Ok(item);
+        match self.try_get_plain() {
+            Found::Plain(Some(item)) => return Ok(item),
+            Found::Shared => {
+                let mut parcel = Parcel::new();
+                match self.raw().try_get_alone(&mut parcel) {
+                    Some(Ok(())) => return self.open(&parcel),
+                    Some(Err(why)) => return self.unpack(Some(Taken::Damaged(why))),
+                    None => {}
+                }
+            }
+            Found::Plain(None) | Found::Moving => {}
         }
         let mut getting = Getting::new(self);
         let taken = getting
@@ -53,11 +62,7 @@ impl<T: Send + 'static> Core<T> {
         match taken {
             None => Err(GetError::Empty),
             Some(Taken::Item(item)) => Ok(item),
-            Some(Taken::Parcel(parcel)) => {
-                let item = (self.local.codec().decode)(&parcel.bytes);
-                parcel.release_luggage();
-                item.map_err(GetError::Decode)
-            }
+            Some(Taken::Parcel(parcel)) => self.open(&parcel),
             Some(Taken::Damaged(why)) => {
                 let error = CodecError::new(Part::Result, std::any::type_name::<T>(), &why);
                 Err(GetError::Decode(error.of_item()))
@@ -67,6 +72,16 @@ impl<T: Send + 'static> Core<T> {
 }
 
 impl<T> Core<T> {
+    /// The item that is in a parcel.
+    #[inline]
+    fn open(&self, parcel: &Parcel) -> Result<T, GetError> {
+        let mut item = None;
+        let decoded = (self.local.codec().decode)(parcel, &mut item);
+        parcel.release_luggage();
+        decoded.map_err(GetError::Decode)?;
+        Ok(item.expect("what was decoded is there"))
+    }
+
     /// Takes an item of this process, if there is one.
     #[inline]
     fn try_get_plain(&self) -> Found<Option<T>> {
@@ -91,10 +106,10 @@ enum Taken<T> {
     Damaged(&'static str),
 }
 
-impl<T> From<Result<Parcel, &'static str>> for Taken<T> {
-    fn from(parcel: Result<Parcel, &'static str>) -> Self {
-        match parcel {
-            Ok(parcel) => Taken::Parcel(parcel),
+impl<T> Taken<T> {
+    fn of(parcel: Parcel, taken: Result<(), &'static str>) -> Self {
+        match taken {
+            Ok(()) => Taken::Parcel(parcel),
             Err(why) => Taken::Damaged(why),
         }
     }
@@ -133,14 +148,9 @@ impl<T> Resource for Getting<'_, T> {
             Found::Plain(item) => item.map(Taken::Item),
             Found::Moving => None,
             Found::Shared => {
-                let raw = self.core.raw();
-                // Only a look, while it is empty: others want to write.
-                if raw.len() == 0 {
-                    return None;
-                }
-                let taken = raw.try_get(&raw.0.lock(), &mut self.spent, &mut self.wakes);
-                self.unlocked();
-                taken.map(Taken::from)
+                let mut parcel = Parcel::new();
+                let taken = self.core.raw().try_get_alone(&mut parcel)?;
+                Some(Taken::of(parcel, taken))
             }
         }
     }
@@ -160,12 +170,16 @@ impl<T> Resource for Getting<'_, T> {
                 Ok(Taken::Item(item))
             }
             Found::Plain(None) | Found::Moving => Err(Miss::Join(GETTERS)),
-            Found::Shared => self
-                .core
-                .raw()
-                .try_get(slot, &mut self.spent, &mut self.wakes)
-                .map(Taken::from)
-                .ok_or(Miss::Join(GETTERS)),
+            Found::Shared => {
+                let (mut parcel, raw) = (Parcel::new(), self.core.raw());
+                let taken = raw.try_get_locked(slot, &mut parcel, &mut self.spent, &mut self.wakes);
+                match taken {
+                    Some(taken) => Ok(Taken::of(parcel, taken)),
+                    // They are not to wait for this one's sleep.
+                    None if !self.wakes.is_empty() => Err(Miss::Again),
+                    None => Err(Miss::Join(GETTERS)),
+                }
+            }
         }
     }
 

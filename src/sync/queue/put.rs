@@ -9,7 +9,7 @@ use super::{
 use crate::{
     arena::{
         look::Looker,
-        ring::{Parcel, Reserve},
+        parcel::{Parcel, Reserve},
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
@@ -24,7 +24,11 @@ impl<T: Send + 'static> Core<T> {
         let mut item = Some(item);
         match self.try_put_plain(&mut item) {
             Found::Plain(Some(())) => return Ok(()),
-            Found::Plain(None) | Found::Shared | Found::Moving => {}
+            Found::Shared => {
+                let item = item.take().expect("it was not put");
+                return self.put_shared(item, deadline);
+            }
+            Found::Plain(None) | Found::Moving => {}
         }
         let item = item.take().expect("it was not put");
         let mut putting = Putting::new(self, item);
@@ -78,6 +82,33 @@ impl<T> Core<T> {
     }
 }
 
+impl<T: Send + 'static> Core<T> {
+    /// Puts the item into the queue, which is shared: most likely it is small and there is room.
+    #[inline]
+    fn put_shared(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
+        let mut parcel = Parcel::new();
+        if let Err(error) = (self.local.codec().encode)(&item, &mut parcel) {
+            return Err(PutError::Encode(item, error));
+        }
+        match parcel.is_small() && self.raw().try_put_small(&parcel) {
+            true => Ok(()),
+            false => self.put_parcel(item, parcel, deadline),
+        }
+    }
+
+    #[cold]
+    fn put_parcel(
+        &self,
+        item: T,
+        parcel: Parcel,
+        deadline: Option<Instant>,
+    ) -> Result<(), PutError<T>> {
+        let mut putting = Putting::new(self, item);
+        putting.take_along(parcel)?;
+        Waiting::new(putting).block(deadline).unwrap_or(Ok(()))
+    }
+}
+
 /// A put that has not put anything yet.
 struct Putting<'a, T> {
     core: &'a Core<T>,
@@ -112,15 +143,20 @@ impl<'a, T> Putting<'a, T> {
             return Ok(());
         }
         let item = self.item();
-        let parcel = match (self.core.local.codec().encode)(&item) {
-            Ok(parcel) => parcel,
-            Err(error) => return Err(PutError::Encode(item, error)),
-        };
-        match Reserve::of(parcel.bytes.len()) {
-            Ok(reserve) => self.reserve = reserve,
-            Err(_) => return Err(PutError::NoMemory(item)),
+        let mut parcel = Parcel::new();
+        if let Err(error) = (self.core.local.codec().encode)(&item, &mut parcel) {
+            return Err(PutError::Encode(item, error));
         }
         self.item = Some(item);
+        self.take_along(parcel)
+    }
+
+    /// The item is encoded.
+    fn take_along(&mut self, parcel: Parcel) -> Result<(), PutError<T>> {
+        match Reserve::of(parcel.bytes.len()) {
+            Ok(reserve) => self.reserve = reserve,
+            Err(_) => return Err(PutError::NoMemory(self.item())),
+        }
         self.parcel = Some(parcel);
         Ok(())
     }
@@ -185,7 +221,19 @@ impl<T> Resource for Putting<'_, T> {
             Found::Plain(None) | Found::Moving => Err(Miss::Join(PUTTERS)),
             // Encoding is code of a user: not under the mutex.
             Found::Shared if self.parcel.is_none() => Err(Miss::Again),
-            Found::Shared => self.put_packed(slot).ok_or(Miss::Join(PUTTERS)),
+            Found::Shared => {
+                let put = self.put_packed(slot);
+                if put.is_none() && !self.core.raw().wants_room(slot, &mut self.wakes) {
+                    // Something was taken just now.
+                    return self.put_packed(slot).ok_or(Miss::Again);
+                }
+                match put {
+                    Some(put) => Ok(put),
+                    // They are not to wait for this one's sleep.
+                    None if !self.wakes.is_empty() => Err(Miss::Again),
+                    None => Err(Miss::Join(PUTTERS)),
+                }
+            }
         }
     }
 
