@@ -7,7 +7,6 @@
 //! store, to the end of the stream, and a get by one, to its start: a process that is killed half-way leaves
 //! the stream as it was, and what else is not right then is put in order, under both locks, when the slot
 //! is repaired.
-#![allow(unsafe_code)]
 
 pub(crate) mod place;
 mod stream;

@@ -1,4 +1,5 @@
 //! Copying into the stream and out of it, piece by piece, from block to block.
+#![allow(unsafe_code)]
 
 use std::{io, mem::MaybeUninit};
 

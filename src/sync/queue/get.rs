@@ -24,11 +24,8 @@ impl<T: Send + 'static> Core<T> {
         match self.try_get_plain() {
             Found::Plain(Some(item)) => return Ok(item),
             Found::Shared => {
-                let mut parcel = Parcel::new();
-                match self.raw().try_get_alone(&mut parcel) {
-                    Some(Ok(())) => return self.open(&parcel),
-                    Some(Err(why)) => return self.unpack(Some(Taken::Damaged(why))),
-                    None => {}
+                if let Some(item) = self.get_shared() {
+                    return item;
                 }
             }
             Found::Plain(None) | Found::Moving => {}
@@ -49,11 +46,27 @@ impl<T: Send + 'static> Core<T> {
     }
 
     pub(super) async fn get_async(&self) -> Result<T, GetError> {
-        if let Found::Plain(Some(item)) = self.try_get_plain() {
-            return Ok(item);
+        match self.try_get_plain() {
+            Found::Plain(Some(item)) => return Ok(item),
+            Found::Shared => {
+                if let Some(item) = self.get_shared() {
+                    return item;
+                }
+            }
+            Found::Plain(None) | Found::Moving => {}
         }
         let taken = WaitAsync::new(Getting::new(self)).await;
         self.unpack(Some(taken))
+    }
+
+    /// Takes an item of the queue, which is shared, if there is one.
+    #[inline]
+    fn get_shared(&self) -> Option<Result<T, GetError>> {
+        let mut parcel = Parcel::new();
+        Some(match self.raw().try_get_alone(&mut parcel)? {
+            Ok(()) => self.open(&parcel),
+            Err(why) => self.unpack(Some(Taken::Damaged(why))),
+        })
     }
 
     /// The item that was taken.

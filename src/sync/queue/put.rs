@@ -26,7 +26,10 @@ impl<T: Send + 'static> Core<T> {
             Found::Plain(Some(())) => return Ok(()),
             Found::Shared => {
                 let item = item.take().expect("it was not put");
-                return self.put_shared(item, deadline);
+                return match self.put_shared(item)? {
+                    None => Ok(()),
+                    Some(putting) => Waiting::new(putting).block(deadline).unwrap_or(Ok(())),
+                };
             }
             Found::Plain(None) | Found::Moving => {}
         }
@@ -56,8 +59,16 @@ impl<T: Send + 'static> Core<T> {
     pub(super) async fn put_async(&self, item: T) -> Result<(), PutError<T>> {
         // What is most likely, without any preparation.
         let mut item = Some(item);
-        if let Found::Plain(Some(())) = self.try_put_plain(&mut item) {
-            return Ok(());
+        match self.try_put_plain(&mut item) {
+            Found::Plain(Some(())) => return Ok(()),
+            Found::Shared => {
+                let item = item.take().expect("it was not put");
+                return match self.put_shared(item)? {
+                    None => Ok(()),
+                    Some(putting) => WaitAsync::new(putting).await,
+                };
+            }
+            Found::Plain(None) | Found::Moving => {}
         }
         let item = item.take().expect("it was not put");
         WaitAsync::new(Putting::new(self, item)).await
@@ -83,29 +94,20 @@ impl<T> Core<T> {
 }
 
 impl<T: Send + 'static> Core<T> {
-    /// Puts the item into the queue, which is shared: most likely it is small and there is room.
+    /// Puts the item into the queue, which is shared: most likely it is small and there is room. If not,
+    /// gives what is to be waited with.
     #[inline]
-    fn put_shared(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
+    fn put_shared(&self, item: T) -> Result<Option<Putting<'_, T>>, PutError<T>> {
         let mut parcel = Parcel::new();
         if let Err(error) = (self.local.codec().encode)(&item, &mut parcel) {
             return Err(PutError::Encode(item, error));
         }
-        match parcel.is_small() && self.raw().try_put_small(&parcel) {
-            true => Ok(()),
-            false => self.put_parcel(item, parcel, deadline),
+        if parcel.is_small() && self.raw().try_put_small(&parcel) {
+            return Ok(None);
         }
-    }
-
-    #[cold]
-    fn put_parcel(
-        &self,
-        item: T,
-        parcel: Parcel,
-        deadline: Option<Instant>,
-    ) -> Result<(), PutError<T>> {
         let mut putting = Putting::new(self, item);
         putting.take_along(parcel)?;
-        Waiting::new(putting).block(deadline).unwrap_or(Ok(()))
+        Ok(Some(putting))
     }
 }
 
