@@ -21,6 +21,7 @@ thread_local! {
 /// Calls `code`; if it panics, says what the panic was.
 ///
 /// The caller must not look at state that a panic in `code` left half-way.
+#[inline]
 pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panic> {
     install_hook();
     CATCHING.set(CATCHING.get() + 1);
@@ -46,6 +47,7 @@ pub(crate) fn contain(code: impl FnOnce()) {
 }
 
 /// Puts our hook before the one that is there: it notes what a panic was, and names the worker.
+#[inline]
 fn install_hook() {
     static INSTALL: Once = Once::new();
     // A thread that is panicking may not change the hook; the next call will do it.

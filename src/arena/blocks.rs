@@ -1,7 +1,7 @@
 //! The memory that grows and shrinks: blocks of bytes, claimed and given back by any process at any time.
 #![allow(unsafe_code)]
 
-use std::{io, mem::MaybeUninit, ops::Range};
+use std::{io, mem::MaybeUninit, ops::Range, ptr::NonNull};
 
 use super::{
     me,
@@ -10,8 +10,15 @@ use super::{
 };
 use crate::shim::{AtomicU32, AtomicU64, Ordering};
 
-/// Bytes in a block.
-pub(super) const BLOCK: usize = 64 << 10;
+/// Bytes in a block; models have time for a few items only.
+pub(super) const BLOCK: usize = if cfg!(freethreading_loom) {
+    2 * LINE
+} else {
+    64 << 10
+};
+
+/// Bytes in a cache line.
+pub(super) const LINE: usize = 64;
 
 /// What is known of a block; its bytes are elsewhere.
 #[derive(Default)]
@@ -49,6 +56,8 @@ pub(crate) struct Blocks {
     mapping: &'static Mapping,
     start: usize,
     pub(super) count: usize,
+    #[cfg(freethreading_loom)]
+    watched: &'static super::modelled::Watched,
 }
 
 impl Blocks {
@@ -56,8 +65,11 @@ impl Blocks {
         tags: Pool<BlockTag>,
         mapping: &'static Mapping,
         range: Range<usize>,
+        #[cfg(freethreading_loom)] watched: &'static super::modelled::Watched,
     ) -> Self {
         Blocks {
+            #[cfg(freethreading_loom)]
+            watched,
             tags,
             mapping,
             start: range.start,
@@ -126,12 +138,28 @@ impl Blocks {
         (next != 0 && (next as usize) < self.count).then_some(next)
     }
 
+    /// Says that the bytes from there on are about to be written, or else read, soon: who copies small items
+    /// between locked instructions, which wait for all that was written before, would otherwise wait
+    /// for another core's cache each time.
+    #[inline]
+    pub(super) fn expect<const WRITE: bool>(&self, index: u32, offset: usize) {
+        if let Some(at) = self.mapping.at(self.offset(index) + offset, 2 * LINE)
+            && offset + 2 * LINE <= BLOCK
+        {
+            prefetch::<WRITE>(at);
+            // SAFETY: both lines lie within the block, and so in one mapping.
+            prefetch::<WRITE>(unsafe { at.add(LINE) });
+        }
+    }
+
     /// Copies bytes into a block.
     pub(super) fn write(&self, index: u32, offset: usize, bytes: &[u8]) {
         let at = self.mapping.at(self.offset(index) + offset, bytes.len());
         if let Some(at) = at
             && offset + bytes.len() <= BLOCK
         {
+            #[cfg(freethreading_loom)]
+            self.watched.write(self.offset(index) + offset, bytes.len());
             // SAFETY: the range lies within a block, which is mapped and was backed when it was
             // claimed. No Rust reference to it exists; that no other process uses it is what the mutex
             // is for, and one that does so all the same can do damage to the bytes, which are
@@ -153,6 +181,8 @@ impl Blocks {
         if offset + len > BLOCK {
             return false;
         }
+        #[cfg(freethreading_loom)]
+        self.watched.read(self.offset(index) + offset, len);
         // SAFETY: as above for the source; any bytes are valid. The target is a slice of this process's
         // own memory, which does not overlap the mapping.
         unsafe {
@@ -163,3 +193,23 @@ impl Blocks {
         true
     }
 }
+
+/// Fetches a cache line, for good measure; nothing else is done with it.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline]
+fn prefetch<const WRITE: bool>(at: NonNull<u8>) {
+    use std::arch::{asm, x86_64};
+
+    if WRITE {
+        // SAFETY: it is a hint, whatever the address, and no operation where the processor does not know it.
+        unsafe {
+            asm!("prefetchw [{}]", in(reg) at.as_ptr(), options(nostack, preserves_flags, readonly));
+        }
+    } else {
+        // SAFETY: it is a hint, whatever the address.
+        unsafe { x86_64::_mm_prefetch::<{ x86_64::_MM_HINT_T0 }>(at.as_ptr().cast()) };
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+fn prefetch<const WRITE: bool>(_: NonNull<u8>) {}

@@ -1,11 +1,13 @@
 //! The memory that a program and its worker processes share, and how they wait for each other in it.
 //!
 //! - [`sys`] has the system calls, [`pool`] allocates units of one size in the mapping,
-//! - [`slot`] is the state of a primitive with its [`mutex`], [`handle`] what keeps it alive, [`passage`] how it travels,
+//! - [`slot`] is the state of a primitive with its [`mutex`], [`gate`] a second one, [`handle`] what keeps it
+//!   alive, and [`passage`] how it travels,
 //! - [`waiter`] and [`wait`] are the event count, [`bell`] wakes tasks from other processes, [`look`] is what
 //!   is done before going to sleep,
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
-//! - [`blocks`] are memory in larger pieces, and [`ring`] holds the items of shared queues in them.
+//! - [`blocks`] are memory in larger pieces, [`ring`] holds the items of shared queues in them, and a
+//!   [`parcel`] is one of these on its way.
 //!
 //! There is one arena in a program: one anonymous file, mapped by the program and by every worker
 //! process of this machine. It is made when it is first needed. A large range of addresses is
@@ -13,9 +15,11 @@
 
 pub(crate) mod bell;
 mod blocks;
+pub(crate) mod gate;
 pub(crate) mod handle;
 pub(crate) mod look;
 mod mutex;
+pub(crate) mod parcel;
 pub(crate) mod passage;
 pub(crate) mod pool;
 // Models start no processes.

@@ -11,11 +11,12 @@ use std::{
     sync::OnceLock,
 };
 
+use loom::cell::UnsafeCell;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Arena,
-    blocks::Blocks,
+    blocks::{BLOCK, Blocks, LINE},
     pool::{Pool, Shared, Unit, Units},
     process::{self, Place},
     sys::Mapping,
@@ -31,6 +32,41 @@ loom::lazy_static! {
 loom::thread_local! {
     /// The process that the thread is of.
     static ME: Cell<u16> = Cell::new(1);
+}
+
+/// Of these one is never used.
+const BLOCKS: usize = 4;
+
+/// Sees to it that nobody writes to a line of the blocks' memory, which the checker does not look into, while
+/// another reads it or before he is known to be done.
+pub(super) struct Watched(Vec<UnsafeCell<()>>);
+
+// SAFETY: the cells hold nothing; the checker finds out who uses them when he must not.
+unsafe impl Send for Watched {}
+// SAFETY: as above.
+unsafe impl Sync for Watched {}
+
+impl Watched {
+    fn new() -> Self {
+        let lines = 0..BLOCKS * BLOCK / LINE;
+        Watched(lines.map(|_| UnsafeCell::new(())).collect())
+    }
+
+    fn lines(&self, offset: usize, len: usize) -> &[UnsafeCell<()>] {
+        &self.0[offset / LINE..(offset + len).div_ceil(LINE)]
+    }
+
+    pub(super) fn write(&self, offset: usize, len: usize) {
+        self.lines(offset, len)
+            .iter()
+            .for_each(|line| line.with_mut(|_| {}));
+    }
+
+    pub(super) fn read(&self, offset: usize, len: usize) {
+        self.lines(offset, len)
+            .iter()
+            .for_each(|line| line.with(|_| {}));
+    }
 }
 
 struct Home {
@@ -69,14 +105,15 @@ fn make() -> Home {
     let waiters = maker.pools(4);
     let records = maker.pools(4);
     let processes = maker.pools(PROCESSES + 1);
-    let blocks = maker.pools(1);
+    let blocks = maker.pools(BLOCKS);
+    let watched: &'static Watched = maker.keep(Watched::new());
     let arenas = array::from_fn(|_| Arena {
         id: 1,
         slots: slots(),
         waiters: waiters(),
         records: records(),
         processes: processes(),
-        blocks: Blocks::new(blocks(), mapping, 0..0),
+        blocks: Blocks::new(blocks(), mapping, 0..BLOCKS * BLOCK, watched),
         locals: boxcar::Vec::new(),
         idle: Mutex::default(),
         shared: AtomicBool::new(false),

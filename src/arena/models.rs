@@ -20,7 +20,7 @@ use super::{
     modelled::enter,
     pool::{Pool, Shared, Unit, Units},
     slot::{Kind, SlotRef},
-    waiter::{Local, Sleeper, State, Waiter},
+    waiter::{Local, Sleeper, State, Waiter, Wakes},
 };
 use crate::shim::{AtomicBool, AtomicU64};
 
@@ -116,6 +116,56 @@ fn loom_a_slot_mutex_is_taken_from_a_dead_process() {
         assert_eq!(waiter.state(), State::Notified);
         drop(slot.lock());
         other.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_a_gate_excludes_with_or_without_the_mutex_and_nobody_sleeps_on() {
+    model(3, || {
+        let slot = claim_slot();
+        let value = Protected::new();
+        let add = {
+            let value = Arc::clone(&value);
+            move || {
+                let _gate = slot.gate();
+                value.add();
+            }
+        };
+        let others = [thread::spawn(add.clone()), elsewhere(add)];
+        {
+            let locked = slot.lock();
+            let _gate = locked.gate(&mut Wakes::default());
+            value.add();
+        }
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(value.get(), 3);
+    });
+}
+
+#[test]
+fn loom_a_gate_is_taken_from_a_dead_process() {
+    model(3, || {
+        let queue = Handle::new(Kind::Queue, |_| {}).unwrap();
+        let slot = queue.slot();
+        let waiter = Waiter::claim();
+        waiter.prepare(Sleeper::Thread);
+        slot.lock().push(0, waiter.index, waiter.node, false);
+        let other = elsewhere(move || {
+            // As a process that is killed before it has done anything.
+            std::mem::forget(SlotRef::new(slot.index(), slot.slot).gate());
+        });
+        let one_more = thread::spawn(move || drop(slot.gate()));
+        while slot.gatekeeper() != 2 {
+            thread::yield_now();
+        }
+        slot.reopen(2);
+        // Who puts in order what is behind the gate tells those who wait to look again.
+        assert_eq!(waiter.state(), State::Notified);
+        drop(slot.gate());
+        other.join().unwrap();
+        one_more.join().unwrap();
     });
 }
 

@@ -2,7 +2,7 @@
 //! the other side has one of its own.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -72,22 +72,42 @@ pub(crate) fn parent_is_beyond() {
 }
 
 thread_local! {
-    /// What is being packed on this thread, if anything is.
-    static PACKING: RefCell<Option<Luggage>> = const { RefCell::new(None) };
+    /// Whether something is being packed on this thread that other processes can reach primitives in.
+    static PACKING: Cell<bool> = const { Cell::new(false) };
+    /// How many primitives have been packed, and not been carried away yet.
+    static PACKED: Cell<usize> = const { Cell::new(0) };
+    /// Those; looked at only where there are some.
+    static HANDLES: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `code`, which encodes something that goes so far; gives what it has packed.
 pub(crate) fn pack<T>(reach: Reach, code: impl FnOnce() -> T) -> (T, Luggage) {
-    struct Restore(Option<Luggage>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            PACKING.set(self.0.take());
+    /// What encloses this, which may be an encoding too, goes on as before.
+    struct Outer {
+        packing: bool,
+        packed: usize,
+    }
+    impl Outer {
+        fn carry_away(&self) -> Luggage {
+            if PACKED.get() == self.packed {
+                return Luggage::default();
+            }
+            PACKED.set(self.packed);
+            Luggage(HANDLES.with_borrow_mut(|handles| handles.split_off(self.packed)))
         }
     }
-    let outer = Restore(PACKING.replace((reach == Reach::Tree).then(Luggage::default)));
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            PACKING.set(self.packing);
+            drop(self.carry_away());
+        }
+    }
+    let outer = Outer {
+        packing: PACKING.replace(reach == Reach::Tree),
+        packed: PACKED.get(),
+    };
     let result = code();
-    let luggage = PACKING.take().unwrap_or_default();
-    drop(outer);
+    let luggage = outer.carry_away();
     (result, luggage)
 }
 
@@ -99,7 +119,7 @@ pub(crate) fn check() -> Result<(), String> {
              threads: {why}"
         ));
     }
-    if PACKING.with_borrow(Option::is_none) {
+    if !PACKING.get() {
         return Err(
             "a primitive can only be encoded for a worker process of this machine, as a part of \
                     a task, of its result or of a queue's item: nobody else reaches its memory"
@@ -111,11 +131,11 @@ pub(crate) fn check() -> Result<(), String> {
 
 /// What encloses it carries these primitives too.
 pub(crate) fn add(luggage: &Luggage) {
-    PACKING.with_borrow_mut(|packing| {
-        if let Some(packing) = packing {
-            packing.0.extend_from_slice(&luggage.0);
-        }
-    });
+    if PACKING.get() && !luggage.is_empty() {
+        // In this order: on a thread that ends they may be gone, which is a panic of this encoding.
+        HANDLES.with_borrow_mut(|handles| handles.extend_from_slice(&luggage.0));
+        PACKED.set(PACKED.get() + luggage.0.len());
+    }
 }
 
 /// Encodes the name of a primitive.

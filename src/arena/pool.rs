@@ -189,6 +189,12 @@ impl<T: Unit> Pool<T> {
             .store(Tag { owner, ..tag }.pack(), Ordering::Release);
     }
 
+    /// Whose a unit is.
+    pub(crate) fn owner(&self, unit: &T) -> u16 {
+        // Acquire: as of `used`.
+        Tag::unpack(unit.tag().load(Ordering::Acquire)).owner
+    }
+
     /// All units that are or were in use, with what their tags say.
     pub(crate) fn used(&self) -> impl Iterator<Item = (u32, &'static T, Tag)> + '_ {
         self.numbers().filter_map(|index| {

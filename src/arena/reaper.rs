@@ -38,6 +38,7 @@ pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
         if let Some(kind) = Kind::of(tag.kind) {
             let slot = SlotRef::new(index, slot);
             slot.seize(process);
+            slot.reopen(process);
             bereaved::inherit(slot, kind, dead);
         }
     }

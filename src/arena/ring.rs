@@ -1,120 +1,108 @@
 //! The items of a shared queue: a stream of bytes in a chain of blocks, which grows at its end and is
 //! given back at its start.
 //!
-//! All of it is under the mutex of the queue's slot. A put is committed by one store, to the end of the
-//! stream, and a get by one, to its start: a process that is killed half-way leaves the stream as it was,
-//! and what else is not right then is put in order when the slot is repaired.
-#![allow(unsafe_code)]
+//! Its end is under the mutex of the queue's slot, and its start under the slot's gate, so that who puts
+//! and who takes do not wait for each other, nor write to the same cache lines: each side keeps what it
+//! last saw of the other's progress and looks again only when that is used up. A put is committed by one
+//! store, to the end of the stream, and a get by one, to its start: a process that is killed half-way leaves
+//! the stream as it was, and what else is not right then is put in order, under both locks, when the slot
+//! is repaired.
 
-use std::{io, mem::MaybeUninit};
+pub(crate) mod place;
+mod stream;
 
+use std::io;
+
+use self::{
+    place::{COUNT, HEAD, PUT, Position, SPARES, TAIL, TAIL_SEEN, TAKEN, count_of},
+    stream::{Reader, Writer},
+};
 use super::{
     arena,
-    blocks::{BLOCK, BlockTag},
-    handle::{SlotId, release, retain},
+    blocks::{BLOCK, BlockTag, LINE},
+    gate::Gate,
+    handle::{SlotId, retain},
     me,
+    parcel::{Parcel, Reserve},
     slot::{Locked, SlotRef},
+    waiter::Wakes,
 };
 use crate::shim::Ordering;
-
-/// A place in the stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Position {
-    block: u32,
-    offset: usize,
-}
-
-impl Position {
-    fn pack(self) -> u64 {
-        u64::from(self.block) << 32 | self.offset as u64
-    }
-
-    /// What is in the arena is not trusted: a place that is none is the start of no block.
-    fn unpack(position: u64) -> Position {
-        let offset = position as u32 as usize;
-        match offset <= BLOCK {
-            true => Position {
-                block: (position >> 32) as u32,
-                offset,
-            },
-            false => Position {
-                block: 0,
-                offset: 0,
-            },
-        }
-    }
-}
-
-/// The words of a slot that say where its stream is.
-#[derive(Clone, Copy)]
-pub(crate) struct Words {
-    /// Where it starts, and how many items were taken.
-    pub(crate) head: usize,
-    pub(crate) taken: usize,
-    /// Where it ends, and how many items were put.
-    pub(crate) tail: usize,
-    pub(crate) put: usize,
-    /// A block that is kept for the next one that is needed.
-    pub(crate) spare: usize,
-}
-
-/// An item as it travels: encoded, with the primitives that it names.
-pub(crate) struct Parcel {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) luggage: Vec<u64>,
-}
 
 /// In front of every item: how many bytes it has, and how many primitives' names, which come first.
 const HEADER: usize = 16;
 
-/// The stream of a slot whose mutex is held. Relaxed throughout: the mutex orders it.
-pub(crate) struct Ring<'a> {
-    slot: &'a Locked,
-    words: Words,
+/// How far ahead of the items that are copied memory is fetched.
+const AHEAD: usize = 3 * LINE;
+
+/// The stream of a slot. Words are read with Acquire and written with Release: with the places come the
+/// bytes, and with what one side gives to the other what it has done with it.
+#[derive(Clone, Copy)]
+pub(crate) struct Ring {
+    slot: SlotRef,
 }
 
-impl<'a> Ring<'a> {
-    pub(crate) fn of(slot: &'a Locked, words: Words) -> Self {
-        Ring { slot, words }
+/// What was read is not an item.
+#[derive(Debug)]
+pub(crate) struct Damaged;
+
+impl Ring {
+    pub(crate) fn of(slot: SlotRef) -> Self {
+        Ring { slot }
     }
 
-    fn get(&self, word: usize) -> u64 {
-        self.slot.words[word].load(Ordering::Relaxed)
+    #[inline]
+    fn get(self, word: usize) -> u64 {
+        self.slot.word(word).load(Ordering::Acquire)
     }
 
-    fn set(&self, word: usize, value: u64) {
-        self.slot.words[word].store(value, Ordering::Release);
+    #[inline]
+    fn set(self, word: usize, value: u64) {
+        self.slot.word(word).store(value, Ordering::Release);
     }
 
-    fn head(&self) -> Position {
-        Position::unpack(self.get(self.words.head))
+    fn head(self) -> Position {
+        Position::unpack(self.get(HEAD))
     }
 
-    fn tail(&self) -> Position {
-        Position::unpack(self.get(self.words.tail))
+    fn tail(self) -> Position {
+        Position::unpack(self.get(TAIL))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.head() == self.tail()
+    /// Whether there is no item, at some moment of the call; any process may ask.
+    #[inline]
+    pub(crate) fn is_empty(self) -> bool {
+        let head = self.get(HEAD);
+        // Who has not used up what was seen leaves the end, and its cache line, alone.
+        head == self.get(TAIL_SEEN) && head == self.get(TAIL)
     }
 
     /// Appends an item, with blocks from `reserve` where more are needed.
-    pub(crate) fn put(&self, parcel: &Parcel, reserve: &mut Reserve) -> io::Result<()> {
+    pub(crate) fn put(
+        self,
+        slot: &Locked,
+        parcel: &Parcel,
+        reserve: &mut Reserve,
+        wakes: &mut Wakes,
+    ) -> io::Result<()> {
         let blocks = &arena().blocks;
         let last = self.tail().block;
-        if last != 0 && !blocks.belongs(last, self.slot.slot.index()) {
-            self.forget();
+        if last != 0 && !blocks.belongs(last, self.slot.index()) {
+            self.forget(&slot.gate(wakes));
         }
+        let start = self.tail();
+        blocks.expect::<true>(
+            start.block,
+            start.offset + HEADER + parcel.bytes.len() + AHEAD,
+        );
         let mut writer = Writer {
             ring: self,
-            at: self.tail(),
+            at: start,
             new: Vec::new(),
             reserve,
         };
         let (len, names) = (parcel.bytes.len() as u64, parcel.luggage.len() as u64);
-        let mut header = [0; HEADER];
-        header[..8].copy_from_slice(&len.to_ne_bytes());
-        header[8..].copy_from_slice(&names.to_ne_bytes());
+        let header: [u8; HEADER] = (u128::from(names) << 64 | u128::from(len)).to_ne_bytes();
         let written = writer.write(&header).and_then(|()| {
             for id in &parcel.luggage {
                 writer.write(&id.to_ne_bytes())?;
@@ -130,30 +118,31 @@ impl<'a> Ring<'a> {
             reserve.0.extend(new);
             return Err(error);
         }
-        if self.tail().block == 0 {
-            // The first item of all: its start is the start of the stream.
-            let first = new.first().copied().unwrap_or(0);
-            let start = Position {
-                block: first,
-                offset: 0,
-            };
-            self.set(self.words.head, start.pack());
-        }
-        // The item is in the queue, from here on.
-        self.set(self.words.tail, at.pack());
-        self.set(self.words.put, self.get(self.words.put).wrapping_add(1));
-        self.adopt(&new);
-        // The queue has the primitives now, whoever else lets go of them.
+        // The queue has the primitives from now on, whoever else lets go of them: before anybody can take
+        // them out. A process that is killed here has at worst held on to them for good.
         for &id in &parcel.luggage {
             let _ = retain(SlotId::unpack(id));
         }
+        // Likewise the blocks, before anybody can be done with them.
+        self.adopt(&new);
+        let put = self.get(PUT).wrapping_add(1);
+        if start.block == 0 {
+            // The first item of all: its start is the start of the stream. Nobody takes yet, since the end
+            // is nowhere.
+            let block = new.first().copied().unwrap_or(0);
+            let first = Position { block, offset: 0 };
+            self.set(HEAD, first.pack(self.get(TAKEN)));
+        }
+        self.set(PUT, put);
+        // The item is in the queue, from here on.
+        self.set(TAIL, at.pack(put));
         Ok(())
     }
 
     /// The blocks are the queue's.
-    fn adopt(&self, new: &[u32]) {
+    fn adopt(self, new: &[u32]) {
         let blocks = &arena().blocks;
-        let slot = self.slot.slot.index();
+        let slot = self.slot.index();
         for &index in new.iter().filter(|&&index| blocks.belongs(index, slot)) {
             if let Some(tag) = blocks.tags.get(index) {
                 tag.slot.store(slot, Ordering::Relaxed);
@@ -163,102 +152,146 @@ impl<'a> Ring<'a> {
     }
 
     /// The words were damaged: nothing can be found any more.
-    fn forget(&self) {
-        self.set(self.words.head, 0);
-        self.set(self.words.tail, 0);
-        self.set(self.words.spare, 0);
-        self.set(self.words.taken, self.get(self.words.put));
+    fn forget(self, _gate: &Gate) {
+        for spare in SPARES {
+            self.set(spare, 0);
+        }
+        self.rest_at(Position::NOWHERE);
     }
 
-    fn reader(&self) -> Reader {
+    /// The stream is empty, and goes on from here.
+    fn rest_at(self, place: Position) {
+        let put = self.get(PUT);
+        let word = place.pack(put);
+        self.set(HEAD, word);
+        self.set(TAKEN, put);
+        self.set(TAIL_SEEN, word);
+        self.set(TAIL, word);
+    }
+
+    fn reader(self, head: u64, end: u64) -> Reader {
         Reader {
-            slot: self.slot.slot.index(),
-            at: self.head(),
-            end: self.tail(),
+            slot: self.slot.index(),
+            at: Position::unpack(head),
+            end: Position::unpack(end),
             left: Vec::new(),
         }
     }
 
-    /// Takes the first item, if there is one; blocks that are not needed any more go to `spent`.
-    pub(crate) fn take(&self, spent: &mut Reserve) -> Option<Result<Parcel, &'static str>> {
-        if self.is_empty() {
-            return None;
+    /// Takes the first item, if there is one, into an empty parcel; blocks that are not needed any more go
+    /// to `spent`.
+    #[inline]
+    pub(crate) fn take(
+        self,
+        _gate: &Gate,
+        parcel: &mut Parcel,
+        spent: &mut Reserve,
+    ) -> Option<Result<(), Damaged>> {
+        let head = self.get(HEAD);
+        let mut end = self.get(TAIL_SEEN);
+        if head == end || Position::unpack(end).block == 0 {
+            end = self.get(TAIL);
+            if head == end || Position::unpack(end).block == 0 {
+                return None;
+            }
+            self.set(TAIL_SEEN, end);
         }
-        let mut reader = self.reader();
-        let parcel = reader.parcel();
-        if parcel.is_none() {
-            // Somebody has written where he must not: nothing that follows can be made out.
-            reader.at = self.tail();
+        // Once more, since the first put of all says where the start is, before it says where the end is.
+        let mut reader = self.reader(self.get(HEAD), end);
+        if reader.at.block != reader.end.block || reader.at.offset + AHEAD < reader.end.offset {
+            arena()
+                .blocks
+                .expect::<false>(reader.at.block, reader.at.offset + AHEAD);
+        }
+        if reader.item(parcel).is_none() {
+            parcel.empty();
+            return Some(Err(Damaged));
         }
         let Reader { at, left, .. } = reader;
+        let taken = self.get(TAKEN).wrapping_add(1);
         // The item is out of the queue, from here on.
-        self.set(self.words.head, at.pack());
-        self.set(self.words.taken, self.get(self.words.taken).wrapping_add(1));
-        if parcel.is_none() {
-            self.set(self.words.taken, self.get(self.words.put));
+        self.set(HEAD, at.pack(taken));
+        self.set(TAKEN, taken);
+        if !left.is_empty() {
+            self.put_by(left, spent);
         }
+        Some(Ok(()))
+    }
+
+    /// Somebody has written where he must not: what cannot be made out is given up.
+    pub(crate) fn give_up(self, slot: &Locked, gate: &Gate) {
+        self.rest_at(self.tail());
+        self.repair(slot, gate);
+    }
+
+    /// A few blocks are kept, so that a queue that moves on needs no system calls.
+    #[cold]
+    fn put_by(self, left: Vec<u32>, spent: &mut Reserve) {
+        let blocks = &arena().blocks;
+        let is_ours = |tag: &&BlockTag| tag.slot.load(Ordering::Relaxed) == self.slot.index();
         for block in left {
-            self.put_by(block, spent);
+            let Some(tag) = blocks.tags.get(block).filter(is_ours) else {
+                continue;
+            };
+            tag.next.store(0, Ordering::Relaxed);
+            if let Some(free) = SPARES.into_iter().find(|&spare| self.get(spare) == 0) {
+                self.set(free, u64::from(block));
+            } else {
+                // Should this process be killed, they are freed with all that it has.
+                blocks.tags.hand(tag, me());
+                tag.slot.store(0, Ordering::Relaxed);
+                spent.0.push(block);
+            }
         }
-        Some(parcel.ok_or("the memory of the queue was damaged"))
     }
 
-    /// One block is kept, so that a queue that moves on needs no system calls.
-    fn put_by(&self, block: u32, spent: &mut Reserve) {
+    fn take_spare(self) -> Option<u32> {
         let blocks = &arena().blocks;
-        let is_ours = |tag: &&BlockTag| tag.slot.load(Ordering::Relaxed) == self.slot.slot.index();
-        let Some(tag) = blocks.tags.get(block).filter(is_ours) else {
-            return;
-        };
-        tag.next.store(0, Ordering::Relaxed);
-        if self.get(self.words.spare) == 0 {
-            self.set(self.words.spare, u64::from(block));
-        } else {
-            // Should this process be killed, they are freed with all that it has.
+        SPARES.into_iter().find_map(|spare| {
+            let block = self.get(spare) as u32;
+            let tag = blocks.tags.get(block)?;
+            if !blocks.belongs(block, self.slot.index()) {
+                return None;
+            }
+            // First it is this process's, then not the queue's. Should the process be killed in between, the
+            // repair finds that the queue does not have it any more.
             blocks.tags.hand(tag, me());
-            tag.slot.store(0, Ordering::Relaxed);
-            spent.0.push(block);
-        }
+            self.set(spare, 0);
+            Some(block)
+        })
     }
 
-    fn take_spare(&self) -> Option<u32> {
-        let spare = self.get(self.words.spare) as u32;
+    /// A process that had the mutex, or the gate, is gone, perhaps in the middle of something.
+    pub(crate) fn repair(self, _slot: &Locked, _gate: &Gate) {
         let blocks = &arena().blocks;
-        let tag = blocks.tags.get(spare)?;
-        if !blocks.belongs(spare, self.slot.slot.index()) {
-            return None;
+        // A put may have been counted and not committed.
+        let uncommitted = self.get(PUT).wrapping_sub(count_of(self.get(TAIL))) & COUNT;
+        if uncommitted == 1 {
+            self.set(PUT, self.get(PUT).wrapping_sub(1));
         }
-        // First it is this process's, then not the queue's.
-        arena().blocks.tags.hand(tag, me());
-        self.set(self.words.spare, 0);
-        Some(spare)
-    }
-
-    /// The process that had the mutex is gone, perhaps in the middle of something.
-    pub(crate) fn repair(&self) {
-        let blocks = &arena().blocks;
+        if self.tail().block == 0 {
+            // It was about to put the first item, if any.
+            self.rest_at(self.tail());
+        }
         let (head, tail) = (self.head(), self.tail());
-        if tail.block == 0 {
-            // It was about to put the first item.
-            self.set(self.words.head, 0);
-        }
-        let mut reader = self.reader();
+        let mut reader = self.reader(self.get(HEAD), self.get(TAIL));
         let mut count = 0;
-        while reader.at != tail && reader.parcel().is_some() {
+        let mut parcel = Parcel::default();
+        while reader.at != tail && reader.item(&mut parcel).is_some() {
             count += 1;
-        }
-        // A put or a get was committed and not counted.
-        let (put, taken) = (self.get(self.words.put), self.get(self.words.taken));
-        match put.wrapping_sub(taken).wrapping_sub(count) {
-            0 => {}
-            1 => self.set(self.words.taken, taken.wrapping_add(1)),
-            u64::MAX => self.set(self.words.put, put.wrapping_add(1)),
-            // Damaged: what can be read is what there is.
-            _ => self.set(self.words.taken, put.wrapping_sub(count)),
+            parcel.empty();
         }
         if reader.at != tail {
-            self.set(self.words.head, tail.pack());
-            self.set(self.words.taken, self.get(self.words.put));
+            self.rest_at(tail);
+        } else {
+            // A get may have been committed and not counted; and where the counts were damaged, what can be
+            // read is what there is.
+            let put = self.get(PUT);
+            let taken = put.wrapping_sub(count);
+            self.set(TAKEN, taken);
+            self.set(HEAD, head.pack(taken));
+            self.set(TAIL, tail.pack(put));
+            self.set(TAIL_SEEN, tail.pack(put));
         }
         if let Some(last) = blocks.tags.get(tail.block) {
             last.next.store(0, Ordering::Relaxed);
@@ -267,183 +300,40 @@ impl<'a> Ring<'a> {
         kept.push(head.block);
         kept.push(tail.block);
         self.adopt(&kept);
-        kept.push(self.get(self.words.spare) as u32);
-        blocks.free_others(self.slot.slot.index(), &kept);
+        for spare in SPARES {
+            let block = self.get(spare) as u32;
+            let tag = blocks.tags.get(block);
+            if tag.is_some_and(|tag| blocks.tags.owner(tag) == 0) {
+                kept.push(block);
+            } else {
+                // Somebody was about to use it, and it is freed with what he had.
+                self.set(spare, 0);
+            }
+        }
+        blocks.free_others(self.slot.index(), &kept);
     }
 
     /// Lets go of all there is.
-    pub(crate) fn clear(&self) {
+    pub(crate) fn clear(self, slot: &Locked, gate: &Gate) {
         let mut spent = Reserve::default();
-        while let Some(parcel) = self.take(&mut spent) {
-            if let Ok(parcel) = parcel {
-                parcel.release_luggage();
+        let mut parcel = Parcel::default();
+        while let Some(taken) = self.take(gate, &mut parcel, &mut spent) {
+            match taken {
+                Ok(()) => parcel.release_luggage(),
+                Err(Damaged) => self.give_up(slot, gate),
             }
+            parcel.empty();
         }
-        spent.0.extend(self.take_spare());
+        spent.0.extend(std::iter::from_fn(|| self.take_spare()));
         let last = self.tail().block;
-        self.set(self.words.head, 0);
-        self.set(self.words.tail, 0);
+        self.rest_at(Position::NOWHERE);
         let blocks = &arena().blocks;
         if let Some(tag) = blocks.tags.get(last)
-            && blocks.belongs(last, self.slot.slot.index())
+            && blocks.belongs(last, self.slot.index())
         {
             blocks.tags.hand(tag, me());
             spent.0.push(last);
         }
-    }
-}
-
-/// Blocks that are this process's alone: claimed ahead of time, or to be freed, neither of which is
-/// to be done under the mutex. Dropped, they are freed.
-#[derive(Default)]
-pub(crate) struct Reserve(Vec<u32>);
-
-impl Reserve {
-    /// Enough for an item of so many bytes, but for the last block.
-    pub(crate) fn of(len: usize) -> io::Result<Reserve> {
-        let mut reserve = Reserve::default();
-        for _ in 0..len / BLOCK {
-            reserve.0.push(arena().blocks.claim()?);
-        }
-        Ok(reserve)
-    }
-}
-
-impl Drop for Reserve {
-    fn drop(&mut self) {
-        for block in self.0.drain(..) {
-            arena().blocks.free(block);
-        }
-    }
-}
-
-impl Parcel {
-    /// The primitives are not the queue's any more.
-    pub(crate) fn release_luggage(&self) {
-        for &id in &self.luggage {
-            let id = SlotId::unpack(id);
-            if let Some(slot) = arena().slots.get(id.index) {
-                release(SlotRef::new(id.index, slot));
-            }
-        }
-    }
-}
-
-/// Writes behind the end of the stream, where nobody looks yet.
-struct Writer<'a, 'b> {
-    ring: &'a Ring<'a>,
-    at: Position,
-    /// Blocks that were linked.
-    new: Vec<u32>,
-    reserve: &'b mut Reserve,
-}
-
-impl Writer<'_, '_> {
-    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let blocks = &arena().blocks;
-        while !bytes.is_empty() {
-            if self.at.block == 0 || self.at.offset == BLOCK {
-                self.link()?;
-            }
-            let len = bytes.len().min(BLOCK - self.at.offset);
-            blocks.write(self.at.block, self.at.offset, &bytes[..len]);
-            self.at.offset += len;
-            bytes = &bytes[len..];
-        }
-        Ok(())
-    }
-
-    fn link(&mut self) -> io::Result<()> {
-        let blocks = &arena().blocks;
-        let spare = self.ring.take_spare().or_else(|| self.reserve.0.pop());
-        let block = match spare {
-            Some(block) => block,
-            None => blocks.claim()?,
-        };
-        self.new.push(block);
-        if let Some(last) = blocks.tags.get(self.at.block) {
-            last.next.store(block, Ordering::Relaxed);
-        }
-        self.at = Position { block, offset: 0 };
-        Ok(())
-    }
-}
-
-/// Reads from the stream, and never beyond its end.
-struct Reader {
-    slot: u32,
-    at: Position,
-    end: Position,
-    /// Blocks that were read to their end.
-    left: Vec<u32>,
-}
-
-impl Reader {
-    fn parcel(&mut self) -> Option<Parcel> {
-        let (len, names) = (self.number()?, self.number()?);
-        let mut luggage = Vec::new();
-        for _ in 0..names {
-            luggage.push(self.number()?);
-        }
-        let mut bytes = Vec::new();
-        let mut left = usize::try_from(len).ok()?;
-        // The length is not to be trusted: no more is reserved than there is.
-        while left > 0 {
-            let part = left.min(self.room()?);
-            bytes.reserve(part);
-            self.read(&mut bytes.spare_capacity_mut()[..part])?;
-            // SAFETY: so much of the spare capacity was just filled.
-            unsafe { bytes.set_len(bytes.len() + part) };
-            left -= part;
-        }
-        Some(Parcel { bytes, luggage })
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let mut number = [MaybeUninit::new(0); 8];
-        let mut filled = 0;
-        while filled < number.len() {
-            let part = self.room()?.min(number.len() - filled);
-            self.read(&mut number[filled..filled + part])?;
-            filled += part;
-        }
-        // SAFETY: all of them were initialised from the start.
-        Some(u64::from_ne_bytes(
-            number.map(|byte| unsafe { byte.assume_init() }),
-        ))
-    }
-
-    /// Goes to where there is something to read, and says how much of it lies in one block.
-    fn room(&mut self) -> Option<usize> {
-        let blocks = &arena().blocks;
-        loop {
-            if !blocks.belongs(self.at.block, self.slot) {
-                return None;
-            }
-            let end = match self.at.block == self.end.block {
-                true => self.end.offset,
-                false => BLOCK,
-            };
-            match end.checked_sub(self.at.offset)? {
-                // Links that were damaged may go in a circle.
-                0 if self.at.block == self.end.block || self.left.len() > blocks.count => {
-                    return None;
-                }
-                0 => {
-                    self.left.push(self.at.block);
-                    let block = blocks.next(self.at.block)?;
-                    self.at = Position { block, offset: 0 };
-                }
-                room => return Some(room),
-            }
-        }
-    }
-
-    /// Reads what lies in one block.
-    fn read(&mut self, out: &mut [MaybeUninit<u8>]) -> Option<()> {
-        let read = arena().blocks.read(self.at.block, self.at.offset, out);
-        self.at.offset += out.len();
-        read.then_some(())
     }
 }
 

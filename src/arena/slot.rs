@@ -4,7 +4,9 @@
 use std::ops::Deref;
 
 use super::{
-    arena, me,
+    arena,
+    gate::Far,
+    me,
     mutex::Mutex,
     pool::{Tag, Unit},
     waiter::{self, Wakes, Woken},
@@ -51,7 +53,7 @@ pub(crate) const WORDS: usize = 8;
 /// How many lists of waiters a primitive may have.
 pub(crate) const LISTS: usize = 3;
 
-/// Two cache lines.
+/// Two cache lines, and far from them, where those who use them do not slow each other down, one more.
 #[derive(Default)]
 #[repr(C, align(128))]
 pub(crate) struct Slot {
@@ -63,6 +65,7 @@ pub(crate) struct Slot {
     /// How many have begun to wait.
     tickets: AtomicU64,
     pub(crate) words: [AtomicU64; WORDS],
+    pub(super) far: Far,
 }
 
 /// The ends of a list of waiters, both zero if there are none. Only used under the mutex.
@@ -90,7 +93,8 @@ impl Unit for Slot {
             list.count.store(0, Ordering::Relaxed);
         }
         self.tickets.store(0, Ordering::Relaxed);
-        for word in &self.words {
+        self.far.gate.reset();
+        for word in self.words.iter().chain(&self.far.words) {
             word.store(0, Ordering::Relaxed);
         }
     }
@@ -98,6 +102,17 @@ impl Unit for Slot {
     #[cfg(freethreading_loom)]
     fn new() -> Self {
         Slot::default()
+    }
+}
+
+impl Slot {
+    /// One of the words that the primitive has for itself.
+    #[inline]
+    pub(crate) fn word(&self, word: usize) -> &AtomicU64 {
+        match word.checked_sub(WORDS) {
+            None => &self.words[word],
+            Some(far) => &self.far.words[far],
+        }
     }
 }
 

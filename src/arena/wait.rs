@@ -156,6 +156,7 @@ impl<R: Resource> Waiting<R> {
             }
             Err(Miss::Again) => {
                 drop(slot);
+                self.resource.unlocked();
                 self.poll(sleeper)
             }
             Err(Miss::Join(list)) => {

@@ -186,6 +186,10 @@ impl Wakes {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
     pub(crate) fn extend(&mut self, woken: Option<Woken>) {
         if let Some(woken) = woken {
             self.add(woken);

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::arena::{
     arena,
+    gate::Gate,
     reaper::Dead,
     slot::{Kind, Locked, SlotRef},
     waiter::{State, Wakes},
@@ -57,6 +58,10 @@ pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
             RawBarrier::of(slot).inherit(dead);
             false
         }
+        Kind::Queue | Kind::SimpleQueue => {
+            RawQueue(slot).tell_of_room();
+            false
+        }
         _ => false,
     };
     if released {
@@ -76,6 +81,13 @@ pub(crate) fn repair(slot: &Locked, kind: Kind, wakes: &mut Wakes) {
         Kind::Barrier => RawBarrier::of(slot.slot).break_it(slot, wakes),
         Kind::Queue | Kind::SimpleQueue => RawQueue(slot.slot).repair(slot, wakes),
         Kind::Condition => {}
+    }
+}
+
+/// The process held the gate of the slot.
+pub(crate) fn repair_gate(slot: &Locked, gate: &Gate, wakes: &mut Wakes) {
+    if let Some(Kind::Queue | Kind::SimpleQueue) = slot.slot.kind() {
+        RawQueue(slot.slot).repair_stream(slot, gate, wakes);
     }
 }
 

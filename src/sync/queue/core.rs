@@ -23,8 +23,8 @@ use super::{
 use crate::{
     arena::{
         handle::Handle,
+        parcel::Parcel,
         passage::{self, Reach},
-        ring::Parcel,
         slot::{Kind, LISTS, Locked},
         waiter::{State, Wakes},
     },
@@ -61,23 +61,22 @@ pub(super) struct Local<T> {
 
 /// How items are encoded; known once the queue is shared, which only queues of portable items can be.
 pub(super) struct ItemCodec<T> {
-    pub(super) encode: fn(&T) -> Result<Parcel, CodecError>,
-    pub(super) decode: fn(&[u8]) -> Result<T, CodecError>,
+    pub(super) encode: fn(&T, &mut Parcel) -> Result<(), CodecError>,
+    pub(super) decode: fn(&Parcel, &mut Option<T>) -> Result<(), CodecError>,
 }
 
 impl<T: Portable> ItemCodec<T> {
     fn new() -> Self {
         ItemCodec {
-            encode: |item| {
-                let mut bytes = Vec::new();
-                let luggage = codec::encode(item, &mut bytes, Part::Argument, Reach::Tree)
+            encode: |item, parcel| {
+                let luggage = codec::encode(item, &mut parcel.bytes, Part::Argument, Reach::Tree)
                     .map_err(CodecError::of_item)?;
-                Ok(Parcel {
-                    bytes,
-                    luggage: luggage.ids(),
-                })
+                parcel.luggage = luggage.ids();
+                Ok(())
             },
-            decode: |bytes| codec::decode(bytes, Part::Result).map_err(CodecError::of_item),
+            decode: |parcel, item| {
+                codec::decode_into(&parcel.bytes, Part::Result, item).map_err(CodecError::of_item)
+            },
         }
     }
 }
@@ -223,7 +222,11 @@ impl<T: Portable> Core<T> {
             }
         };
         // User code runs here, and no lock is held; who wants an item meanwhile waits for us.
-        let parcels: Result<Vec<_>, _> = items.iter().map(local.codec().encode).collect();
+        let encode = |item| {
+            let mut parcel = Parcel::new();
+            (local.codec().encode)(item, &mut parcel).map(|()| parcel)
+        };
+        let parcels: Result<Vec<_>, _> = items.iter().map(encode).collect();
         let moved = parcels
             .map_err(|error| error.to_string())
             .and_then(|parcels| self.move_items(&parcels).map_err(|error| error.to_string()));

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     arena::{
         look::Looker,
-        ring::{Parcel, Reserve},
+        parcel::{Parcel, Reserve},
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
@@ -22,8 +22,14 @@ impl<T: Send + 'static> Core<T> {
     #[inline]
     pub(super) fn get(&self, deadline: Option<Instant>) -> Result<T, GetError> {
         // What is most likely, without any preparation.
-        if let Ok(item) = self.try_get_plain() {
-            return Ok(item);
+        match self.try_get_plain() {
+            Ok(item) => return Ok(item),
+            Err(Stage::Shared) => {
+                if let Some(item) = self.get_shared() {
+                    return item;
+                }
+            }
+            Err(Stage::Here | Stage::Moving(_)) => {}
         }
         let mut getting = Getting::new(self);
         let taken = getting
@@ -41,11 +47,27 @@ impl<T: Send + 'static> Core<T> {
     }
 
     pub(super) async fn get_async(&self) -> Result<T, GetError> {
-        if let Ok(item) = self.try_get_plain() {
-            return Ok(item);
+        match self.try_get_plain() {
+            Ok(item) => return Ok(item),
+            Err(Stage::Shared) => {
+                if let Some(item) = self.get_shared() {
+                    return item;
+                }
+            }
+            Err(Stage::Here | Stage::Moving(_)) => {}
         }
         let taken = WaitAsync::new(Getting::new(self)).await;
         self.unpack(Some(taken))
+    }
+
+    /// Takes an item of the queue, which is shared, if there is one.
+    #[inline]
+    fn get_shared(&self) -> Option<Result<T, GetError>> {
+        let mut parcel = Parcel::new();
+        Some(match self.raw().try_get_alone(&mut parcel)? {
+            Ok(()) => self.open(&parcel),
+            Err(why) => self.unpack(Some(Taken::Damaged(why))),
+        })
     }
 
     /// The item that was taken.
@@ -54,11 +76,7 @@ impl<T: Send + 'static> Core<T> {
         match taken {
             None => Err(GetError::Empty),
             Some(Taken::Item(item)) => Ok(item),
-            Some(Taken::Parcel(parcel)) => {
-                let item = (self.local.codec().decode)(&parcel.bytes);
-                parcel.release_luggage();
-                item.map_err(GetError::Decode)
-            }
+            Some(Taken::Parcel(parcel)) => self.open(&parcel),
             Some(Taken::Damaged(why)) => {
                 let error = CodecError::new(Part::Result, std::any::type_name::<T>(), &why);
                 Err(GetError::Decode(error.of_item()))
@@ -68,9 +86,22 @@ impl<T: Send + 'static> Core<T> {
 }
 
 impl<T> Core<T> {
+    /// The item that is in a parcel.
+    #[inline]
+    fn open(&self, parcel: &Parcel) -> Result<T, GetError> {
+        let mut item = None;
+        let decoded = (self.local.codec().decode)(parcel, &mut item);
+        parcel.release_luggage();
+        decoded.map_err(GetError::Decode)?;
+        Ok(item.expect("what was decoded is there"))
+    }
+
     /// Takes an item of this process, if there is one; or says where they are.
     #[inline]
     fn try_get_plain(&self) -> Result<T, Stage> {
+        if self.local.is_shared() {
+            return Err(Stage::Shared);
+        }
         let (item, is_wanted) = loop {
             match self.local.plain.try_get() {
                 Ok(got) => break got,
@@ -92,10 +123,10 @@ enum Taken<T> {
     Damaged(&'static str),
 }
 
-impl<T> From<Result<Parcel, &'static str>> for Taken<T> {
-    fn from(parcel: Result<Parcel, &'static str>) -> Self {
-        match parcel {
-            Ok(parcel) => Taken::Parcel(parcel),
+impl<T> Taken<T> {
+    fn of(parcel: Parcel, taken: Result<(), &'static str>) -> Self {
+        match taken {
+            Ok(()) => Taken::Parcel(parcel),
             Err(why) => Taken::Damaged(why),
         }
     }
@@ -134,14 +165,9 @@ impl<T> Resource for Getting<'_, T> {
             Ok(item) => Some(Taken::Item(item)),
             Err(Stage::Here | Stage::Moving(_)) => None,
             Err(Stage::Shared) => {
-                let raw = self.core.raw();
-                // Only a look, while it is empty: others want to write.
-                if raw.len() == 0 {
-                    return None;
-                }
-                let taken = raw.try_get(&raw.0.lock(), &mut self.spent, &mut self.wakes);
-                self.unlocked();
-                taken.map(Taken::from)
+                let mut parcel = Parcel::new();
+                let taken = self.core.raw().try_get_alone(&mut parcel)?;
+                Some(Taken::of(parcel, taken))
             }
         }
     }
@@ -161,12 +187,15 @@ impl<T> Resource for Getting<'_, T> {
                 // Who moves the items tells those in line when that is done.
                 Err(Stage::Here | Stage::Moving(_)) => return Err(Miss::Join(GETTERS)),
                 Err(Stage::Shared) => {
-                    return self
-                        .core
-                        .raw()
-                        .try_get(slot, &mut self.spent, &mut self.wakes)
-                        .map(Taken::from)
-                        .ok_or(Miss::Join(GETTERS));
+                    let (mut parcel, raw) = (Parcel::new(), self.core.raw());
+                    let taken =
+                        raw.try_get_locked(slot, &mut parcel, &mut self.spent, &mut self.wakes);
+                    return match taken {
+                        Some(taken) => Ok(Taken::of(parcel, taken)),
+                        // They are not to wait for this one's sleep.
+                        None if !self.wakes.is_empty() => Err(Miss::Again),
+                        None => Err(Miss::Join(GETTERS)),
+                    };
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     arena::{
         look::Looker,
-        ring::{Parcel, Reserve},
+        parcel::{Parcel, Reserve},
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
@@ -24,7 +24,13 @@ impl<T: Send + 'static> Core<T> {
         // What is most likely, without any preparation.
         let item = match self.try_put_plain(item) {
             Ok(()) => return Ok(()),
-            Err((item, _)) => item,
+            Err((item, Stage::Shared)) => {
+                return match self.put_shared(item)? {
+                    None => Ok(()),
+                    Some(putting) => Waiting::new(putting).block(deadline).unwrap_or(Ok(())),
+                };
+            }
+            Err((item, Stage::Here | Stage::Moving(_))) => item,
         };
         let mut putting = Putting::new(self, item);
         putting
@@ -52,7 +58,13 @@ impl<T: Send + 'static> Core<T> {
         // What is most likely, without any preparation.
         let item = match self.try_put_plain(item) {
             Ok(()) => return Ok(()),
-            Err((item, _)) => item,
+            Err((item, Stage::Shared)) => {
+                return match self.put_shared(item)? {
+                    None => Ok(()),
+                    Some(putting) => WaitAsync::new(putting).await,
+                };
+            }
+            Err((item, Stage::Here | Stage::Moving(_))) => item,
         };
         WaitAsync::new(Putting::new(self, item)).await
     }
@@ -62,6 +74,9 @@ impl<T> Core<T> {
     /// Puts the item if there is room, and it is to stay in this process; or says where the items are.
     #[inline]
     fn try_put_plain(&self, item: T) -> Result<(), (T, Stage)> {
+        if self.local.is_shared() {
+            return Err((item, Stage::Shared));
+        }
         let mut item = item;
         let is_wanted = loop {
             match self.local.plain.try_put(item) {
@@ -74,6 +89,24 @@ impl<T> Core<T> {
             self.tell(GETTERS, false);
         }
         Ok(())
+    }
+}
+
+impl<T: Send + 'static> Core<T> {
+    /// Puts the item into the queue, which is shared: most likely it is small and there is room. If not,
+    /// gives what is to be waited with.
+    #[inline]
+    fn put_shared(&self, item: T) -> Result<Option<Putting<'_, T>>, PutError<T>> {
+        let mut parcel = Parcel::new();
+        if let Err(error) = (self.local.codec().encode)(&item, &mut parcel) {
+            return Err(PutError::Encode(item, error));
+        }
+        if parcel.is_small() && self.raw().try_put_small(&parcel) {
+            return Ok(None);
+        }
+        let mut putting = Putting::new(self, item);
+        putting.take_along(parcel)?;
+        Ok(Some(putting))
     }
 }
 
@@ -111,15 +144,20 @@ impl<'a, T> Putting<'a, T> {
             return Ok(());
         }
         let item = self.item();
-        let parcel = match (self.core.local.codec().encode)(&item) {
-            Ok(parcel) => parcel,
-            Err(error) => return Err(PutError::Encode(item, error)),
-        };
-        match Reserve::of(parcel.bytes.len()) {
-            Ok(reserve) => self.reserve = reserve,
-            Err(_) => return Err(PutError::NoMemory(item)),
+        let mut parcel = Parcel::new();
+        if let Err(error) = (self.core.local.codec().encode)(&item, &mut parcel) {
+            return Err(PutError::Encode(item, error));
         }
         self.item = Some(item);
+        self.take_along(parcel)
+    }
+
+    /// The item is encoded.
+    fn take_along(&mut self, parcel: Parcel) -> Result<(), PutError<T>> {
+        match Reserve::of(parcel.bytes.len()) {
+            Ok(reserve) => self.reserve = reserve,
+            Err(_) => return Err(PutError::NoMemory(self.item())),
+        }
         self.parcel = Some(parcel);
         Ok(())
     }
@@ -135,6 +173,22 @@ impl<'a, T> Putting<'a, T> {
             Ok(false) => None,
             Ok(true) => Some(Ok(())),
             Err(_) => Some(Err(PutError::NoMemory(self.item()))),
+        }
+    }
+
+    /// The same, and if there is no room, sees to it that who makes some looks for waiters.
+    fn put_packed_or_join(&mut self, slot: &Locked) -> Result<<Self as Resource>::Output, Miss> {
+        if let Some(put) = self.put_packed(slot) {
+            return Ok(put);
+        }
+        if !self.core.raw().wants_room(slot, &mut self.wakes) {
+            // Something was taken just now.
+            return self.put_packed(slot).ok_or(Miss::Again);
+        }
+        match self.wakes.is_empty() {
+            true => Err(Miss::Join(PUTTERS)),
+            // They are not to wait for this one's sleep.
+            false => Err(Miss::Again),
         }
     }
 }
@@ -190,7 +244,7 @@ impl<T> Resource for Putting<'_, T> {
                 Stage::Here | Stage::Moving(_) => return Err(Miss::Join(PUTTERS)),
                 // Encoding is code of a user: not under the mutex.
                 Stage::Shared if self.parcel.is_none() => return Err(Miss::Again),
-                Stage::Shared => return self.put_packed(slot).ok_or(Miss::Join(PUTTERS)),
+                Stage::Shared => return self.put_packed_or_join(slot),
             }
         }
     }
