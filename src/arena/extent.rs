@@ -15,7 +15,7 @@ use super::{
     blocks::BLOCK,
     extents::{Run, blocks_for},
 };
-use crate::memory::advise_huge_pages;
+use crate::memory::{advise_huge_pages, copy_away};
 
 /// What is at least so large travels in the arena rather than in a pipe, in bytes.
 pub(crate) const LARGE: usize = 64 << 10;
@@ -156,9 +156,7 @@ impl Write for ExtentWriter<'_> {
         // for as long as the writer lives; the source is private memory, so they do not overlap. The
         // address behind them is within the mapping or at its end.
         unsafe {
-            self.at
-                .as_ptr()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            copy_away(bytes.as_ptr(), self.at.as_ptr(), bytes.len());
             self.at = self.at.add(bytes.len());
         }
         self.left -= bytes.len();
