@@ -188,7 +188,7 @@ pub(super) fn refer<H: Serialize>(
 ) -> Result<(), TooLarge> {
     check(frame.len() - PREFIX + extent.len(), part, limit)?;
     begin(frame, header);
-    finish(frame, part, usize::MAX)
+    finish(frame, part, limit)
 }
 
 /// A frame without a payload.
