@@ -17,8 +17,9 @@ use super::{
 };
 use crate::memory::{advise_huge_pages, copy_away};
 
-/// What is at least so large travels in the arena rather than in a pipe, in bytes.
-pub(crate) const LARGE: usize = 64 << 10;
+/// What is at least so large travels in the arena rather than in a pipe, in bytes. What is smaller is
+/// through the pipe by the time that the other process has woken up.
+pub(crate) const LARGE: usize = 128 << 10;
 
 /// Buffers that are at least so large, in bytes, are filled faster if they have huge pages.
 const HUGE: usize = 4 << 20;
