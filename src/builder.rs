@@ -129,6 +129,8 @@ impl<T> Builder<T> {
     /// The largest frame, in bytes, that may go to a worker process or come back: the encoded
     /// arguments or result of one task, or of one chunk, and some 40 bytes. 1 GiB by default.
     ///
+    /// It is the same limit for what is large and travels in shared memory, where the frame only says
+    /// where it is.
     /// What is larger is an error of its task, [`TaskError::TooLarge`]. Threads know no limit.
     pub fn max_frame_len(mut self, bytes: usize) -> Self {
         self.processes.max_frame_len = bytes;

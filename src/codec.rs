@@ -3,19 +3,102 @@
 //! The format is bincode's fixed-width one, which encodes and decodes fastest. User code runs in
 //! here (`Serialize`, `Deserialize`), so panics are caught and become errors like any other.
 
-use std::{any::type_name, fmt::Display};
+use std::{
+    any::type_name,
+    fmt::Display,
+    io::{self, ErrorKind, Read},
+};
 
-use bincode::Options;
-use serde::{Serialize, de::DeserializeOwned};
+use bincode::{BincodeRead, Options};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, Visitor},
+};
 
 use crate::{
-    arena::passage::{self, Luggage, Reach},
+    arena::{
+        extent::{Extent, ExtentReader, LARGE},
+        passage::{self, Luggage, Reach},
+    },
     error::{CodecError, Part},
     unwind,
 };
 
 /// So much room is enough for most values.
 pub(crate) const ENOUGH: usize = 256;
+
+/// What an encoding has beside the bytes in its frame.
+#[derive(Default)]
+pub(crate) struct Freight {
+    /// The primitives that it names.
+    pub(crate) luggage: Luggage,
+    /// The encoding itself, if it is large.
+    pub(crate) extent: Option<Extent>,
+}
+
+/// Where an encoding is.
+pub(crate) enum Encoded<'a> {
+    Bytes(&'a [u8]),
+    Extent(Extent),
+}
+
+impl Encoded<'_> {
+    /// The value. The memory that it was encoded in is free then.
+    pub(crate) fn decode<T: DeserializeOwned>(self, part: Part) -> Result<T, CodecError> {
+        match self {
+            Encoded::Bytes(bytes) => decode(bytes, part),
+            Encoded::Extent(extent) => contain::<T, _>(part, || {
+                bincode::deserialize_from_custom(Shared(extent.reader()))
+            }),
+        }
+    }
+}
+
+/// Encodes `value` behind what is in `frame`, which holds `limit` bytes at most; or in the memory that the
+/// processes share, if it is large, goes no further, and there is room.
+pub(crate) fn ship<T: Serialize>(
+    value: &T,
+    frame: &mut Vec<u8>,
+    part: Part,
+    reach: Reach,
+    limit: usize,
+) -> Result<Freight, CodecError> {
+    let start = frame.len();
+    let (encoded, luggage) = passage::pack(reach, || {
+        contain::<T, _>(part, || {
+            // Primitives are packed twice then, which does no harm.
+            let size = usize::try_from(bincode::serialized_size(value)?).unwrap_or(usize::MAX);
+            // What is too large for a frame is refused, wherever it is.
+            let fits = size <= limit.saturating_sub(start);
+            if size >= LARGE && fits && reach == Reach::Tree {
+                match encode_in_extent(value, size) {
+                    Ok(Some(extent)) => return Ok(Some(extent)),
+                    Err(error) if !has_outgrown(&error) => return Err(error),
+                    _ => {}
+                }
+            }
+            frame.reserve(size);
+            bincode::serialize_into(&mut *frame, value).map(|()| None)
+        })
+    });
+    if encoded.is_err() {
+        frame.truncate(start);
+    }
+    encoded.map(|extent| Freight { luggage, extent })
+}
+
+fn encode_in_extent<T: Serialize>(value: &T, size: usize) -> bincode::Result<Option<Extent>> {
+    let Some(mut extent) = Extent::claim(size) else {
+        return Ok(None);
+    };
+    bincode::serialize_into(extent.writer(), value)?;
+    Ok(Some(extent))
+}
+
+/// Whether a value has become larger since its size was taken, as one can that others change.
+fn has_outgrown(error: &bincode::ErrorKind) -> bool {
+    matches!(error, bincode::ErrorKind::Io(error) if error.kind() == ErrorKind::WriteZero)
+}
 
 /// Appends the encoding of `value` to `out`; `out` is as before when that fails. Gives the primitives that
 /// it names, which are errors where they cannot be [`Reach`]ed.
@@ -78,5 +161,46 @@ fn contain<T, U>(part: Part, code: impl FnOnce() -> bincode::Result<U>) -> Resul
     match unwind::catch(code) {
         Ok(result) => result.map_err(|cause| error(&cause)),
         Err(panic) => Err(error(&panic)),
+    }
+}
+
+/// Memory that other processes can change: what is read is copied, once.
+struct Shared<'a>(ExtentReader<'a>);
+
+impl Read for Shared<'_> {
+    #[inline]
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+
+    #[inline]
+    fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact(out)
+    }
+}
+
+impl<'de> BincodeRead<'de> for Shared<'_> {
+    fn forward_read_str<V: Visitor<'de>>(
+        &mut self,
+        len: usize,
+        visitor: V,
+    ) -> bincode::Result<V::Value> {
+        let bytes = self.get_byte_buffer(len)?;
+        match String::from_utf8(bytes) {
+            Ok(string) => visitor.visit_string(string),
+            Err(error) => Err(bincode::ErrorKind::InvalidUtf8Encoding(error.utf8_error()).into()),
+        }
+    }
+
+    fn get_byte_buffer(&mut self, len: usize) -> bincode::Result<Vec<u8>> {
+        Ok(self.0.take_bytes(len)?)
+    }
+
+    fn forward_read_bytes<V: Visitor<'de>>(
+        &mut self,
+        len: usize,
+        visitor: V,
+    ) -> bincode::Result<V::Value> {
+        visitor.visit_byte_buf(self.get_byte_buffer(len)?)
     }
 }

@@ -49,7 +49,8 @@
 //! start, so that a primitive is the same for threads, tasks and processes, and an uncontended
 //! operation makes no system call. Who waits has a place in that memory too, and is woken by whoever
 //! brings what it waits for: a thread by a futex, a task by its waker, a task of another process by that
-//! process's one thread that hears its bell.
+//! process's one thread that hears its bell. Large arguments and results travel through that memory
+//! as well; the frame says where they are.
 
 #![deny(missing_docs, unsafe_code)]
 #![warn(missing_debug_implementations)]

@@ -11,6 +11,7 @@ mod imp {
     use tracing::Span;
 
     use crate::{
+        codec::Encoded,
         engine::{Request, processes::wire::Carriage},
         error::TaskError,
         task::cell::Work,
@@ -71,7 +72,7 @@ mod imp {
             self.work.request(id, carriage)
         }
 
-        fn decode(payload: &[u8]) -> Result<W::Output, TaskError> {
+        fn decode(payload: Encoded<'_>) -> Result<W::Output, TaskError> {
             W::decode(payload)
         }
     }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Arena, bell,
     blocks::{BlockTag, Blocks},
+    extents::{self, Extents},
     pool::{self, Pool, Units},
     process,
     sys::Mapping,
@@ -35,6 +36,7 @@ struct Header {
     records: pool::Shared,
     processes: pool::Shared,
     blocks: pool::Shared,
+    extents: extents::Shared,
 }
 
 const HEADER: usize = 4096;
@@ -134,6 +136,7 @@ impl Home {
                 mapping,
                 part(32, 64),
             ),
+            extents: Extents::new(mapping, &header.extents, part(22, 23), part(23, 32)),
             locals: boxcar::Vec::new(),
             idle: Mutex::default(),
             shared: AtomicBool::new(false),

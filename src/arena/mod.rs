@@ -7,7 +7,8 @@
 //!   is done before going to sleep,
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
 //! - [`blocks`] are memory in larger pieces, [`ring`] holds the items of shared queues in them, and a
-//!   [`parcel`] is one of these on its way.
+//!   [`parcel`] is one of these on its way,
+//! - [`extents`] are memory for what is too large for a pipe, and an [`extent`] holds one such thing.
 //!
 //! There is one arena in a program: one anonymous file, mapped by the program and by every worker
 //! process of this machine. It is made when it is first needed. A large range of addresses is
@@ -15,6 +16,8 @@
 
 pub(crate) mod bell;
 mod blocks;
+pub(crate) mod extent;
+mod extents;
 pub(crate) mod gate;
 pub(crate) mod handle;
 pub(crate) mod look;
@@ -60,6 +63,7 @@ pub(crate) struct Arena {
     pub(super) records: Pool<Record>,
     pub(super) processes: Pool<Process>,
     pub(crate) blocks: blocks::Blocks,
+    pub(crate) extents: extents::Extents,
     /// Where this process's tasks leave their wakers.
     locals: boxcar::Vec<Local>,
     /// This process's waiters that nobody uses now.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Arena,
     blocks::{BLOCK, Blocks, LINE},
+    extents::{self, Extents},
     pool::{Pool, Shared, Unit, Units},
     process::{self, Place},
     sys::Mapping,
@@ -100,6 +101,8 @@ impl Maker {
 fn make() -> Home {
     static MAPPING: OnceLock<Mapping> = OnceLock::new();
     let mapping = MAPPING.get_or_init(|| Mapping::private(1 << 16).unwrap());
+    static EXTENTS: OnceLock<extents::Shared> = OnceLock::new();
+    let extents = EXTENTS.get_or_init(extents::Shared::default);
     let mut maker = Maker::default();
     let slots = maker.pools(4);
     let waiters = maker.pools(4);
@@ -114,6 +117,7 @@ fn make() -> Home {
         records: records(),
         processes: processes(),
         blocks: Blocks::new(blocks(), mapping, 0..BLOCKS * BLOCK, watched),
+        extents: Extents::new(mapping, extents, 0..0, 0..0),
         locals: boxcar::Vec::new(),
         idle: Mutex::default(),
         shared: AtomicBool::new(false),

@@ -6,12 +6,12 @@
 //! running, or be gone.
 
 use super::look::{Looker, give_way_and, look};
-use crate::shim::{AtomicU32, Ordering};
+use crate::shim::{Futex, Ordering};
 
 /// The index of the process that has it, or 0.
 #[derive(Default)]
 #[repr(transparent)]
-pub(super) struct Mutex(AtomicU32);
+pub(super) struct Mutex(Futex);
 
 impl Mutex {
     /// Locks it in the name of a process. `bury` is told of a holder that is gone, to
@@ -35,6 +35,8 @@ impl Mutex {
     pub(super) fn unlock(&self) {
         // Release: what was done under the mutex is seen by who locks it next.
         self.0.store(0, Ordering::Release);
+        #[cfg(freethreading_loom)]
+        self.0.wake();
     }
 
     /// Takes it from a process that is gone: `false` if somebody else has done that.
@@ -66,7 +68,7 @@ impl Mutex {
         }
         loop {
             for doubled in 0..PAUSES {
-                pause(doubled);
+                self.pause(doubled);
                 if attempt().is_some() {
                     return;
                 }
@@ -77,19 +79,22 @@ impl Mutex {
             }
         }
     }
+
+    #[cfg(not(freethreading_loom))]
+    fn pause(&self, doubled: u32) {
+        std::thread::sleep(std::time::Duration::from_micros(50 << doubled));
+    }
+
+    /// Models have no clock: they sleep until it is given back.
+    #[cfg(freethreading_loom)]
+    fn pause(&self, _doubled: u32) {
+        let holder = self.holder();
+        if holder != 0 {
+            self.0.wait(holder.into(), None);
+        }
+    }
 }
 
 /// How many pauses there are before it is asked whether the holder is still alive, which takes a system call:
 /// 25 ms altogether.
 const PAUSES: u32 = if cfg!(freethreading_loom) { 1 } else { 9 };
-
-#[cfg(not(freethreading_loom))]
-fn pause(doubled: u32) {
-    std::thread::sleep(std::time::Duration::from_micros(50 << doubled));
-}
-
-/// In a model others run meanwhile.
-#[cfg(freethreading_loom)]
-fn pause(_doubled: u32) {
-    crate::shim::thread::yield_now();
-}

@@ -112,6 +112,13 @@ pub(super) fn is_dead(index: u16) -> bool {
         .is_none_or(Process::is_dead)
 }
 
+/// The index of the process that started this one, if it shares its memory.
+pub(super) fn parent() -> Option<u16> {
+    let process = arena().processes.get(u32::from(me()))?;
+    let parent = process.parent.load(Ordering::Acquire);
+    u16::try_from(parent).ok().filter(|&parent| parent != 0)
+}
+
 /// This process is about to end because it has nothing more to do: what it holds, it may have left to
 /// others on purpose.
 pub(crate) fn leave() {
@@ -154,7 +161,7 @@ impl Place {
         }
     }
 
-    pub(super) fn index(&self) -> u16 {
+    pub(crate) fn index(&self) -> u16 {
         self.index
     }
 

@@ -53,6 +53,7 @@ pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
     }
     release_all_of(process);
     arena.blocks.free_all_of(process);
+    arena.extents.free_all_of(process);
     arena.slots.recount();
     arena.waiters.recount();
     arena.records.recount();

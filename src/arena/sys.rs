@@ -13,7 +13,7 @@ use rustix::{
         FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
     },
     io::Errno,
-    mm::{MapFlags, ProtFlags, mmap, mmap_anonymous},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
@@ -99,6 +99,16 @@ impl Mapping {
     /// access.
     pub(super) fn back(&self, offset: usize, len: usize) -> io::Result<()> {
         self.punch_or_fill(FallocateFlags::KEEP_SIZE, offset, len)
+    }
+
+    /// Maps the memory of a range, which is backed, all at once: page by page, at the first accesses, takes
+    /// longer.
+    pub(super) fn populate(&self, offset: usize, len: usize) {
+        if let Some(start) = self.at(offset, len) {
+            // SAFETY: the range lies within the mapping. The advice does not change what it holds; where
+            // the kernel does not know it, the accesses will do it.
+            let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxPopulateWrite) };
+        }
     }
 
     /// Gives the memory of a range back to the system; it reads as zeros afterwards.

@@ -3,7 +3,7 @@
 pub(crate) mod piece;
 
 use crate::{
-    codec,
+    codec::Encoded,
     engine::{
         Request,
         processes::wire::{self, Carriage},
@@ -122,8 +122,8 @@ impl<I: Portable, R: Portable> Work for ChunkWork<I, R> {
         wire::request(id, entry, wire::Reply::Value, carriage, &items)
     }
 
-    fn decode(payload: &[u8]) -> Result<ChunkResult<R>, TaskError> {
-        let reply: Reply<R> = codec::decode(payload, Part::Result).map_err(TaskError::Decode)?;
+    fn decode(payload: Encoded<'_>) -> Result<ChunkResult<R>, TaskError> {
+        let reply: Reply<R> = payload.decode(Part::Result).map_err(TaskError::Decode)?;
         let (results, panic) = reply;
         Ok(ChunkResult {
             values: Values::FromElsewhere(results.into_iter()),

@@ -15,8 +15,9 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    arena::passage::Luggage,
+    arena::{extent::Extent, passage::Luggage},
     backend::Backend,
+    codec::Encoded,
     error::{Error, TaskError},
     stats::WorkerStats,
     task::entry::Failure,
@@ -119,15 +120,47 @@ pub(crate) struct Settled {
 pub(crate) struct Request {
     pub(crate) id: u64,
     pub(crate) frame: Bytes,
+    /// The arguments, if they are not in the frame: the worker takes them when it has read that.
+    pub(crate) extent: Option<Extent>,
     /// Keeps the primitives that the frame names, until the worker has answered.
     pub(crate) _luggage: Luggage,
 }
 
+impl Request {
+    /// How many bytes it has, the arguments included.
+    pub(crate) fn len(&self) -> usize {
+        self.frame.len() + self.extent.as_ref().map_or(0, Extent::len)
+    }
+}
+
 /// An encoded result.
 pub(crate) struct Payload {
-    pub(crate) bytes: Bytes,
+    pub(crate) body: Body,
     /// Keeps the primitives that the result names, until it is decoded.
     pub(crate) _luggage: Luggage,
+}
+
+/// What is encoded.
+pub(crate) enum Body {
+    Bytes(Bytes),
+    Extent(Extent),
+}
+
+impl Payload {
+    pub(crate) fn len(&self) -> usize {
+        match &self.body {
+            Body::Bytes(bytes) => bytes.len(),
+            Body::Extent(extent) => extent.len(),
+        }
+    }
+
+    /// Gives the encoding to something that decodes it.
+    pub(crate) fn open<T>(self, decode: impl FnOnce(Encoded<'_>) -> T) -> T {
+        match self.body {
+            Body::Bytes(bytes) => decode(Encoded::Bytes(&bytes)),
+            Body::Extent(extent) => decode(Encoded::Extent(extent)),
+        }
+    }
 }
 
 /// Ends a job that no worker has.

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 
 use super::promise::Promise;
 use crate::{
+    codec::Encoded,
     engine::{Job, Request, processes::wire::Carriage, scheduler::Hold},
     error::TaskError,
     executor::TaskFuture,
@@ -413,7 +414,7 @@ impl<I: Portable, R: Portable> Work for Driver<I, R> {
         unreachable!("it is for threads")
     }
 
-    fn decode(_: &[u8]) -> Result<(), TaskError> {
+    fn decode(_: Encoded<'_>) -> Result<(), TaskError> {
         unreachable!("it is for threads")
     }
 }

@@ -20,7 +20,7 @@ use std::{
 
 use super::{Portable, Task};
 use crate::{
-    codec,
+    codec::Encoded,
     engine::{
         self, Job, Orders, Payload, Request, Runner, Settled,
         processes::{
@@ -52,7 +52,7 @@ pub(crate) trait Work: Send + 'static {
     fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError>;
 
     /// Decodes what came back.
-    fn decode(payload: &[u8]) -> Result<Self::Output, TaskError>;
+    fn decode(payload: Encoded<'_>) -> Result<Self::Output, TaskError>;
 }
 
 impl<A: Portable, R: Portable> Work for Task<A, R> {
@@ -76,8 +76,8 @@ impl<A: Portable, R: Portable> Work for Task<A, R> {
         )
     }
 
-    fn decode(payload: &[u8]) -> Result<R, TaskError> {
-        codec::decode(payload, Part::Result).map_err(TaskError::Decode)
+    fn decode(payload: Encoded<'_>) -> Result<R, TaskError> {
+        payload.decode(Part::Result).map_err(TaskError::Decode)
     }
 }
 
@@ -100,7 +100,7 @@ impl<A: Portable, R: Portable> Work for Discarding<A, R> {
         wire::request(id, function.entry(), wire::Reply::Nothing, carriage, args)
     }
 
-    fn decode(_payload: &[u8]) -> Result<(), TaskError> {
+    fn decode(_payload: Encoded<'_>) -> Result<(), TaskError> {
         Ok(())
     }
 }
@@ -361,7 +361,7 @@ impl<W: Work> TaskCell<W> {
         drop(state);
         match outcome {
             Outcome::Value(value) => Ok(value),
-            Outcome::Encoded(payload) => W::decode(&payload.bytes),
+            Outcome::Encoded(payload) => payload.open(W::decode),
             Outcome::Taken => Err(TaskError::Taken),
             Outcome::Error(_) => unreachable!("errors stay, for every taker"),
         }
@@ -636,11 +636,11 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
 
     fn encoded_len(&self) -> Option<usize> {
         match &self.state.lock().stage {
-            Stage::Pending(Input::Request(request)) => Some(request.frame.len()),
+            Stage::Pending(Input::Request(request)) => Some(request.len()),
             Stage::Settled {
                 outcome: Outcome::Encoded(payload),
                 ..
-            } => Some(payload.bytes.len()),
+            } => Some(payload.len()),
             _ => None,
         }
     }
@@ -704,7 +704,7 @@ mod loom_models {
             unreachable!("models run on threads")
         }
 
-        fn decode(_: &[u8]) -> Result<u32, TaskError> {
+        fn decode(_: Encoded<'_>) -> Result<u32, TaskError> {
             unreachable!("models run on threads")
         }
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     arena::passage::{self, Luggage, Reach},
-    codec,
+    codec::{self, Encoded},
     error::{CodecError, Part, TaskError},
     unwind,
 };
@@ -39,7 +39,7 @@ impl EncodedTask {
 
     /// Runs it on this thread.
     pub(crate) fn run(&self) -> Result<(), TaskError> {
-        let done = self.entry.run(&self.payload, None);
+        let done = self.entry.run(Encoded::Bytes(&self.payload), None);
         done.map(drop).map_err(TaskError::from)
     }
 }

@@ -17,15 +17,23 @@ use serde::{Deserialize, Serialize};
 
 use super::{Callable, Portable};
 use crate::{
-    arena::passage::{self, Luggage},
-    codec,
+    arena::passage,
+    codec::{self, Encoded, Freight},
     error::{CodecError, Panic, Part},
     unwind,
 };
 
-/// Runs the function of one entry: decodes the arguments, calls, appends the encoded result to the
-/// reply, or drops the result if there is no reply.
-type Run = fn(&[u8], Option<&mut Vec<u8>>) -> Result<Luggage, Failure>;
+/// Runs the function of one entry: decodes the arguments, calls, encodes the result for the reply, or
+/// drops the result if there is no reply.
+type Run = fn(Encoded<'_>, Option<Reply<'_>>) -> Result<Freight, Failure>;
+
+/// Where a result goes.
+pub(crate) struct Reply<'a> {
+    /// Behind what is in it, unless the result is large.
+    pub(crate) frame: &'a mut Vec<u8>,
+    /// The largest frame.
+    pub(crate) limit: usize,
+}
 
 /// What another process needs to call one function with one type of arguments.
 #[derive(Debug)]
@@ -90,18 +98,22 @@ pub(crate) fn summon<F: Send + Sync + 'static>() -> &'static F {
     unsafe { NonNull::dangling().as_ref() }
 }
 
-fn run<F, A>(payload: &[u8], reply: Option<&mut Vec<u8>>) -> Result<Luggage, Failure>
+fn run<F, A>(payload: Encoded<'_>, reply: Option<Reply<'_>>) -> Result<Freight, Failure>
 where
     F: Callable<A>,
     A: Portable,
     F::Output: Portable,
 {
-    let args = codec::decode::<A>(payload, Part::Argument).map_err(Failure::Decode)?;
+    let args = payload
+        .decode::<A>(Part::Argument)
+        .map_err(Failure::Decode)?;
     let output = unwind::catch(|| summon::<F>().call(args)).map_err(Failure::Panicked)?;
     let encoded = match reply {
-        Some(reply) => codec::encode(&output, reply, Part::Result, passage::to_parent())
-            .map_err(Failure::Encode),
-        None => Ok(Luggage::default()),
+        Some(Reply { frame, limit }) => {
+            codec::ship(&output, frame, Part::Result, passage::to_parent(), limit)
+                .map_err(Failure::Encode)
+        }
+        None => Ok(Freight::default()),
     };
     // A destructor that panics spoils neither the reply nor the worker.
     let _ = unwind::catch(|| drop(output));
@@ -168,13 +180,13 @@ impl Entry {
         Ok(entry)
     }
 
-    /// Runs the function on encoded arguments and appends its encoded result to `reply`, if there is one;
-    /// gives the primitives that the result names.
+    /// Runs the function on encoded arguments and encodes its result for the reply, if there is one; gives
+    /// what the encoding has beside its bytes.
     pub(crate) fn run(
         &self,
-        payload: &[u8],
-        reply: Option<&mut Vec<u8>>,
-    ) -> Result<Luggage, Failure> {
+        payload: Encoded<'_>,
+        reply: Option<Reply<'_>>,
+    ) -> Result<Freight, Failure> {
         (self.run)(payload, reply)
     }
 
@@ -274,7 +286,11 @@ mod tests {
         let found = Entry::find(entry_of(double).id().unwrap()).unwrap();
         let (mut args, mut reply) = (Vec::new(), Vec::new());
         codec::encode(&(21u32,), &mut args, Part::Argument, Reach::Beyond).unwrap();
-        found.run(&args, Some(&mut reply)).unwrap();
+        let frame = &mut reply;
+        let limit = usize::MAX;
+        found
+            .run(Encoded::Bytes(&args), Some(Reply { frame, limit }))
+            .unwrap();
         assert_eq!(codec::decode::<u32>(&reply, Part::Result).unwrap(), 42);
     }
 

@@ -26,16 +26,21 @@ use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::{
     launcher::{self, HANDED_OVER},
-    wire::{self, FromWorker, PROTOCOL, Reply, RunFailure, Setup, ToWorker},
+    wire::{self, Call, FromWorker, PROTOCOL, Reply, RunFailure, Setup, ToWorker},
 };
 use crate::{
     arena::{
         self,
+        extent::Extent,
         passage::{self, Luggage},
     },
-    backend, codec,
-    error::Part,
-    task::{duty, entry::Entry},
+    backend,
+    codec::{self, Encoded, Freight},
+    error::{Part, TooLarge},
+    task::{
+        duty,
+        entry::{self, Entry},
+    },
     worker::record::{self, Record},
 };
 
@@ -181,6 +186,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
             true => Some(launcher::fingerprint()?),
             false => None,
         },
+        shares: adopted,
     }))?;
     if let Some(limit) = setup.memory_limit {
         limit_memory(limit)?;
@@ -233,19 +239,30 @@ fn limit_memory(limit: u64) -> io::Result<()> {
 /// Runs one task and leaves its reply in `frame`; gives what the result names if the task went well.
 fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<Option<Luggage>> {
     let mut payload = &request[..];
-    let (id, function, reply, origin) = match codec::decode_first(&mut payload) {
-        Ok(ToWorker::Run {
-            id,
-            function,
-            reply,
-            origin,
-        }) => (id, function, reply, origin),
+    let (call, extent) = match codec::decode_first(&mut payload) {
+        Ok(ToWorker::Run(call)) => (call, None),
+        Ok(ToWorker::RunOn(call, extent)) => (call, Some(extent)),
         other => return Err(io::Error::other(format!("unexpected request: {other:?}"))),
+    };
+    let Call {
+        id,
+        function,
+        reply,
+        origin,
+    } = call;
+    // First of all: now it is this process's to free, whatever becomes of the task.
+    let payload = match extent {
+        None => Encoded::Bytes(payload),
+        Some(name) => Encoded::Extent(
+            Extent::take_from_parent(name)
+                .ok_or_else(|| io::Error::other(format!("there are no arguments at {name:?}")))?,
+        ),
     };
     wire::begin(frame, &FromWorker::Done { id });
     let done = match Entry::find(function) {
         Ok(entry) => {
-            let run = || entry.run(payload, (reply == Reply::Value).then_some(frame));
+            let wanted = reply == Reply::Value;
+            let run = || entry.run(payload, wanted.then_some(entry::Reply { frame, limit }));
             let run = || origin.run(entry.function_name(), run);
             duty::run(run).map_err(RunFailure::Task)
         }
@@ -253,13 +270,8 @@ fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<Op
     };
     // The arguments' buffer is free for the next request.
     drop(request);
-    let done = done.and_then(|luggage| {
-        if !luggage.is_empty() {
-            name_luggage(frame, id, &luggage);
-        }
-        wire::finish(frame, Part::Result, limit).map_err(RunFailure::TooLarge)?;
-        Ok(luggage)
-    });
+    let done =
+        done.and_then(|freight| pack(freight, frame, id, limit).map_err(RunFailure::TooLarge));
     match done {
         Ok(luggage) => Ok(Some(luggage)),
         Err(failure) => {
@@ -267,6 +279,30 @@ fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<Op
             Ok(None)
         }
     }
+}
+
+/// Makes the frame of a reply complete; gives the primitives that the result names.
+fn pack(freight: Freight, frame: &mut Vec<u8>, id: u64, limit: usize) -> Result<Luggage, TooLarge> {
+    let Freight { luggage, extent } = freight;
+    match extent {
+        Some(extent) => {
+            let header = FromWorker::DoneIn {
+                id,
+                luggage: luggage.ids(),
+                extent: extent.name(),
+            };
+            wire::refer(frame, &extent, &header, Part::Result, limit)?;
+            // The parent will take it.
+            extent.leave();
+        }
+        None => {
+            if !luggage.is_empty() {
+                name_luggage(frame, id, &luggage);
+            }
+            wire::finish(frame, Part::Result, limit)?;
+        }
+    }
+    Ok(luggage)
 }
 
 /// Puts the names of primitives into the header of a reply.

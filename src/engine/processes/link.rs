@@ -89,6 +89,8 @@ struct State {
     sentence: Option<Sentence>,
     /// Its place in the memory that it shares, if it does.
     place: Option<Place>,
+    /// It says that it does.
+    shares: bool,
     /// How the one job of a `Worker` went, as far as is known.
     verdict: Result<(), TaskError>,
     /// The process is gone, and this is how it went.
@@ -197,6 +199,7 @@ impl Link {
                 kill: false,
                 sentence: None,
                 place: None,
+                shares: false,
                 verdict: Ok(()),
                 death: None,
             }),
@@ -307,7 +310,7 @@ impl Link {
                         // Or the buffer would keep the memory of a large result.
                         *replies.read_buffer_mut() = BytesMut::new();
                     }
-                    match self.receive(reply) {
+                    match self.receive(reply, limit) {
                         Ok(job) => {
                             // The process is busy again, or known to be idle, before anybody sees the
                             // result.
@@ -325,7 +328,7 @@ impl Link {
                 // process has it, the replies end here all the same.
                 _ = child.wait() => loop {
                     match timeout(ENDING_TIME, replies.next()).await {
-                        Ok(Some(Ok(reply))) => match self.receive(reply) {
+                        Ok(Some(Ok(reply))) => match self.receive(reply, limit) {
                             Ok(job) => job.publish(),
                             Err(ending) => return ending,
                         },

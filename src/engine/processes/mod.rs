@@ -3,13 +3,14 @@
 //! - [`launcher`] starts the process, [`child`] is what the process does,
 //! - [`wire`] is what they say to each other,
 //! - [`link`] is the parent's end of one worker, [`stderr`] what becomes of its error output,
-//! - [`reactor`] is the thread that all links live on.
+//! - [`reactor`] is the thread that all links live on, [`tidy`] gives memory back from there.
 
 pub(crate) mod child;
 pub(crate) mod launcher;
 mod link;
 pub(crate) mod reactor;
 mod stderr;
+pub(crate) mod tidy;
 pub(crate) mod wire;
 
 use std::sync::Arc;

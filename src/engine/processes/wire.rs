@@ -3,16 +3,27 @@
 //! A frame is a length (8 bytes, big-endian), a header in bincode, and for requests and results the
 //! payload, which is encoded straight behind its header. A frame is built in the buffer that it is
 //! written from, and a payload is decoded from the buffer that it was read into.
+//!
+//! A large payload is in an [extent](arena::extent) of the memory that the processes share instead, and the
+//! header names it: a process takes it with the frame. What a process has named in a frame that was
+//! not read yet is still its own, and is freed with all that it has should it be killed.
+
+use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::LengthDelimitedCodec;
 
+use super::tidy;
 use crate::{
-    arena::{self, passage::Reach},
+    arena::{
+        self,
+        extent::{Extent, ExtentName},
+        passage::Reach,
+    },
     backend::Backend,
-    codec,
+    codec::{self, Freight},
     engine::Request,
-    error::{CodecError, Part, TaskError, TooLarge},
+    error::{Part, TaskError, TooLarge},
     task::{
         encoded::EncodedTask,
         entry::{Entry, Failure, FunctionId},
@@ -24,7 +35,7 @@ use crate::{
 pub(crate) const MARKER: &str = "FREETHREADING_WORKER";
 
 /// Distinguishes this protocol from whatever else a program may write, and from its other versions.
-pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0003;
+pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0004;
 
 /// The largest frame until both sides know each other.
 pub(super) const GREETING_LIMIT: usize = 64 * 1024;
@@ -36,13 +47,19 @@ const PREFIX: usize = 8;
 pub(super) enum ToWorker {
     Setup(Setup),
     /// The payload, the encoded arguments, follows.
-    Run {
-        id: u64,
-        function: FunctionId,
-        reply: Reply,
-        /// Where the task comes from.
-        origin: Origin,
-    },
+    Run(Call),
+    /// The payload is in an extent of the parent's.
+    RunOn(Call, ExtentName),
+}
+
+/// A task for a worker process, but for its arguments.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Call {
+    pub(super) id: u64,
+    pub(super) function: FunctionId,
+    pub(super) reply: Reply,
+    /// Where the task comes from.
+    pub(super) origin: Origin,
 }
 
 /// What a worker process has to know before its first task.
@@ -87,6 +104,8 @@ pub(super) enum FromWorker {
     Hello {
         protocol: u64,
         fingerprint: Option<u64>,
+        /// It uses the memory that was handed over.
+        shares: bool,
     },
     /// The payload, the encoded result, follows.
     Done {
@@ -101,6 +120,12 @@ pub(super) enum FromWorker {
     DoneWith {
         id: u64,
         luggage: Vec<u64>,
+    },
+    /// `DoneWith` with the payload in an extent of the worker's.
+    DoneIn {
+        id: u64,
+        luggage: Vec<u64>,
+        extent: ExtentName,
     },
 }
 
@@ -140,11 +165,30 @@ pub(super) fn begin<H: Serialize>(frame: &mut Vec<u8>, header: &H) {
 /// Puts the length in front of a frame that is complete, unless it is too large.
 pub(super) fn finish(frame: &mut [u8], part: Part, limit: usize) -> Result<(), TooLarge> {
     let len = frame.len() - PREFIX;
-    if len > limit {
-        return Err(TooLarge::new(part, len, limit));
-    }
+    check(len, part, limit)?;
     frame[..PREFIX].copy_from_slice(&(len as u64).to_be_bytes());
     Ok(())
+}
+
+fn check(len: usize, part: Part, limit: usize) -> Result<(), TooLarge> {
+    match len <= limit {
+        true => Ok(()),
+        false => Err(TooLarge::new(part, len, limit)),
+    }
+}
+
+/// Makes the frame of a payload that is in an extent, if it is not too large: a header alone, after one
+/// that was begun for a payload behind it.
+pub(super) fn refer<H: Serialize>(
+    frame: &mut Vec<u8>,
+    extent: &Extent,
+    header: &H,
+    part: Part,
+    limit: usize,
+) -> Result<(), TooLarge> {
+    check(frame.len() - PREFIX + extent.len(), part, limit)?;
+    begin(frame, header);
+    finish(frame, part, limit)
 }
 
 /// A frame without a payload.
@@ -163,13 +207,28 @@ pub(crate) fn request<A: Serialize>(
     carriage: Carriage,
     args: &A,
 ) -> Result<Request, TaskError> {
-    let origin = Origin::here();
-    let (frame, luggage) = build_request(id, entry, reply, origin, carriage, |frame| {
-        codec::encode(args, frame, Part::Argument, carriage.reach)
-    })?;
+    let Carriage {
+        max_frame_len: limit,
+        reach,
+    } = carriage;
+    let header = call(id, entry, reply, Origin::here())?;
+    let mut frame = Vec::new();
+    begin(&mut frame, &header);
+    let Freight { luggage, extent } =
+        codec::ship(args, &mut frame, Part::Argument, reach, limit).map_err(TaskError::Encode)?;
+    match &extent {
+        Some(extent) => {
+            tidy::later();
+            let header = header.on(extent.name());
+            refer(&mut frame, extent, &header, Part::Argument, limit)
+        }
+        None => finish(&mut frame, Part::Argument, limit),
+    }
+    .map_err(TaskError::TooLarge)?;
     Ok(Request {
         id,
         frame: frame.into(),
+        extent,
         _luggage: luggage,
     })
 }
@@ -180,38 +239,63 @@ pub(super) fn request_encoded(
     task: &EncodedTask,
     carriage: Carriage,
 ) -> Result<Vec<u8>, TaskError> {
-    let origin = Origin::none();
-    let built = build_request(id, task.entry, Reply::Nothing, origin, carriage, |frame| {
-        frame.extend_from_slice(&task.payload);
-        task.check(carriage.reach)
-    });
-    built.map(|(frame, ())| frame)
+    let mut frame = Vec::new();
+    begin(
+        &mut frame,
+        &call(id, task.entry, Reply::Nothing, Origin::none())?,
+    );
+    frame.extend_from_slice(&task.payload);
+    task.check(carriage.reach).map_err(TaskError::Encode)?;
+    finish(&mut frame, Part::Argument, carriage.max_frame_len).map_err(TaskError::TooLarge)?;
+    Ok(frame)
 }
 
-fn build_request<T>(
+/// Has the arguments of a request behind its header, for a worker that does not reach them elsewhere.
+pub(super) fn enclose(request: Request) -> Request {
+    let Some(extent) = &request.extent else {
+        return request;
+    };
+    let Ok(ToWorker::RunOn(call, _)) = codec::decode_first(&mut &request.frame[PREFIX..]) else {
+        unreachable!("a request with an extent has such a header");
+    };
+    let mut frame = Vec::new();
+    begin(&mut frame, &ToWorker::Run(call));
+    frame.reserve(extent.len());
+    let read = extent.reader().read_to_end(&mut frame);
+    read.expect("memory can be read");
+    finish(&mut frame, Part::Argument, usize::MAX).expect("it was checked when it was made");
+    Request {
+        frame: frame.into(),
+        extent: None,
+        ..request
+    }
+}
+
+fn call(
     id: u64,
     entry: &'static Entry,
     reply: Reply,
     origin: Origin,
-    carriage: Carriage,
-    payload: impl FnOnce(&mut Vec<u8>) -> Result<T, CodecError>,
-) -> Result<(Vec<u8>, T), TaskError> {
+) -> Result<ToWorker, TaskError> {
     let function = entry
         .id()
         .ok_or_else(|| TaskError::SharedLibrary(entry.function_name()))?;
-    let mut frame = Vec::new();
-    begin(
-        &mut frame,
-        &ToWorker::Run {
-            id,
-            function,
-            reply,
-            origin,
-        },
-    );
-    let payload = payload(&mut frame).map_err(TaskError::Encode)?;
-    finish(&mut frame, Part::Argument, carriage.max_frame_len).map_err(TaskError::TooLarge)?;
-    Ok((frame, payload))
+    Ok(ToWorker::Run(Call {
+        id,
+        function,
+        reply,
+        origin,
+    }))
+}
+
+impl ToWorker {
+    /// The same with the payload there.
+    fn on(self, extent: ExtentName) -> ToWorker {
+        match self {
+            ToWorker::Run(call) => ToWorker::RunOn(call, extent),
+            other => other,
+        }
+    }
 }
 
 #[cfg(test)]

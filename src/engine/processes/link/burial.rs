@@ -7,8 +7,8 @@ use tokio::net::unix::pipe;
 
 use super::{Current, ENDING_TIME, Link, SETTLING_TIME, Sentence};
 use crate::{
-    arena::process::Place,
-    engine::{fail, scheduler::Setback},
+    arena::{arena, process::Place},
+    engine::{fail, processes::tidy, scheduler::Setback},
     error::{Death, Effect, Killed, TaskError, WorkerDied},
 };
 
@@ -141,6 +141,10 @@ pub(super) async fn bury_in_arena(place: Place) {
         tokio::time::sleep(PATIENCE).await;
     }
     drop(place);
+    // What it had freed and nobody has used since is left to this process.
+    if arena().extents.are_in_use() {
+        tidy::later();
+    }
 }
 
 /// How many bytes the process has not read.

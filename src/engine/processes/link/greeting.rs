@@ -48,11 +48,12 @@ impl Link {
         write_all(&input, &setup).await?;
         let reply = replies.next().await;
         let hello = checked(reply, replies)?;
-        let (protocol, fingerprint) = match codec::decode_first(&mut &hello[..]) {
+        let (protocol, fingerprint, shares) = match codec::decode_first(&mut &hello[..]) {
             Ok(FromWorker::Hello {
                 protocol,
                 fingerprint,
-            }) => (protocol, fingerprint),
+                shares,
+            }) => (protocol, fingerprint, shares),
             _ => return Err(Ending::Protocol(format!("it said {}", excerpt(&hello)))),
         };
         let mismatch = |why: &str| {
@@ -63,6 +64,7 @@ impl Link {
         if protocol != PROTOCOL {
             return mismatch("it speaks another version of the protocol");
         }
+        self.state.lock().shares = shares;
         if terms.remote {
             match launcher::fingerprint() {
                 Ok(ours) if fingerprint == Some(ours) => {}

@@ -11,11 +11,19 @@ use super::{
     frames::{excerpt, write_some},
 };
 use crate::{
-    arena::passage::Luggage,
+    arena::{
+        extent::{Extent, ExtentName},
+        passage::Luggage,
+        process::Place,
+    },
     codec,
     engine::{
-        Job, Payload, Request, Runner, fail,
-        processes::{launcher::PIPE_SIZE, wire::FromWorker},
+        Body, Job, Payload, Request, Runner, fail,
+        processes::{
+            launcher::PIPE_SIZE,
+            tidy,
+            wire::{self, FromWorker},
+        },
         scheduler::{After, Next},
     },
     error::TaskError,
@@ -60,6 +68,7 @@ impl Link {
 
     /// Gives a job to the process, which is idle.
     pub(super) fn send(self: &Arc<Self>, job: Arc<dyn Job>, request: Request) {
+        let request = self.prepared(request);
         let mut state = self.state.lock();
         let serves = state.death.is_none() && !state.kill;
         let Some(input) = state.input.clone().filter(|_| serves) else {
@@ -110,6 +119,14 @@ impl Link {
             drop(state);
             self.changed.notify_one();
         }
+    }
+
+    /// A request that the process can read.
+    fn prepared(&self, request: Request) -> Request {
+        if request.extent.is_none() || self.state.lock().shares {
+            return request;
+        }
+        wire::enclose(request)
     }
 
     /// Writes what is left of the current request; pends if there is nothing to write.
@@ -201,7 +218,7 @@ impl Link {
     }
 
     /// Takes a reply of the process, and settles the job that it is for.
-    pub(super) fn receive(&self, reply: BytesMut) -> Result<Arc<dyn Job>, Ending> {
+    pub(super) fn receive(&self, reply: BytesMut, limit: usize) -> Result<Arc<dyn Job>, Ending> {
         let mut payload = &reply[..];
         let header = codec::decode_first(&mut payload);
         let (id, outcome) = match header {
@@ -214,6 +231,18 @@ impl Link {
                 // While the worker still holds them.
                 let luggage = Luggage::attach(&luggage);
                 (id, Ok(result(reply, header_len, luggage)))
+            }
+            Ok(FromWorker::DoneIn {
+                id,
+                luggage,
+                extent,
+            }) => {
+                let luggage = Luggage::attach(&luggage);
+                let payload = Payload {
+                    body: Body::Extent(self.take(extent, limit)?),
+                    _luggage: luggage,
+                };
+                (id, Ok(payload))
             }
             Ok(FromWorker::Failed { id, failure }) => (id, Err(TaskError::from(failure))),
             _ => return Err(Ending::Protocol(format!("it said {}", excerpt(&reply)))),
@@ -244,12 +273,26 @@ impl Link {
     }
 }
 
+impl Link {
+    /// Takes what the process has left for this one.
+    fn take(&self, name: ExtentName, limit: usize) -> Result<Extent, Ending> {
+        let from = self.state.lock().place.as_ref().map(Place::index);
+        let extent = from.and_then(|from| Extent::take(name, from));
+        if extent.is_some() {
+            tidy::later();
+        }
+        extent
+            .filter(|extent| extent.len() <= limit)
+            .ok_or_else(|| Ending::Protocol(format!("it has no result at {name:?}")))
+    }
+}
+
 /// What follows the header of a reply.
 fn result(reply: BytesMut, header_len: usize, luggage: Luggage) -> Payload {
     let mut bytes = reply.freeze();
     bytes.advance(header_len);
     Payload {
-        bytes,
+        body: Body::Bytes(bytes),
         _luggage: luggage,
     }
 }

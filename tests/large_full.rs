@@ -1,0 +1,78 @@
+//! A program that may reserve few addresses, so that the memory which it shares with its workers is soon
+//! full: what finds no room there goes through the pipe.
+
+mod common;
+
+use std::fs;
+
+use common::{GateKeeper, watched};
+use freethreading::{Backend, WorkerPoolExecutor, task};
+use serde_bytes::ByteBuf;
+
+/// Runs before all that has no number, `init` among it.
+#[used]
+#[unsafe(link_section = ".init_array.00200")]
+static EARLY: extern "C" fn() = early;
+
+extern "C" fn early() {
+    let limit = libc::rlimit {
+        rlim_cur: 800 << 20,
+        rlim_max: 800 << 20,
+    };
+    // SAFETY: the pointer is to a limit that is there during the call.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    assert_eq!(result, 0);
+}
+
+freethreading::init_tests!();
+
+/// How large what is shared can become.
+fn reserved() -> u64 {
+    let fds = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let arenas = fds.filter(|fd| {
+        let target = fs::read_link(fd.path()).unwrap_or_default();
+        target.to_string_lossy().starts_with("/memfd:freethreading")
+    });
+    let sizes = arenas.map(|fd| fs::metadata(fd.path()).map_or(0, |file| file.len()));
+    sizes.max().unwrap_or(u64::MAX)
+}
+
+#[test]
+fn what_finds_no_room_goes_through_the_pipe() {
+    watched(|| {
+        let executor = WorkerPoolExecutor::builder()
+            .max_workers(1)
+            .backend(Backend::Multiprocessing)
+            .build()
+            .unwrap();
+        let keeper = GateKeeper::new();
+        let gate = keeper.gate();
+        let first = executor.submit(task!(|gate| gate.pass()));
+        keeper.wait_for(1);
+        // 100 MiB at a time, of which less than half have room.
+        for _ in 0..2 {
+            let values: Vec<_> = (0..10u8)
+                .map(|n| ByteBuf::from(vec![n; (6 << 20) + usize::from(n) * (1 << 20)]))
+                .collect();
+            let futures: Vec<_> = values
+                .iter()
+                .cloned()
+                .map(|value| {
+                    executor.submit(task!(|value| std::convert::identity::<ByteBuf>(value)))
+                })
+                .collect();
+            keeper.open();
+            for (future, value) in futures.into_iter().zip(values) {
+                assert!(future.result().unwrap() == value);
+            }
+        }
+        first.result().unwrap();
+        // Or the test is of no use.
+        assert!(reserved() <= 256 << 20, "{}", reserved());
+        // More than there is room for in all.
+        let value = ByteBuf::from(vec![7; 50 << 20]);
+        let sent = value.clone();
+        let back = executor.submit(task!(|sent| std::convert::identity::<ByteBuf>(sent)));
+        assert!(back.result().unwrap() == value);
+    });
+}
