@@ -67,7 +67,7 @@ pub(crate) struct Arena {
     /// Where this process's tasks leave their wakers.
     locals: boxcar::Vec<Local>,
     /// This process's waiters that nobody uses now.
-    idle: Mutex<Vec<Seat>>,
+    idle: Mutex<Vec<&'static Seat>>,
     /// Another process has, or has had, the arena too.
     shared: AtomicBool,
     /// Some task of this process has waited.

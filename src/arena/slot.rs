@@ -201,7 +201,7 @@ impl SlotRef {
     pub(super) fn seize(self, dead: u16) {
         if self.slot.mutex.seize(dead, me()) {
             let locked = Locked { slot: self };
-            let wakes = super::reaper::repair(&locked);
+            let mut wakes = super::reaper::repair(&locked);
             drop(locked);
             wakes.wake();
         }

@@ -5,6 +5,7 @@
 //! leaves its waker in its process; another process rings that process's bell (see [`super::bell`]).
 
 use std::{
+    ops::Deref,
     task::Waker,
     time::{Duration, Instant},
 };
@@ -197,10 +198,10 @@ impl Wakes {
     }
 
     #[inline]
-    pub(crate) fn wake(self) {
-        if let Some(first) = self.first {
+    pub(crate) fn wake(&mut self) {
+        if let Some(first) = self.first.take() {
             first.wake();
-            for woken in self.others {
+            for woken in self.others.drain(..) {
                 woken.wake();
             }
         }
@@ -224,19 +225,26 @@ pub(super) fn wake_task(local: u32) {
     }
 }
 
-/// A node that is this process's, and kept for whoever waits next.
-#[derive(Clone, Copy)]
-pub(super) struct Seat {
-    index: u32,
-    node: &'static Node,
+/// A node that is this process's, with all that belongs to it. It is kept for whoever waits next; a
+/// reference to it is what is moved.
+pub(crate) struct Seat {
+    pub(crate) index: u32,
+    pub(crate) node: &'static Node,
+    /// The number of the place where the waiter leaves its waker, and the place itself.
     local: u32,
+    place: &'static Local,
 }
 
 /// A node in use.
-pub(crate) struct Waiter {
-    pub(crate) index: u32,
-    pub(crate) node: &'static Node,
-    local: u32,
+pub(crate) struct Waiter(&'static Seat);
+
+impl Deref for Waiter {
+    type Target = Seat;
+
+    #[inline]
+    fn deref(&self) -> &Seat {
+        self.0
+    }
 }
 
 /// Who waits: the thread that calls, or the task with this waker.
@@ -246,21 +254,31 @@ pub(crate) enum Sleeper<'a> {
     Task(&'a Waker),
 }
 
-impl Waiter {
-    /// # Panics
-    ///
-    /// If the system has no memory for one more.
-    pub(crate) fn claim() -> Waiter {
-        if let Some(Seat { index, node, local }) = seats::take() {
-            return Waiter { index, node, local };
-        }
+impl Seat {
+    #[cold]
+    fn make() -> &'static Seat {
         let arena = arena();
         let (index, node) = arena
             .waiters
             .claim(me(), WAITER)
             .unwrap_or_else(|error| panic!("no memory to wait in: {error}"));
-        let local = arena.locals.push(Local::new(None)) as u32;
-        Waiter { index, node, local }
+        let local = arena.locals.push(Local::new(None));
+        Box::leak(Box::new(Seat {
+            index,
+            node,
+            local: local as u32,
+            place: arena.locals.get(local).expect("it was just pushed"),
+        }))
+    }
+}
+
+impl Waiter {
+    /// # Panics
+    ///
+    /// If the system has no memory for one more.
+    #[inline]
+    pub(crate) fn claim() -> Waiter {
+        Waiter(seats::take().unwrap_or_else(Seat::make))
     }
 
     /// Before it is put into a list.
@@ -271,10 +289,7 @@ impl Waiter {
                 bell::attend(waker);
                 // Cloning and dropping a waker is code of a user: not under the lock.
                 let new = waker.clone();
-                let old = arena()
-                    .locals
-                    .get(self.local as usize)
-                    .and_then(|place| place.lock().replace(new));
+                let old = self.place.lock().replace(new);
                 drop(old);
                 self.local + 1
             }
@@ -295,27 +310,22 @@ impl Waiter {
     /// From now on this waker is woken.
     pub(crate) fn leave(&self, waker: &Waker) {
         bell::attend(waker);
-        let Some(place) = arena().locals.get(self.local as usize) else {
-            return;
-        };
         {
-            let left = place.lock();
+            let left = self.place.lock();
             if left.as_ref().is_some_and(|left| left.will_wake(waker)) {
                 return;
             }
         }
         // Cloning and dropping a waker is code of a user: not under the lock.
         let new = waker.clone();
-        let old = place.lock().replace(new);
+        let old = self.place.lock().replace(new);
         drop(old);
     }
 
     /// Takes the waker back.
     fn clear(&self) {
-        if self.node.local.load(Ordering::Relaxed) != 0
-            && let Some(place) = arena().locals.get(self.local as usize)
-        {
-            let waker = place.lock().take();
+        if self.node.local.load(Ordering::Relaxed) != 0 {
+            let waker = self.place.lock().take();
             drop(waker);
         }
     }
@@ -371,8 +381,7 @@ impl Drop for Waiter {
         }
         self.retire();
         self.node.notified_by.store(0, Ordering::Release);
-        let Waiter { index, node, local } = *self;
-        seats::give(Seat { index, node, local });
+        seats::give(self.0);
     }
 }
 
@@ -383,7 +392,7 @@ mod seats {
 
     use super::{Seat, arena};
 
-    struct Own(Cell<Option<Seat>>);
+    struct Own(Cell<Option<&'static Seat>>);
 
     impl Drop for Own {
         fn drop(&mut self) {
@@ -397,13 +406,13 @@ mod seats {
         static OWN: Own = const { Own(Cell::new(None)) };
     }
 
-    pub(super) fn take() -> Option<Seat> {
+    pub(super) fn take() -> Option<&'static Seat> {
         // Thread-locals are gone while a thread ends.
         let own = OWN.try_with(|own| own.0.take()).ok().flatten();
         own.or_else(|| arena().idle.lock().pop())
     }
 
-    pub(super) fn give(seat: Seat) {
+    pub(super) fn give(seat: &'static Seat) {
         let spare = OWN.try_with(|own| own.0.replace(Some(seat)));
         if let Some(spare) = spare.unwrap_or(Some(seat)) {
             arena().idle.lock().push(spare);
@@ -416,11 +425,11 @@ mod seats {
 mod seats {
     use super::{Seat, arena};
 
-    pub(super) fn take() -> Option<Seat> {
+    pub(super) fn take() -> Option<&'static Seat> {
         arena().idle.lock().pop()
     }
 
-    pub(super) fn give(seat: Seat) {
+    pub(super) fn give(seat: &'static Seat) {
         arena().idle.lock().push(seat);
     }
 }

@@ -234,7 +234,7 @@ impl Resource for Arriving {
     }
 
     fn unlocked(&mut self) {
-        std::mem::take(&mut self.wakes).wake();
+        self.wakes.wake();
     }
 
     fn notified(&mut self, outcome: u32) -> Option<Self::Output> {

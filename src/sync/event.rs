@@ -82,7 +82,6 @@ impl RawEvent {
         self.set_and_wake();
     }
 
-    #[cold]
     fn set_and_wake(self) {
         let mut wakes = Wakes::default();
         {
@@ -102,7 +101,12 @@ impl RawEvent {
 
     #[inline]
     fn clear(self) {
-        self.word().fetch_and(!SET, Ordering::Relaxed);
+        match self.word().load(Ordering::Relaxed) & WAITED_FOR {
+            0 => drop(self.word().fetch_and(!SET, Ordering::Relaxed)),
+            // A set that comes in between may as well have come before, and it has woken those who waited.
+            // The bit, should it be wrong by now, makes the next set look for them in vain.
+            _ => self.word().store(WAITED_FOR, Ordering::Relaxed),
+        }
     }
 
     /// Nobody waits any more, perhaps.

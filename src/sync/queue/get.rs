@@ -202,7 +202,7 @@ impl<T> Resource for Getting<'_, T> {
     }
 
     fn unlocked(&mut self) {
-        mem::take(&mut self.wakes).wake();
+        self.wakes.wake();
         drop(mem::take(&mut self.spent));
     }
 

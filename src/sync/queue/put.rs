@@ -1,6 +1,6 @@
 //! Putting an item in.
 
-use std::{mem, time::Instant};
+use std::time::Instant;
 
 use super::{
     core::Core,
@@ -250,7 +250,7 @@ impl<T> Resource for Putting<'_, T> {
     }
 
     fn unlocked(&mut self) {
-        mem::take(&mut self.wakes).wake();
+        self.wakes.wake();
     }
 
     fn handed(&mut self) -> Self::Output {
