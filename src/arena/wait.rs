@@ -36,8 +36,8 @@ pub(crate) trait Resource {
         self.attempt()
     }
 
-    /// It was given to the waiter.
-    fn handed(&mut self) -> Self::Output;
+    /// It was given to the waiter: `None` if it has been lost since.
+    fn handed(&mut self) -> Option<Self::Output>;
 
     /// A waiter has left the list without having been told anything.
     fn left(&mut self, slot: &Locked, list: usize);
@@ -129,7 +129,10 @@ impl<R: Resource> Waiting<R> {
                 State::Handed => {
                     self.joined = false;
                     waiter.retire();
-                    return Poll::Ready(self.resource.handed());
+                    let output = self.resource.handed();
+                    if let Some(output) = output {
+                        return Poll::Ready(output);
+                    }
                 }
             }
         }

@@ -245,8 +245,8 @@ impl Resource for Arriving {
         }
     }
 
-    fn handed(&mut self) -> Self::Output {
-        (Arrival::Broken, 0)
+    fn handed(&mut self) -> Option<Self::Output> {
+        Some((Arrival::Broken, 0))
     }
 
     /// Whoever gives up breaks the barrier.

@@ -165,7 +165,9 @@ impl Resource for RawEvent {
         Some(())
     }
 
-    fn handed(&mut self) {}
+    fn handed(&mut self) -> Option<()> {
+        Some(())
+    }
 
     fn left(&mut self, slot: &Locked, _list: usize) {
         self.tidy(slot);

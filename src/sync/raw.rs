@@ -349,7 +349,9 @@ impl Resource for RawLock {
     }
 
     /// What was done under the lock before came with the message.
-    fn handed(&mut self) {}
+    fn handed(&mut self) -> Option<()> {
+        Some(())
+    }
 
     fn left(&mut self, slot: &Locked, _list: usize) {
         self.tidy(slot);

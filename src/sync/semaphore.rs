@@ -214,7 +214,9 @@ impl Resource for RawSemaphore {
         }
     }
 
-    fn handed(&mut self) {}
+    fn handed(&mut self) -> Option<()> {
+        Some(())
+    }
 
     fn left(&mut self, slot: &Locked, _list: usize) {
         self.tidy(slot);

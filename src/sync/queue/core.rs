@@ -160,14 +160,26 @@ impl<T> Core<T> {
         let mut wakes = Wakes::default();
         {
             let slot = self.raw().0.lock();
-            if all {
-                slot.pop_all(list, &mut wakes, 0);
-            } else if let Some(woken) = slot.pop(list, State::Notified) {
-                wakes.add(woken);
+            match all {
+                true => slot.pop_all(list, &mut wakes, 0),
+                false => self.tell_next(&slot, list, &mut wakes),
             }
             self.tidy(&slot, list);
         }
         wakes.wake();
+    }
+
+    /// Tells the next who waits in a list that there is something, which is kept for one who was
+    /// overtaken often enough.
+    pub(super) fn tell_next(&self, slot: &Locked, list: usize, wakes: &mut Wakes) {
+        if let Some((_, waiter)) = slot.take(list) {
+            let message = match waiter.is_starved() && self.local.plain.keep(list) {
+                true => State::Handed,
+                false => State::Notified,
+            };
+            wakes.add(waiter.tell(message));
+        }
+        self.tidy(slot, list);
     }
 
     /// Nobody waits in the list any more, perhaps.

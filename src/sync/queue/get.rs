@@ -178,8 +178,7 @@ impl<T> Resource for Getting<'_, T> {
             match plain.try_get() {
                 Ok((item, is_wanted)) => {
                     if is_wanted {
-                        self.wakes.extend(slot.pop(PUTTERS, State::Notified));
-                        self.core.tidy(slot, PUTTERS);
+                        self.core.tell_next(slot, PUTTERS, &mut self.wakes);
                     }
                     return Ok(Taken::Item(item));
                 }
@@ -206,15 +205,22 @@ impl<T> Resource for Getting<'_, T> {
         drop(mem::take(&mut self.spent));
     }
 
-    fn handed(&mut self) -> Taken<T> {
-        unreachable!("queues hand nothing to waiters")
+    fn handed(&mut self) -> Option<Taken<T>> {
+        let (item, is_wanted) = self.core.local.plain.get_kept()?;
+        if is_wanted {
+            self.core.tell(PUTTERS, false);
+        }
+        Some(Taken::Item(item))
     }
 
     fn left(&mut self, slot: &Locked, list: usize) {
         self.core.tidy(slot, list);
     }
 
-    fn pass_on(&mut self, _message: State, _outcome: u32) {
+    fn pass_on(&mut self, message: State, _outcome: u32) {
+        if message == State::Handed {
+            self.core.local.plain.give_back(GETTERS);
+        }
         self.core.tell(GETTERS, false);
     }
 }

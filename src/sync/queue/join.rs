@@ -88,7 +88,9 @@ impl<T> Resource for Joining<'_, T> {
             .or_else(|| self.attempt())
     }
 
-    fn handed(&mut self) {}
+    fn handed(&mut self) -> Option<()> {
+        Some(())
+    }
 
     fn left(&mut self, slot: &Locked, list: usize) {
         self.0.tidy(slot, list);

@@ -30,7 +30,7 @@ use crate::{
 /// process, every item is encoded when it is put and decoded by who gets it, in memory that the processes
 /// share: a process that is killed in the middle of a put or a get leaves the queue as it was before. The size is that
 /// of the whole queue, wherever it is used. Whoever comes by may take an item, or the room for one, also
-/// ahead of those who wait.
+/// ahead of those who wait; in one process, those are not overtaken for ever.
 ///
 /// It can be given to any worker of this machine, at any time, if its items are
 /// [`Portable`]; clones, and what workers get, are handles to the same queue.

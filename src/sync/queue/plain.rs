@@ -66,8 +66,10 @@ struct Tail<T> {
     /// How many items were put.
     put: u64,
     ring: Option<NonNull<Ring<T>>>,
-    /// The count up to which there is room, as far as is known.
+    /// The count up to which there is room for anybody, as far as is known.
     limit: u64,
+    /// How much of the room is kept for those who were overtaken.
+    kept: u64,
     /// Somebody waits for an item.
     wanted: bool,
     stage: Stage,
@@ -78,8 +80,10 @@ struct Head<T> {
     /// How many items were taken.
     taken: u64,
     ring: Option<NonNull<Ring<T>>>,
-    /// The count up to which there are items in this ring, as far as is known.
+    /// The count up to which there are items in this ring for anybody, as far as is known.
     limit: u64,
+    /// How many items are kept for those who were overtaken.
+    kept: u64,
     /// Somebody waits for room.
     wanted: bool,
     stage: Stage,
@@ -90,6 +94,23 @@ struct Head<T> {
 unsafe impl<T: Send> Send for Tail<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for Head<T> {}
+
+impl<T> Head<T> {
+    /// Takes the item that there is, and does not count it for others yet.
+    #[inline]
+    fn take(&mut self) -> T {
+        let ring = self.ring.expect("where there is an item there is a ring");
+        // SAFETY: the ring is freed under this lock alone. The place has an item: it was counted as put
+        // before the limit was set, is in this ring, and under this lock nobody else takes it, nor is it
+        // written to before it is counted as taken.
+        let item = unsafe {
+            let place = ring.as_ref().place(self.taken);
+            place.with(|place| (*place).assume_init_read())
+        };
+        self.taken += 1;
+        item
+    }
+}
 
 /// The items with the numbers from `base` on, but for those that are in the next ring.
 struct Ring<T> {
@@ -136,6 +157,7 @@ impl<T> Plain<T> {
                     put: 0,
                     ring: None,
                     limit: 0,
+                    kept: 0,
                     wanted: false,
                     stage,
                 }),
@@ -146,6 +168,7 @@ impl<T> Plain<T> {
                     taken: 0,
                     ring: None,
                     limit: 0,
+                    kept: 0,
                     wanted: false,
                     stage,
                 }),
@@ -164,47 +187,110 @@ impl<T> Plain<T> {
     #[inline]
     pub(super) fn try_put(&self, item: T) -> Result<bool, (T, Stage)> {
         let mut tail = self.tail.state.lock();
-        let put = tail.put;
-        if put == tail.limit
+        if tail.put == tail.limit
             && let Err(stage) = self.make_room(&mut tail)
         {
             drop(tail);
             return Err((item, stage));
         }
+        self.write(&mut tail, item);
+        Ok(tail.wanted)
+    }
+
+    /// Puts it where there is room.
+    #[inline]
+    fn write(&self, tail: &mut Tail<T>, item: T) {
         let ring = tail.ring.expect("where there is room there is a ring");
         // SAFETY: the ring lives until what was put into it last is taken out, and nothing is put into
         // another one without this lock. The place is free: whoever had taken what was there counted it
         // before the limit was set, and nobody takes what is not counted as put.
         unsafe {
-            let place = ring.as_ref().place(put);
+            let place = ring.as_ref().place(tail.put);
             place.with_mut(|place| (*place).write(item));
         }
-        tail.put = put + 1;
+        tail.put += 1;
         // Release: who sees the count sees the item.
-        self.tail.count.store(put + 1, Ordering::Release);
-        Ok(tail.wanted)
+        self.tail.count.store(tail.put, Ordering::Release);
     }
 
     /// Takes the first item, and says whether somebody waits for the room.
     #[inline]
     pub(super) fn try_get(&self) -> Result<(T, bool), Stage> {
         let mut head = self.head.state.lock();
-        let taken = head.taken;
-        if taken == head.limit {
-            self.find_item(&mut head, taken)?;
+        if head.taken == head.limit {
+            self.find_item(&mut head)?;
         }
-        let ring = head.ring.expect("where there is an item there is a ring");
-        // SAFETY: the ring is freed under this lock alone. The place has an item: it was counted as put
-        // before the limit was set, is in this ring, and under this lock nobody else takes it, nor is it
-        // written to before it is counted as taken.
-        let item = unsafe {
-            let place = ring.as_ref().place(taken);
-            place.with(|place| (*place).assume_init_read())
-        };
-        head.taken = taken + 1;
+        Ok((self.read(&mut head), head.wanted))
+    }
+
+    /// Takes the item that there is.
+    #[inline]
+    fn read(&self, head: &mut Head<T>) -> T {
+        let item = head.take();
         // Release: who sees the count sees that the place is free.
-        self.head.count.store(taken + 1, Ordering::Release);
-        Ok((item, head.wanted))
+        self.head.count.store(head.taken, Ordering::Release);
+        item
+    }
+
+    /// Keeps something for who waits in this list; `false` if there is nothing. The one for whom it is kept
+    /// [gets](Self::get_kept) it or [puts](Self::put_kept), or [gives it back](Self::give_back).
+    pub(super) fn keep(&self, list: usize) -> bool {
+        match list {
+            GETTERS => {
+                let mut head = self.head.state.lock();
+                let is_there = self.find_item(&mut head).is_ok();
+                head.kept += u64::from(is_there);
+                // Whoever comes by has to look.
+                head.limit = head.taken;
+                is_there
+            }
+            _ => {
+                let mut tail = self.tail.state.lock();
+                let is_there = self.make_room(&mut tail).is_ok();
+                tail.kept += u64::from(is_there);
+                tail.limit = tail.put;
+                is_there
+            }
+        }
+    }
+
+    /// What was kept for who waited in this list is anybody's.
+    pub(super) fn give_back(&self, list: usize) {
+        match list {
+            GETTERS => {
+                let mut head = self.head.state.lock();
+                head.kept = head.kept.saturating_sub(1);
+            }
+            _ => {
+                let mut tail = self.tail.state.lock();
+                tail.kept = tail.kept.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Takes an item by one for whom one is kept; `None` if they have left meanwhile.
+    pub(super) fn get_kept(&self) -> Option<(T, bool)> {
+        let mut head = self.head.state.lock();
+        head.kept = head.kept.checked_sub(1)?;
+        self.find_item(&mut head).ok()?;
+        let item = self.read(&mut head);
+        // What is kept for others still is not anybody's.
+        head.limit = head.taken;
+        Some((item, head.wanted))
+    }
+
+    /// Puts an item by one for whom room is kept; it comes back if the items have left meanwhile.
+    pub(super) fn put_kept(&self, item: T) -> Result<bool, T> {
+        let mut tail = self.tail.state.lock();
+        let kept = tail.kept.checked_sub(1);
+        tail.kept = kept.unwrap_or(0);
+        if kept.is_none() || self.make_room(&mut tail).is_err() {
+            drop(tail);
+            return Err(item);
+        }
+        self.write(&mut tail, item);
+        tail.limit = tail.put;
+        Ok(tail.wanted)
     }
 
     /// Finds out how far one can put, with a larger ring if need be.
@@ -218,7 +304,7 @@ impl<T> Plain<T> {
         let taken = self.head.count.load(Ordering::Acquire);
         let most = match self.maxsize {
             0 => u64::MAX,
-            maxsize => taken.saturating_add(maxsize),
+            maxsize => (taken + maxsize).saturating_sub(tail.kept),
         };
         if put >= most {
             return Err(Stage::Here);
@@ -253,12 +339,13 @@ impl<T> Plain<T> {
 
     /// Finds out how far one can take, in the next ring if this one is used up.
     #[cold]
-    fn find_item(&self, head: &mut Head<T>, taken: u64) -> Result<(), Stage> {
+    fn find_item(&self, head: &mut Head<T>) -> Result<(), Stage> {
+        let taken = head.taken;
         if head.stage != Stage::Here {
             return Err(head.stage);
         }
         // Acquire: with the count come the items, and the rings that they are in.
-        let put = self.tail.count.load(Ordering::Acquire);
+        let put = self.tail.count.load(Ordering::Acquire) - head.kept;
         if put == taken {
             return Err(Stage::Here);
         }
@@ -284,9 +371,8 @@ impl<T> Plain<T> {
     /// Sees to it that who puts looks for those who wait for items; `false` if there is something to be
     /// seen at once.
     pub(super) fn want_item(&self) -> bool {
-        let mut tail = self.tail.state.lock();
-        let wanted =
-            tail.stage == Stage::Here && tail.put == self.head.count.load(Ordering::Acquire);
+        let (mut tail, head) = (self.tail.state.lock(), self.head.state.lock());
+        let wanted = tail.stage == Stage::Here && tail.put == head.taken + head.kept;
         tail.wanted |= wanted;
         wanted
     }
@@ -294,8 +380,8 @@ impl<T> Plain<T> {
     /// Sees to it that who takes looks for those who wait for room; `false` if there is something to be
     /// seen at once.
     pub(super) fn want_room(&self) -> bool {
-        let mut head = self.head.state.lock();
-        let len = self.tail.count.load(Ordering::Acquire) - head.taken;
+        let (tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
+        let len = tail.put - head.taken + tail.kept;
         let wanted = head.stage == Stage::Here && self.maxsize != 0 && len >= self.maxsize;
         head.wanted |= wanted;
         wanted
@@ -376,19 +462,17 @@ impl<T> Plain<T> {
             return Err(tail.stage);
         }
         let (put, taken) = (tail.put, head.taken);
+        // Those for whom something is kept will find that it is gone.
+        (tail.kept, head.kept) = (0, 0);
+        head.limit = taken;
         let mut items = Vec::with_capacity((put - taken) as usize);
-        for number in taken..put {
-            if number == head.limit {
-                self.find_item(&mut head, number)?;
+        while head.taken != put {
+            if head.taken == head.limit {
+                self.find_item(&mut head)?;
             }
-            let ring = head.ring.expect("where there is an item there is a ring");
-            // SAFETY: as in `try_get`; with both locks held nobody else does anything.
-            let item = unsafe {
-                let place = ring.as_ref().place(number);
-                place.with(|place| (*place).assume_init_read())
-            };
-            items.push(item);
+            items.push(head.take());
         }
+        head.taken = taken;
         self.forget_ring(&mut tail, &mut head);
         (tail.limit, head.limit) = (put, taken);
         tail.stage = Stage::Moving(mover);
@@ -455,6 +539,8 @@ impl<T> Drop for Plain<T> {
             }
         }
 
+        // Those for whom something is kept are no more.
+        self.head.state.lock().kept = 0;
         let rest = Rest(self);
         while rest.0.try_get().is_ok() {}
     }

@@ -230,8 +230,7 @@ impl<T> Resource for Putting<'_, T> {
             let (item, stage) = match plain.try_put(item) {
                 Ok(is_wanted) => {
                     if is_wanted {
-                        self.wakes.extend(slot.pop(GETTERS, State::Notified));
-                        self.core.tidy(slot, GETTERS);
+                        self.core.tell_next(slot, GETTERS, &mut self.wakes);
                     }
                     return Ok(Ok(()));
                 }
@@ -253,15 +252,30 @@ impl<T> Resource for Putting<'_, T> {
         self.wakes.wake();
     }
 
-    fn handed(&mut self) -> Self::Output {
-        unreachable!("queues hand nothing to waiters")
+    fn handed(&mut self) -> Option<Self::Output> {
+        let item = self.item();
+        match self.core.local.plain.put_kept(item) {
+            Ok(is_wanted) => {
+                if is_wanted {
+                    self.core.tell(GETTERS, false);
+                }
+                Some(Ok(()))
+            }
+            Err(item) => {
+                self.item = Some(item);
+                None
+            }
+        }
     }
 
     fn left(&mut self, slot: &Locked, list: usize) {
         self.core.tidy(slot, list);
     }
 
-    fn pass_on(&mut self, _message: State, _outcome: u32) {
+    fn pass_on(&mut self, message: State, _outcome: u32) {
+        if message == State::Handed {
+            self.core.local.plain.give_back(PUTTERS);
+        }
         self.core.tell(PUTTERS, false);
     }
 }

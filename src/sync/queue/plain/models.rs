@@ -132,6 +132,34 @@ fn loom_who_waits_for_the_end_is_known_to_who_is_done() {
 }
 
 #[test]
+fn loom_what_is_kept_for_somebody_nobody_else_has() {
+    model(None, || {
+        let queue = queue(1);
+        let hasty = thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.try_get().is_ok()
+        });
+        put(&queue, 1);
+        let is_kept = queue.keep(GETTERS);
+        let taken = hasty.join().unwrap();
+        assert_ne!(is_kept, taken);
+        assert_eq!(queue.get_kept().is_some(), is_kept);
+        // The same with the room for an item.
+        put(&queue, 2);
+        let hasty = thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.try_put(3).is_ok()
+        });
+        queue.try_get().unwrap();
+        let is_kept = queue.keep(PUTTERS);
+        let put = hasty.join().unwrap();
+        assert_ne!(is_kept, put);
+        assert_eq!(queue.put_kept(4).is_ok(), is_kept);
+        assert_eq!(queue.len(), 1);
+    });
+}
+
+#[test]
 fn loom_an_item_is_moved_or_refused() {
     model(None, || {
         let queue = queue(0);

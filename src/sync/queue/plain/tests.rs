@@ -65,6 +65,32 @@ proptest! {
 }
 
 #[test]
+fn what_is_kept_is_for_one_alone_until_it_is_given_back() {
+    let queue = Plain::new(2, Stage::Here);
+    assert!(!queue.keep(GETTERS));
+    queue.try_put(1).unwrap();
+    assert!(queue.keep(PUTTERS));
+    assert!(!queue.keep(PUTTERS));
+    assert!(queue.try_put(2).is_err());
+    assert!(queue.want_room());
+    queue.put_kept(2).unwrap();
+    assert_eq!(queue.put_kept(3), Err(3));
+    assert!(queue.keep(GETTERS) && queue.keep(GETTERS) && !queue.keep(GETTERS));
+    assert!(queue.try_get().is_err() && queue.want_item());
+    queue.give_back(GETTERS);
+    assert!(!queue.want_item());
+    assert_eq!(queue.try_get().unwrap().0, 1);
+    assert!(queue.try_get().is_err());
+    // Who moves the items moves all of them.
+    let items = queue.take_out(thread::current().id()).unwrap();
+    assert_eq!(items, [2]);
+    queue.put_back(items);
+    assert!(queue.get_kept().is_none());
+    assert_eq!(queue.try_get().unwrap().0, 2);
+    assert_eq!(queue.len(), 0);
+}
+
+#[test]
 fn items_without_a_size_are_counted() {
     let queue = Plain::new(0, Stage::Here);
     for _ in 0..1000 {
