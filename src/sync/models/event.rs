@@ -95,6 +95,24 @@ fn loom_event_wakes_who_waits_again() {
 }
 
 #[test]
+fn loom_event_cleared_late_still_knows_who_waits() {
+    model(None, || {
+        let event = Event::new();
+        event.set();
+        let other = {
+            let event = event.clone();
+            elsewhere(move || event.clear())
+        };
+        event.clear();
+        let mut wait = pin!(event.wait_async());
+        assert!(poll(wait.as_mut()).is_pending());
+        other.join().unwrap();
+        event.set();
+        assert!(poll(wait.as_mut()).is_ready());
+    });
+}
+
+#[test]
 fn loom_event_forgets_who_gives_up() {
     model(2, || {
         let event = Event::new();
