@@ -718,12 +718,20 @@ fn spin(time: Duration) {
 
 fn wait_in_many_tasks<A: Awaitable>(object: A, tasks: usize, came: Sign) {
     current_thread().block_on(async {
+        let waiting = Arc::new(AtomicUsize::new(0));
         for _ in 0..tasks {
-            let object = object.clone();
-            tokio::spawn(async move { object.wait_async().await });
+            let (object, waiting) = (object.clone(), Arc::clone(&waiting));
+            tokio::spawn(async move {
+                let mut wait = object.wait_async();
+                assert!(futures::poll!(&mut wait).is_pending());
+                waiting.fetch_add(1, Ordering::SeqCst);
+                wait.await
+            });
         }
-        // They run until they wait.
-        tokio::task::yield_now().await;
+        // The runtime comes back here before all of so many have run.
+        while waiting.load(Ordering::SeqCst) < tasks {
+            tokio::task::yield_now().await;
+        }
         came.give();
         std::future::pending::<()>().await;
     });
