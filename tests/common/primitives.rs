@@ -67,6 +67,18 @@ impl Place {
         self.state() == Some('S')
     }
 
+    /// How often the thread has gone to sleep, if it is asleep.
+    fn sleeps(&self) -> Option<u64> {
+        let status = format!("/proc/{}/task/{}/status", self.pid, self.tid);
+        let status = std::fs::read_to_string(status).ok()?;
+        let field = |name| {
+            let mut fields = status.lines().filter_map(|line| line.split_once(':'));
+            fields.find_map(|(key, value)| (key == name).then(|| value.trim()))
+        };
+        let count = field("voluntary_ctxt_switches")?.parse().ok();
+        count.filter(|_| field("State").is_some_and(|state| state.starts_with('S')))
+    }
+
     /// Whether the thread is not there any more.
     pub fn is_gone(&self) -> bool {
         matches!(self.state(), None | Some('Z' | 'X'))
@@ -739,11 +751,16 @@ impl Waiters {
     pub fn settle(&self, passed: usize) {
         eventually(&format!("{passed} are let through"), || {
             let places = self.places();
+            let still = || -> Vec<_> {
+                let sleeps = |place: &Place| (place.sleeps(), place.is_gone());
+                places.iter().map(sleeps).collect()
+            };
+            // All at the same time: one that waits for the lock of another is not where it is to wait.
+            let first = still();
             places.len() == self.workers.len()
-                && places
-                    .iter()
-                    .all(|place| place.is_asleep() || place.is_gone())
+                && first.iter().all(|&(sleeps, gone)| gone || sleeps.is_some())
                 && self.passed() == passed
+                && still() == first
         });
     }
 
