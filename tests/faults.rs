@@ -542,14 +542,6 @@ fn workers_of(prefix: &str) -> Vec<u32> {
         .collect()
 }
 
-/// Kills the process if it is a child of ours, as it was when it was listed.
-fn kill_child(pid: u32) {
-    if common::children().contains(&pid) {
-        // SAFETY: the call takes no pointers. A child that has just gone is no error here.
-        unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
-    }
-}
-
 #[test]
 fn every_task_resolves_once_while_workers_are_killed_at_random() {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -590,7 +582,7 @@ fn every_task_resolves_once_while_workers_are_killed_at_random() {
                     }
                     let pids = workers_of(&prefix);
                     if !pids.is_empty() {
-                        kill_child(pids[random.below(pids.len())]);
+                        common::kill_child(pids[random.below(pids.len())]);
                     }
                 }
             });

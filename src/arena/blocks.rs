@@ -4,6 +4,7 @@
 use std::{io, mem::MaybeUninit, ops::Range, ptr::NonNull};
 
 use super::{
+    lane::Words,
     me,
     pool::{Pool, Unit},
     sys::Mapping,
@@ -131,6 +132,30 @@ impl Blocks {
             let owner = block.slot.load(Ordering::Relaxed);
             (index as usize) < self.count && (owner == slot || owner == 0)
         })
+    }
+
+    /// Whether a block is this process's to use as it likes.
+    pub(super) fn is_of(&self, index: u32, process: u16) -> bool {
+        let tag = self.tags.get(index);
+        tag.is_some_and(|tag| self.tags.owner(tag) == process)
+    }
+
+    /// The words at the start of a block that has lanes, as long as it is somebody's.
+    #[cfg(not(freethreading_loom))]
+    pub(super) fn words(&self, index: u32) -> Option<&'static Words> {
+        if index as usize >= self.count {
+            return None;
+        }
+        let at = self.mapping.at(self.offset(index), size_of::<Words>())?;
+        // SAFETY: the memory is mapped for good and aligned to a page. It is made of atomics alone, which
+        // any bytes are valid for, and nothing else in this program touches those of this block.
+        Some(unsafe { at.cast().as_ref() })
+    }
+
+    /// The checker's atomics cannot be in a mapping.
+    #[cfg(freethreading_loom)]
+    pub(super) fn words(&self, _: u32) -> Option<&'static Words> {
+        None
     }
 
     pub(super) fn next(&self, index: u32) -> Option<u32> {

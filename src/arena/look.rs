@@ -17,6 +17,12 @@ pub(crate) enum Looker {
     Queue,
     /// Whether the lock of a queue's items is free.
     Items,
+    /// Whether there is a frame.
+    Frame,
+    /// Whether a frame was taken.
+    Taken,
+    /// Whether there is a frame, by a task that is polled.
+    Polled,
 }
 
 impl Looker {
@@ -32,6 +38,7 @@ impl Looker {
             Looker::Lock => 1..=3,
             Looker::Queue => 8..=10,
             Looker::Items => 6..=9,
+            Looker::Frame | Looker::Taken | Looker::Polled => 5..=8,
         }
     }
 }
@@ -51,6 +58,17 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
         attempt()
     });
     luck::learn(looker, found.is_some());
+    found
+}
+
+/// Lets another thread run and looks once, unless that was in vain before.
+pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> bool {
+    if luck::skips(looker) {
+        return false;
+    }
+    thread::yield_now();
+    let found = attempt();
+    luck::learn(looker, found);
     found
 }
 
@@ -79,7 +97,7 @@ mod luck {
         penalty: u8,
     }
 
-    const LOOKERS: usize = Looker::Items as usize + 1;
+    const LOOKERS: usize = Looker::Polled as usize + 1;
 
     thread_local! {
         static LUCK: [Cell<Luck>; LOOKERS] =

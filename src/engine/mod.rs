@@ -192,6 +192,15 @@ pub(crate) trait Engine: Send + Sync {
     fn reap(&self) {}
 }
 
+/// How long somebody waits for a job.
+#[derive(Clone, Copy)]
+pub(crate) enum Patience {
+    /// Some microseconds, and only if that has been of use.
+    Moment,
+    /// Until then, if there is an end.
+    Until(Option<Instant>),
+}
+
 /// One worker of a scheduler, a thread or a process.
 pub(crate) trait Runner: Send + Sync {
     /// Distinguishes the worker from the others of its scheduler.
@@ -211,6 +220,13 @@ pub(crate) trait Runner: Send + Sync {
 
     /// Looks at the orders of a job again, if it is the one at hand: else `false`.
     fn heed(&self, job: &Arc<dyn Job>) -> bool;
+
+    /// Blocks, and does what is to be done for the worker meanwhile, until a job of it is over, as `is_over`
+    /// says, or patience is at its end. `false` if that is not for the caller to do: then it has to wait
+    /// otherwise.
+    fn attend(self: Arc<Self>, _patience: Patience, _is_over: &dyn Fn() -> bool) -> bool {
+        false
+    }
 
     /// From now on `cancelled()` is true in its tasks.
     fn ask(&self);

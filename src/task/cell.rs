@@ -22,7 +22,7 @@ use super::{Portable, Task};
 use crate::{
     codec::Encoded,
     engine::{
-        self, Job, Orders, Payload, Request, Runner, Settled,
+        self, Job, Orders, Patience, Payload, Request, Runner, Settled,
         processes::{
             reactor,
             wire::{self, Carriage},
@@ -311,6 +311,17 @@ impl<W: Work> TaskCell<W> {
             if left == Some(Duration::ZERO) {
                 return state.is_settled().then_some(state);
             }
+            if let Stage::Running(Some(runner)) = &state.stage {
+                let runner = Arc::clone(runner);
+                drop(state);
+                if runner.attend(Patience::Until(deadline), &|| self.is_published()) {
+                    continue;
+                }
+                state = self.state.lock();
+                if state.is_published() {
+                    return Some(state);
+                }
+            }
             if look < LOOKS {
                 drop(state);
                 hint::spin_loop();
@@ -333,10 +344,19 @@ impl<W: Work> TaskCell<W> {
     fn poll_settled(&self, context: &mut Context<'_>) -> Poll<MutexGuard<'_, State<W>>> {
         // Wakers are cloned and dropped outside of the lock: they may do anything.
         let mut waker = None;
+        let mut attended = false;
         loop {
             let mut state = self.state.lock();
             if state.is_settled() {
                 return Poll::Ready(state);
+            }
+            if let Stage::Running(Some(runner)) = &state.stage
+                && !std::mem::replace(&mut attended, true)
+            {
+                let runner = Arc::clone(runner);
+                drop(state);
+                runner.attend(Patience::Moment, &|| self.is_published());
+                continue;
             }
             let Some(waker) = waker.take() else {
                 drop(state);
@@ -348,6 +368,10 @@ impl<W: Work> TaskCell<W> {
             drop(old);
             return Poll::Pending;
         }
+    }
+
+    fn is_published(&self) -> bool {
+        self.state.lock().is_published()
     }
 
     fn take_settled(&self, mut state: MutexGuard<'_, State<W>>) -> Result<W::Output, TaskError> {

@@ -72,6 +72,14 @@ pub fn children() -> Vec<u32> {
     children_of(std::process::id())
 }
 
+/// Kills the process if it is a child of ours, as it was when it was listed.
+pub fn kill_child(pid: u32) {
+    if children().contains(&pid) {
+        // SAFETY: the call takes no pointers. A child that has just gone is no error here.
+        unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+    }
+}
+
 /// The processes whose parent is the given one, zombies included.
 pub fn children_of(parent: u32) -> Vec<u32> {
     let mut children = Vec::new();

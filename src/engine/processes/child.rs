@@ -1,19 +1,21 @@
 //! The worker process's side: it takes its pipes, says hello, and runs task after task on its main
-//! thread until there are no more.
+//! thread until there are no more. Requests come and replies go through its [`port`].
 #![allow(unsafe_code)]
+
+mod port;
 
 use std::{
     env,
     ffi::OsStr,
     fs::File,
     io::{self, ErrorKind, IoSliceMut, Write},
-    mem::{self, MaybeUninit},
+    mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     process::{self, exit},
     thread,
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::Bytes;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::{Errno, fcntl_dupfd_cloexec},
@@ -22,7 +24,6 @@ use rustix::{
     stdio,
 };
 use tokio::runtime::Handle;
-use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::{
     launcher::{self, HANDED_OVER},
@@ -32,6 +33,7 @@ use crate::{
     arena::{
         self,
         extent::Extent,
+        lane::Lanes,
         passage::{self, Luggage},
     },
     backend,
@@ -43,12 +45,7 @@ use crate::{
     },
     worker::record::{self, Record},
 };
-
-/// What is read at once where no frame asks for more.
-const READ_SIZE: usize = 64 * 1024;
-
-/// A buffer larger than this is given back when what follows is small.
-const KEEP: usize = 1 << 20;
+use port::{KEEP, Port};
 
 /// What main threads usually have.
 const MAIN_STACK_SIZE: usize = 8 << 20;
@@ -158,12 +155,12 @@ fn receive_pipes(socket: impl AsFd) -> io::Result<(OwnedFd, OwnedFd, Option<Owne
 fn serve(pipes: Pipes) -> io::Result<i32> {
     let Pipes {
         input,
-        mut output,
+        output,
         memory,
     } = pipes;
     watch_parent(&output)?;
-    let mut frames = Frames::new(input);
-    let Some(setup) = frames.next()? else {
+    let mut port = Port::new(input, output);
+    let Some(setup) = port.next()? else {
         return Ok(0);
     };
     let setup = match codec::decode_first(&mut &setup[..]) {
@@ -178,33 +175,37 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
     if !adopted {
         passage::parent_is_beyond();
     }
-    frames.codec.set_max_frame_length(limit);
+    port.set_limit(limit);
     let solo = setup.solo;
-    output.write_all(&wire::message(&FromWorker::Hello {
+    let hello = FromWorker::Hello {
         protocol: PROTOCOL,
         fingerprint: match setup.fingerprint {
             true => Some(launcher::fingerprint()?),
             false => None,
         },
         shares: adopted,
-    }))?;
+    };
+    port.reply(&mut wire::message(&hello), Luggage::default())?;
+    let lanes = setup.lanes.filter(|_| adopted).map(Lanes::of_parent);
     if let Some(limit) = setup.memory_limit {
         limit_memory(limit)?;
     }
+    let initializes = setup.initializes;
     become_worker(setup);
 
     let mut frame = Vec::new();
     let mut failed = false;
-    // What a result names, until the parent, which has it then, says something again.
-    let mut luggage = Luggage::default();
-    while let Some(request) = frames.next()? {
-        failed = false;
-        drop(mem::take(&mut luggage));
-        match answer(request, &mut frame, limit)? {
-            Some(named) => luggage = named,
-            None => failed = true,
-        }
-        output.write_all(&frame)?;
+    if initializes && let Some(request) = port.next()? {
+        let luggage = answer(request, &mut frame, limit)?;
+        port.reply(&mut frame, luggage.unwrap_or_default())?;
+    }
+    if let Some(lanes) = lanes.transpose()? {
+        port.use_lanes(lanes);
+    }
+    while let Some(request) = port.next()? {
+        let luggage = answer(request, &mut frame, limit)?;
+        failed = luggage.is_none();
+        port.reply(&mut frame, luggage.unwrap_or_default())?;
         if frame.capacity() > KEEP && frame.len() < frame.capacity() / 4 {
             frame = Vec::new();
         }
@@ -237,7 +238,7 @@ fn limit_memory(limit: u64) -> io::Result<()> {
 }
 
 /// Runs one task and leaves its reply in `frame`; gives what the result names if the task went well.
-fn answer(request: BytesMut, frame: &mut Vec<u8>, limit: usize) -> io::Result<Option<Luggage>> {
+fn answer(request: Bytes, frame: &mut Vec<u8>, limit: usize) -> io::Result<Option<Luggage>> {
     let mut payload = &request[..];
     let (call, extent) = match codec::decode_first(&mut payload) {
         Ok(ToWorker::Run(call)) => (call, None),
@@ -333,73 +334,6 @@ fn watch_parent(output: &File) -> io::Result<()> {
             }
         })?;
     Ok(())
-}
-
-/// Reads frames with plain blocking reads.
-struct Frames {
-    input: File,
-    codec: LengthDelimitedCodec,
-    buffer: BytesMut,
-}
-
-impl Frames {
-    fn new(input: File) -> Self {
-        Frames {
-            input,
-            codec: wire::codec(wire::GREETING_LIMIT),
-            buffer: BytesMut::with_capacity(READ_SIZE),
-        }
-    }
-
-    /// The next frame, or `None` if there are no more.
-    fn next(&mut self) -> io::Result<Option<BytesMut>> {
-        loop {
-            // Reserves room for the whole frame once its length is known.
-            if let Some(frame) = self.codec.decode(&mut self.buffer)? {
-                if frame.len() < READ_SIZE
-                    && self.buffer.capacity() > KEEP
-                    && self.buffer.is_empty()
-                {
-                    self.buffer = BytesMut::with_capacity(READ_SIZE);
-                }
-                return Ok(Some(frame));
-            }
-            if self.buffer.capacity() == self.buffer.len() {
-                self.buffer.reserve(READ_SIZE);
-            }
-            if self.read()? == 0 {
-                return match self.buffer.has_remaining() {
-                    true => Err(ErrorKind::UnexpectedEof.into()),
-                    false => Ok(None),
-                };
-            }
-        }
-    }
-
-    /// Waits for the first bytes of a request without taking them.
-    ///
-    /// A process that was killed while it waited dies here, and the parent sees that the request was
-    /// not touched. Within a read that waits it would still take the bytes before it dies.
-    fn wait_for_request(&self) {
-        // Interrupted or not, the read finds out what there is.
-        let _ = poll(&mut [PollFd::new(&self.input, PollFlags::IN)], None);
-    }
-
-    fn read(&mut self) -> io::Result<usize> {
-        if self.buffer.is_empty() {
-            self.wait_for_request();
-        }
-        loop {
-            let read = match rustix::io::read(&self.input, self.buffer.spare_capacity_mut()) {
-                Ok((filled, _)) => filled.len(),
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            // SAFETY: the system call has just initialised `read` bytes of the spare capacity.
-            unsafe { self.buffer.set_len(self.buffer.len() + read) };
-            return Ok(read);
-        }
-    }
 }
 
 /// Whether the environment says that this process is a worker; the marker is taken out, so that

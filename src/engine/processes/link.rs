@@ -2,23 +2,29 @@
 //!
 //! Whoever gives a job to an idle link writes the request itself, as far as the pipe takes it; the
 //! link's task on the reactor writes the rest, reads the replies, and sees the process to its end.
-//! At most one request is with the process at any time, so when it dies it is known whose it was,
-//! and a request of which the process has not read a byte goes to another worker.
+//! When the process dies it is known which request it was at: one that it has not come to goes to another
+//! worker.
+//!
+//! Where the process shares memory, small frames go through lanes. A thread that blocks until a job is done
+//! takes the replies itself, so that no third thread has to run in between; where there is none, the first
+//! reply rings for the link's task.
 //!
 //! - [`greeting`] is what comes before the first job, [`jobs`] how they are passed, over [`frames`],
+//! - [`replies`] are what the process says to them,
 //! - [`burial`] is what is left to do when the process is gone.
 
 mod burial;
 mod frames;
 mod greeting;
 mod jobs;
+mod replies;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::{net::unix::pipe, process::Child, sync::Notify, time::timeout};
@@ -26,7 +32,7 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::{
     super::{
-        Job, Request, Runner, Scheduler, fail,
+        Job, Patience, Request, Runner, Scheduler, fail,
         scheduler::{After, Setback},
     },
     launcher::{Launched, PIPE_SIZE},
@@ -34,14 +40,19 @@ use super::{
     wire::{self, Carriage},
 };
 use crate::{
-    arena::{self, passage::Reach, process::Place},
+    arena::{
+        self,
+        lane::{Lanes, Reader, Writer, Written},
+        passage::Reach,
+        process::Place,
+    },
     backend::Backend,
     error::{Death, Effect, TaskError},
     stats::{Moment, Tally, WorkerStats},
     worker::record::Record,
 };
 use burial::{Burial, bury_in_arena, death_of};
-use frames::checked;
+use frames::{Heard, checked};
 
 /// A process that has not said hello by then never will.
 const GREETING_TIME: Duration = Duration::from_secs(60);
@@ -58,7 +69,7 @@ const FAILURE_LIMIT: usize = 1 << 20;
 /// The number of the request that runs the initializer; jobs have others.
 const INITIALIZER: u64 = 0;
 
-type Replies = FramedRead<pipe::Receiver, LengthDelimitedCodec>;
+type Replies = FramedRead<Heard, LengthDelimitedCodec>;
 
 pub(super) struct Link {
     id: u64,
@@ -66,8 +77,15 @@ pub(super) struct Link {
     scheduler: Arc<Scheduler>,
     pid: u32,
     errors: Errors,
+    terms: Terms,
     tally: Tally,
     state: Mutex<State>,
+    /// The lanes that were made for the process.
+    lanes: Option<Lanes>,
+    /// The end of the replies' lane, once it is in use. Who has it takes all replies that come meanwhile.
+    replies: Mutex<Option<Reader>>,
+    /// How many bytes of the process's pipe were read.
+    heard: Arc<Mutex<u64>>,
     /// Tells the link's task that there is something to write, or that the process is to be killed.
     changed: Notify,
 }
@@ -75,6 +93,8 @@ pub(super) struct Link {
 struct State {
     /// The way to the process; gone once there is nothing more to say, or nobody to hear it.
     input: Option<Arc<pipe::Sender>>,
+    /// The way for what is small, where the process shares memory.
+    lane: Option<Writer>,
     current: Option<Current>,
     /// How many jobs the process has completed.
     completed: u64,
@@ -93,6 +113,8 @@ struct State {
     shares: bool,
     /// How the one job of a `Worker` went, as far as is known.
     verdict: Result<(), TaskError>,
+    /// What it did that it must not do, found by who took its replies.
+    ending: Option<Ending>,
     /// The process is gone, and this is how it went.
     death: Option<Death>,
 }
@@ -114,10 +136,21 @@ struct Current {
     /// When the process is killed for it.
     deadline: Option<Instant>,
     request: Request,
-    /// How much of the request is in the pipe.
-    written: usize,
-    /// Somebody is writing right now, and will look at the state afterwards.
+    /// Its frame in the lane, if that is in use; it may only say that the request is in the pipe.
+    entry: Option<Written>,
+    /// How much of the request is in the pipe, if it goes that way.
+    piped: Option<usize>,
+    /// Somebody is writing to the pipe right now, and will look at the state afterwards.
     sending: bool,
+}
+
+impl Current {
+    /// What is left to be written to the pipe, if nobody is doing that.
+    fn unwritten(&self) -> Option<(u64, Bytes)> {
+        let written = self.piped.filter(|_| !self.sending)?;
+        let is_left = written < self.request.frame.len();
+        is_left.then(|| (self.request.id, self.request.frame.slice(written..)))
+    }
 }
 
 /// What holds between this process and all workers of one executor.
@@ -179,18 +212,25 @@ impl Link {
         id: u64,
         record: Arc<Record>,
         scheduler: Arc<Scheduler>,
-        pid: u32,
+        launched: &Launched,
         errors: Errors,
+        terms: Terms,
     ) -> Self {
         Link {
             id,
             record,
             scheduler,
-            pid,
+            pid: launched.pid,
             errors,
+            terms,
+            // Without them, all goes through the pipes.
+            lanes: launched.place.as_ref().and_then(|_| Lanes::claim()),
+            replies: Mutex::new(None),
+            heard: Arc::default(),
             tally: Tally::default(),
             state: Mutex::new(State {
                 input: None,
+                lane: None,
                 current: None,
                 completed: 0,
                 ready_since: None,
@@ -201,6 +241,7 @@ impl Link {
                 place: None,
                 shares: false,
                 verdict: Ok(()),
+                ending: None,
                 death: None,
             }),
             changed: Notify::new(),
@@ -213,7 +254,7 @@ impl Link {
     }
 
     /// Serves the process until it has ended.
-    pub(super) async fn drive(self: Arc<Self>, launched: Launched, terms: Terms) {
+    pub(super) async fn drive(self: Arc<Self>, launched: Launched) {
         // Whatever happens to this task, those who wait for the process are told.
         let mut burial = Burial {
             link: Arc::clone(&self),
@@ -228,10 +269,9 @@ impl Link {
         } = launched;
         let (place, ticket) = place.unzip();
         self.state.lock().place = place;
+        let output = Heard::new(output, Arc::clone(&self.heard));
         let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
-        let ending = self
-            .serve(input, &mut replies, &mut child, terms, ticket)
-            .await;
+        let ending = self.serve(input, &mut replies, &mut child, ticket).await;
         let ends_itself = matches!(ending, Ending::Closed | Ending::ClosedInInitializer);
         if !ends_itself || timeout(ENDING_TIME, child.wait()).await.is_err() {
             // It may have exited by itself just now.
@@ -255,6 +295,7 @@ impl Link {
             }
             _ => None,
         };
+        self.take_last_replies();
         // Nobody else may read what this process has left unread.
         drop(replies);
         let place = self.state.lock().place.take();
@@ -270,11 +311,9 @@ impl Link {
         input: pipe::Sender,
         replies: &mut Replies,
         child: &mut Child,
-        terms: Terms,
         ticket: Option<arena::Ticket>,
     ) -> Ending {
-        let limit = terms.max_frame_len;
-        let greeting = self.greet(input, replies, terms, ticket);
+        let greeting = self.greet(input, replies, ticket);
         let greeted = tokio::select! {
             biased;
             greeted = timeout(GREETING_TIME, greeting) => greeted.unwrap_or(Err(Ending::Silent)),
@@ -285,17 +324,20 @@ impl Link {
         }
         // A result is at most that large; the description of a failure may be a little more.
         let codec = replies.decoder_mut();
-        codec.set_max_frame_length(limit.saturating_add(FAILURE_LIMIT));
-        if let Err(ending) = self.initialize(replies, child, terms.carriage()).await {
+        codec.set_max_frame_length(self.terms.max_frame_len.saturating_add(FAILURE_LIMIT));
+        if let Err(ending) = self.initialize(replies, child).await {
             return ending;
         }
         self.state.lock().ready_since = Some(Instant::now());
         self.advance(After::Nothing);
         loop {
             let deadline = {
-                let state = self.state.lock();
+                let mut state = self.state.lock();
                 if state.kill {
                     return Ending::Killed;
+                }
+                if let Some(ending) = state.ending.take() {
+                    return ending;
                 }
                 state.deadline()
             };
@@ -310,25 +352,22 @@ impl Link {
                         // Or the buffer would keep the memory of a large result.
                         *replies.read_buffer_mut() = BytesMut::new();
                     }
-                    match self.receive(reply, limit) {
-                        Ok(job) => {
-                            // The process is busy again, or known to be idle, before anybody sees the
-                            // result.
-                            self.advance(After::task(self.is_spent()));
-                            job.publish();
-                        }
-                        Err(ending) => return ending,
+                    if reply.is_empty() {
+                        self.take_replies();
+                    } else if let Err(ending) = self.take_reply(reply.freeze()) {
+                        return ending;
                     }
                 }
                 () = self.write_rest() => {}
                 () = self.time_is_over(deadline) => {}
                 () = self.idles_too_long() => {}
-                () = self.changed.notified() => {}
+                () = self.changed.notified() => self.take_replies(),
                 // What it sent before is still in the pipe; where the pipe stays open, since another
                 // process has it, the replies end here all the same.
                 _ = child.wait() => loop {
                     match timeout(ENDING_TIME, replies.next()).await {
-                        Ok(Some(Ok(reply))) => match self.receive(reply, limit) {
+                        Ok(Some(Ok(reply))) if reply.is_empty() => {}
+                        Ok(Some(Ok(reply))) => match self.receive(reply.freeze()) {
                             Ok(job) => job.publish(),
                             Err(ending) => return ending,
                         },
@@ -347,6 +386,9 @@ impl Link {
             state.input.take()
         };
         drop(input);
+        if let Some(lanes) = &self.lanes {
+            lanes.requests().close();
+        }
     }
 
     async fn killed(&self) {
@@ -413,6 +455,10 @@ impl Runner for Link {
         true
     }
 
+    fn attend(self: Arc<Self>, patience: Patience, is_over: &dyn Fn() -> bool) -> bool {
+        self.take_replies_until(patience, is_over)
+    }
+
     fn ask(&self) {
         if let Some(place) = &self.state.lock().place {
             place.ask();
@@ -432,6 +478,7 @@ impl Runner for Link {
         // Whoever waits for it need not wait for the process's end.
         if let Some(job) = job {
             fail(job, TaskError::Terminated(Effect::MayHaveRun));
+            self.rouse();
         }
     }
 }

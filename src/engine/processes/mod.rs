@@ -84,14 +84,20 @@ impl Engine for Processes {
             let _context = reactor.enter();
             launcher::launch(self.launcher.as_ref(), &self.surroundings).map_err(failed)?
         };
-        let (pid, scheduler) = (launched.pid, Arc::clone(scheduler));
         let errors = Errors::pass_on(errors, &reactor);
-        let link = Link::new(id, Arc::clone(record), scheduler, pid, errors);
+        let link = Link::new(
+            id,
+            Arc::clone(record),
+            Arc::clone(scheduler),
+            &launched,
+            errors,
+            self.terms,
+        );
         let link = Arc::new(link);
         link.enlist();
-        record.begin(Some(pid), Arc::clone(&link) as Arc<dyn Runner>);
+        record.begin(Some(launched.pid), Arc::clone(&link) as Arc<dyn Runner>);
         // The link's task ends by itself, with the process.
-        drop(reactor.spawn(link.drive(launched, self.terms)));
+        drop(reactor.spawn(link.drive(launched)));
         Ok(())
     }
 

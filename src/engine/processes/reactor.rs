@@ -20,7 +20,27 @@ use crate::unwind;
 static REACTOR: Mutex<Option<Handle>> = Mutex::new(None);
 
 thread_local! {
-    static IS_REACTOR: Cell<bool> = const { Cell::new(false) };
+    static SERVES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The calling thread does the reactor's work for a while.
+pub(super) struct Serving {
+    /// What it did before.
+    served: bool,
+}
+
+impl Serving {
+    pub(super) fn begin() -> Self {
+        Serving {
+            served: SERVES.replace(true),
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        SERVES.set(self.served);
+    }
 }
 
 /// The reactor's runtime, which is started if need be.
@@ -42,16 +62,17 @@ pub(crate) fn handle() -> io::Result<Handle> {
     thread::Builder::new()
         .name("freethreading-io".into())
         .spawn(move || {
-            IS_REACTOR.set(true);
+            let _serving = Serving::begin();
             runtime.block_on(pending::<()>());
         })?;
     *reactor = Some(handle.clone());
     Ok(handle)
 }
 
-/// Calls `code` here, or on a thread made for such calls if this is the reactor's thread.
+/// Calls `code` here, or on a thread made for such calls if this one serves worker processes: all jobs
+/// wait for it, and whoever does it while he waits may hold what the code waits for.
 pub(crate) fn off_the_reactor(code: impl FnOnce() + Send + 'static) {
-    if !IS_REACTOR.try_with(Cell::get).unwrap_or(false) {
+    if !SERVES.try_with(Cell::get).unwrap_or(false) {
         return code();
     }
     let code = Arc::new(Mutex::new(Some(code)));
@@ -65,8 +86,8 @@ pub(crate) fn off_the_reactor(code: impl FnOnce() + Send + 'static) {
         }
     };
     // tokio panics where the system refuses the thread; then it has to be done here after all.
-    let spawn = || drop(Handle::current().spawn_blocking(run.clone()));
-    if unwind::catch(spawn).is_err() {
+    let spawn = || handle().map(|reactor| drop(reactor.spawn_blocking(run.clone())));
+    if !matches!(unwind::catch(spawn), Ok(Ok(()))) {
         run();
     }
 }

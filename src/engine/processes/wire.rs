@@ -4,6 +4,9 @@
 //! payload, which is encoded straight behind its header. A frame is built in the buffer that it is
 //! written from, and a payload is decoded from the buffer that it was read into.
 //!
+//! Where the two share memory, small frames go through [lanes](arena::lane) in it; the pipes carry those that
+//! do not fit there, and an empty frame that makes the parent look into its lane.
+//!
 //! A large payload is in an [extent](arena::extent) of the memory that the processes share instead, and the
 //! header names it: a process takes it with the frame. What a process has named in a frame that was
 //! not read yet is still its own, and is freed with all that it has should it be killed.
@@ -35,13 +38,16 @@ use crate::{
 pub(crate) const MARKER: &str = "FREETHREADING_WORKER";
 
 /// Distinguishes this protocol from whatever else a program may write, and from its other versions.
-pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0004;
+pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0005;
 
 /// The largest frame until both sides know each other.
 pub(super) const GREETING_LIMIT: usize = 64 * 1024;
 
 /// Bytes of the length in front of every frame.
-const PREFIX: usize = 8;
+pub(super) const PREFIX: usize = 8;
+
+/// A frame without anything in it: makes the parent look into its lane.
+pub(super) const BELL: [u8; PREFIX] = [0; PREFIX];
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToWorker {
@@ -81,6 +87,10 @@ pub(super) struct Setup {
     pub(super) fingerprint: bool,
     /// How to use the memory that was handed over, if any was.
     pub(super) arena: Option<arena::Ticket>,
+    /// Which block of it has the lanes for frames, if one has.
+    pub(super) lanes: Option<u32>,
+    /// Whether the first request, which comes through the pipe, runs the initializer.
+    pub(super) initializes: bool,
 }
 
 /// What a request can carry.

@@ -23,6 +23,10 @@ impl Link {
                 state.input.take(),
             )
         };
+        if let Some(lanes) = &self.lanes {
+            // Nobody waits there any more.
+            lanes.replies().close();
+        }
         self.scheduler.retire(self.id);
         let unread = input.map_or(0, |input| unread(&input));
         let charged = match current {
@@ -65,10 +69,15 @@ impl Link {
         let Current {
             job,
             request,
-            written,
+            entry,
+            piped,
             ..
         } = current;
-        let untouched = unread == written as u64;
+        let unclaimed = match (&self.lanes, entry) {
+            (Some(lanes), Some(entry)) => !lanes.requests().has_taken(entry.number),
+            _ => false,
+        };
+        let untouched = unclaimed || piped.is_some_and(|written| unread == written as u64);
         let effect = match untouched {
             true => Effect::DidNotRun,
             false => Effect::MayHaveRun,

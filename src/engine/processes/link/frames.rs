@@ -1,9 +1,47 @@
 //! Frames to and from one worker process.
 
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::net::unix::pipe;
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::unix::pipe,
+};
 
 use super::{Ending, Replies};
+
+/// The process's pipe, and how many bytes were read from it: who locks the number knows of all that are not in
+/// the pipe any more.
+pub(super) struct Heard {
+    pipe: pipe::Receiver,
+    heard: Arc<Mutex<u64>>,
+}
+
+impl Heard {
+    pub(super) fn new(pipe: pipe::Receiver, heard: Arc<Mutex<u64>>) -> Self {
+        Heard { pipe, heard }
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let Heard { pipe, heard } = self.get_mut();
+        let mut heard = heard.lock();
+        let before = buffer.filled().len();
+        let poll = Pin::new(pipe).poll_read(context, buffer);
+        *heard += (buffer.filled().len() - before) as u64;
+        poll
+    }
+}
 
 /// A frame, or the reason why there is none.
 pub(super) fn checked(

@@ -6,15 +6,19 @@ use futures::StreamExt;
 use tokio::{net::unix::pipe, process::Child};
 
 use super::{
-    Ending, INITIALIZER, Link, Replies, Terms,
+    Ending, INITIALIZER, Link, Replies,
     frames::{checked, excerpt, write_all},
 };
 use crate::{
-    arena, codec,
+    arena::{
+        self,
+        lane::{Lanes, Reader, Writer},
+    },
+    codec,
     engine::{
         processes::{
             launcher,
-            wire::{self, Carriage, FromWorker, PROTOCOL, Setup, ToWorker},
+            wire::{self, FromWorker, PROTOCOL, Setup, ToWorker},
         },
         scheduler::Setback,
     },
@@ -27,9 +31,9 @@ impl Link {
         &self,
         input: pipe::Sender,
         replies: &mut Replies,
-        terms: Terms,
         ticket: Option<arena::Ticket>,
     ) -> Result<(), Ending> {
+        let terms = self.terms;
         let setup = wire::message(&ToWorker::Setup(Setup {
             protocol: PROTOCOL,
             name: self.record.name(),
@@ -41,6 +45,8 @@ impl Link {
             max_frame_len: terms.max_frame_len as u64,
             fingerprint: terms.remote,
             arena: ticket,
+            lanes: self.lanes.as_ref().map(Lanes::block),
+            initializes: self.scheduler.initializer().is_some(),
         }));
         let input = Arc::new(input);
         // Before anything is said: the process must not see the pipe's end while it is being killed.
@@ -65,6 +71,10 @@ impl Link {
             return mismatch("it speaks another version of the protocol");
         }
         self.state.lock().shares = shares;
+        if let Some(lanes) = self.lanes.as_ref().filter(|_| shares) {
+            *self.replies.lock() = Some(Reader::new(lanes.replies()));
+            self.state.lock().lane = Some(Writer::new(lanes.requests()));
+        }
         if terms.remote {
             match launcher::fingerprint() {
                 Ok(ours) if fingerprint == Some(ours) => {}
@@ -80,13 +90,12 @@ impl Link {
         &self,
         replies: &mut Replies,
         child: &mut Child,
-        carriage: Carriage,
     ) -> Result<(), Ending> {
         let Some(initializer) = self.scheduler.initializer() else {
             return Ok(());
         };
         let failed = |error| Err(Ending::Useless(Setback::Initializer(error)));
-        let frame = match wire::request_encoded(INITIALIZER, initializer, carriage) {
+        let frame = match wire::request_encoded(INITIALIZER, initializer, self.terms.carriage()) {
             Ok(frame) => frame,
             Err(error) => return failed(error),
         };

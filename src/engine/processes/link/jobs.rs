@@ -1,28 +1,18 @@
-//! How a worker process gets its jobs, and what becomes of its replies.
+//! How a worker process gets its jobs.
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use rustix::io::Errno;
+use tokio::net::unix::pipe;
 
-use super::{
-    Current, Ending, Link, Sentence, State,
-    burial::unread,
-    frames::{excerpt, write_some},
-};
+use super::{Current, Link, Sentence, State, burial::unread, frames::write_some};
 use crate::{
-    arena::{
-        extent::{Extent, ExtentName},
-        passage::Luggage,
-        process::Place,
-    },
-    codec,
     engine::{
-        Body, Job, Payload, Request, Runner, fail,
+        Job, Request, Runner, fail,
         processes::{
             launcher::PIPE_SIZE,
-            tidy,
-            wire::{self, FromWorker},
+            wire::{self, PREFIX},
         },
         scheduler::{After, Next},
     },
@@ -47,6 +37,7 @@ impl Link {
                         let mut state = self.state.lock();
                         if self.scheduler.idle_timeout().is_some() {
                             state.idle_since = Some(Instant::now());
+                            self.changed.notify_one();
                         }
                         state.death.is_some()
                     };
@@ -84,19 +75,37 @@ impl Link {
             return self.advance(After::Nothing);
         }
         let (id, frame) = (request.id, request.frame.clone());
+        let entry = state.lane.as_mut().and_then(|lane| {
+            let small = lane.write(Some(&frame[PREFIX..]));
+            small.or_else(|| lane.write(None))
+        });
+        let is_piped = entry.is_none_or(|entry| entry.is_elsewhere);
         state.idle_since = None;
         state.current = Some(Current {
             job,
             since: Moment::now(),
             deadline: orders.deadline,
             request,
-            written: 0,
-            sending: true,
+            entry,
+            piped: is_piped.then_some(0),
+            sending: is_piped,
         });
         drop(state);
+        if let (Some(lanes), Some(entry)) = (&self.lanes, entry) {
+            lanes.requests().alert(entry.attention);
+        }
+        if is_piped {
+            self.write(&input, &frame, id);
+        } else if orders.deadline.is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Writes as much of the current request as the pipe takes at once.
+    fn write(self: &Arc<Self>, input: &pipe::Sender, frame: &Bytes, id: u64) {
         // The reply may be here before the call returns, so nothing is locked now.
         let result = loop {
-            match rustix::io::write(&*input, &frame) {
+            match rustix::io::write(input, frame) {
                 Err(Errno::INTR) => {}
                 result => break result,
             }
@@ -107,14 +116,15 @@ impl Link {
         let Some(current) = current.as_mut().filter(|current| current.request.id == id) else {
             return;
         };
+        let written = result.unwrap_or(0);
         current.sending = false;
-        current.written = result.unwrap_or(0);
+        current.piped = Some(written);
         if let Some(death) = death.clone() {
             // The burial has left this job to us.
             let current = state.current.take().expect("it is there");
             drop(state);
-            self.abandon(current, unread(&input), death);
-        } else if current.written < frame.len() || current.deadline.is_some() {
+            self.abandon(current, unread(input), death);
+        } else if written < frame.len() || current.deadline.is_some() {
             // A process that cannot be written to is about to be found dead.
             drop(state);
             self.changed.notify_one();
@@ -134,17 +144,10 @@ impl Link {
         loop {
             let work = {
                 let state = self.state.lock();
-                match (&state.input, &state.current) {
-                    (Some(input), Some(current))
-                        if !current.sending && current.written < current.request.frame.len() =>
-                    {
-                        let rest = current.request.frame.slice(current.written..);
-                        Some((Arc::clone(input), current.request.id, rest))
-                    }
-                    _ => None,
-                }
+                let rest = state.current.as_ref().and_then(Current::unwritten);
+                state.input.clone().zip(rest)
             };
-            let Some((input, id, rest)) = work else {
+            let Some((input, (id, rest))) = work else {
                 return std::future::pending().await;
             };
             match write_some(&input, &rest).await {
@@ -152,9 +155,10 @@ impl Link {
                     let mut state = self.state.lock();
                     if let Some(current) = &mut state.current
                         && current.request.id == id
+                        && let Some(piped) = &mut current.piped
                     {
-                        current.written += written;
-                        if current.written > PIPE_SIZE && written == rest.len() {
+                        *piped += written;
+                        if *piped > PIPE_SIZE && written == rest.len() {
                             // The process has begun to read it, so no other will need it.
                             current.request.frame = Bytes::new();
                         }
@@ -215,84 +219,5 @@ impl Link {
     pub(super) fn is_spent(&self) -> bool {
         let max = self.scheduler.max_tasks();
         max.is_some_and(|max| self.state.lock().completed >= max)
-    }
-
-    /// Takes a reply of the process, and settles the job that it is for.
-    pub(super) fn receive(&self, reply: BytesMut, limit: usize) -> Result<Arc<dyn Job>, Ending> {
-        let mut payload = &reply[..];
-        let header = codec::decode_first(&mut payload);
-        let (id, outcome) = match header {
-            Ok(FromWorker::Done { id }) => {
-                let header_len = reply.len() - payload.len();
-                (id, Ok(result(reply, header_len, Luggage::default())))
-            }
-            Ok(FromWorker::DoneWith { id, luggage }) => {
-                let header_len = reply.len() - payload.len();
-                // While the worker still holds them.
-                let luggage = Luggage::attach(&luggage);
-                (id, Ok(result(reply, header_len, luggage)))
-            }
-            Ok(FromWorker::DoneIn {
-                id,
-                luggage,
-                extent,
-            }) => {
-                let luggage = Luggage::attach(&luggage);
-                let payload = Payload {
-                    body: Body::Extent(self.take(extent, limit)?),
-                    _luggage: luggage,
-                };
-                (id, Ok(payload))
-            }
-            Ok(FromWorker::Failed { id, failure }) => (id, Err(TaskError::from(failure))),
-            _ => return Err(Ending::Protocol(format!("it said {}", excerpt(&reply)))),
-        };
-        let current = {
-            let mut state = self.state.lock();
-            if state.kill {
-                // The process is to have died of that, whatever it has done last.
-                return Err(Ending::Killed);
-            }
-            match state.current.take_if(|current| current.request.id == id) {
-                Some(current) => {
-                    state.completed += 1;
-                    current
-                }
-                None => {
-                    return Err(Ending::Protocol(format!(
-                        "it answered task {id}, which it does not have"
-                    )));
-                }
-            }
-        };
-        if self.scheduler.is_solo() {
-            self.state.lock().verdict = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
-        }
-        self.tally.count(current.job.settle(outcome).failed);
-        Ok(current.job)
-    }
-}
-
-impl Link {
-    /// Takes what the process has left for this one.
-    fn take(&self, name: ExtentName, limit: usize) -> Result<Extent, Ending> {
-        let from = self.state.lock().place.as_ref().map(Place::index);
-        let extent = from.and_then(|from| Extent::take(name, from));
-        if extent.is_some() {
-            tidy::later();
-        }
-        extent
-            .filter(|extent| extent.len() <= limit)
-            .ok_or_else(|| Ending::Protocol(format!("it has no result at {name:?}")))
-    }
-}
-
-/// What follows the header of a reply.
-fn result(reply: BytesMut, header_len: usize, luggage: Luggage) -> Payload {
-    let mut bytes = reply.freeze();
-    bytes.advance(header_len);
-    Payload {
-        body: Body::Bytes(bytes),
-        _luggage: luggage,
     }
 }

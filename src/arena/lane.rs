@@ -1,0 +1,561 @@
+//! How a process and one that it has started pass each other small frames: through memory that both have,
+//! with a system call only where the other one sleeps.
+//!
+//! A [`Lane`] goes one way. It is a ring of bytes with one [`Writer`] and one [`Reader`], and a word that says
+//! how many frames were taken, how many wait, and whether the reader sleeps. Since that is one word, it is
+//! known of every frame whether its reader had come to it, whenever that is killed.
+#![allow(unsafe_code)]
+
+use std::{io, time::Duration};
+
+use super::{
+    arena,
+    blocks::{BLOCK, LINE},
+    look::{Looker, give_way_once, look},
+    process,
+};
+use crate::shim::{AtomicU64, Futex, Ordering};
+
+/// Bytes at the start of the block, which hold the words.
+const HEAD: usize = if cfg!(freethreading_loom) {
+    LINE
+} else {
+    4 * LINE
+};
+
+/// Bytes of a ring.
+const RING: usize = (BLOCK - HEAD) / 2;
+
+/// Bytes in front of each frame: its length.
+const PREFIX: usize = 4;
+
+/// The length of a frame that is elsewhere.
+const ELSEWHERE: u32 = u32::MAX;
+
+/// What whoever reads a lane does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attention {
+    /// Something else: it has to be told by other means.
+    None,
+    /// It is about to look, or was told to.
+    Full,
+    /// It sleeps on the signal.
+    Asleep,
+}
+
+/// The state of a lane, as one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Word {
+    /// How many frames were taken, ever; wraps around.
+    taken: u32,
+    waiting: u16,
+    attention: Attention,
+    closed: bool,
+}
+
+impl Word {
+    fn unpack(word: u64) -> Word {
+        Word {
+            taken: (word >> 32) as u32,
+            waiting: (word >> 16) as u16,
+            attention: match word & 0x3 {
+                0 => Attention::None,
+                2 => Attention::Asleep,
+                _ => Attention::Full,
+            },
+            closed: word & 0x100 != 0,
+        }
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.taken) << 32
+            | u64::from(self.waiting) << 16
+            | u64::from(self.closed) << 8
+            | match self.attention {
+                Attention::None => 0,
+                Attention::Full => 1,
+                Attention::Asleep => 2,
+            }
+    }
+}
+
+/// What both ends of a lane know of it.
+#[derive(Default)]
+#[repr(C, align(64))]
+pub(crate) struct Line {
+    word: AtomicU64,
+    /// What the reader sleeps on; counts how often it was woken.
+    signal: Futex,
+}
+
+impl Line {
+    /// Empties it, while nobody else knows of it: the memory may have been used before.
+    fn reset(&self) {
+        // Relaxed: whoever is told of it sees this.
+        self.word.store(0, Ordering::Relaxed);
+        self.signal.store(0, Ordering::Relaxed);
+    }
+
+    fn word(&self) -> Word {
+        // Acquire: who sees a frame counted sees its bytes.
+        Word::unpack(self.word.load(Ordering::Acquire))
+    }
+
+    /// Changes the word, unless there is nothing to change; gives what it was before.
+    fn change(&self, change: impl Fn(Word) -> Option<Word>) -> Option<Word> {
+        let mut word = self.first_look();
+        loop {
+            let changed = change(Word::unpack(word))?.pack();
+            // Both ways: the bytes of a frame come before its count, and after the count of those that
+            // were there before them.
+            match self.word.compare_exchange_weak(
+                word,
+                changed,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Some(Word::unpack(word)),
+                Err(other) => word = other,
+            }
+        }
+    }
+
+    #[cfg(not(freethreading_loom))]
+    #[inline]
+    fn first_look(&self) -> u64 {
+        self.word.load(Ordering::Acquire)
+    }
+
+    /// The checker takes no notice of who has looked before if the same thread looks once more. An exchange
+    /// it does notice.
+    #[cfg(freethreading_loom)]
+    fn first_look(&self) -> u64 {
+        let never = u64::MAX;
+        self.word
+            .compare_exchange(never, never, Ordering::Acquire, Ordering::Acquire)
+            .unwrap_or_else(|word| word)
+    }
+
+    /// An exchange, that changes nothing: if it comes before the frame's, whoever is told of that frame sees
+    /// all that was done before here.
+    fn is_empty_after_all(&self) -> bool {
+        Word::unpack(self.word.fetch_add(0, Ordering::AcqRel)).waiting == 0
+    }
+
+    /// Both in one look: a frame may come, and then the end.
+    fn has_ended(&self) -> bool {
+        let word = self.word();
+        word.closed && word.waiting == 0
+    }
+
+    /// One more frame waits. Gives the attention that it has: a sleeper is to be [signalled](Line::signal).
+    fn publish(&self) -> Attention {
+        let before = self.change(|word| {
+            Some(Word {
+                waiting: word.waiting.wrapping_add(1),
+                attention: Attention::Full,
+                ..word
+            })
+        });
+        before.map_or(Attention::None, |word| word.attention)
+    }
+
+    /// The first frame that waits is the reader's.
+    fn claim(&self) -> bool {
+        let claimed = self.change(|word| {
+            Some(Word {
+                waiting: word.waiting.checked_sub(1)?,
+                taken: word.taken.wrapping_add(1),
+                ..word
+            })
+        });
+        claimed.is_some()
+    }
+
+    /// The reader looks, from now on.
+    fn attend(&self) {
+        // Most of the time it was told to.
+        if self.word().attention != Attention::Full {
+            self.change(|word| {
+                Some(Word {
+                    attention: Attention::Full,
+                    ..word
+                })
+            });
+        }
+    }
+
+    /// The reader has nothing to read, and does not look from now on; `false` if there is something after
+    /// all, or will never be.
+    fn rest(&self, attention: Attention) -> bool {
+        let rested = self.change(|word| {
+            (word.waiting == 0 && !word.closed).then_some(Word { attention, ..word })
+        });
+        rested.is_some()
+    }
+
+    /// How often the reader was signalled.
+    fn signals(&self) -> u32 {
+        // Relaxed: who signals has done before what there is to see, under a lock or in the word, and whoever
+        // has not seen that has looked here before.
+        self.signal.load(Ordering::Relaxed)
+    }
+
+    /// Sleeps until there is something to read, or a signal after the first so many; may return at any time.
+    fn sleep(&self, signals: u32, timeout: Option<Duration>) {
+        if self.rest(Attention::Asleep) {
+            self.signal.wait(signals, timeout);
+            self.attend();
+        }
+    }
+
+    /// There is nothing more to come than what waits.
+    fn close(&self) {
+        self.change(|word| {
+            Some(Word {
+                closed: true,
+                ..word
+            })
+        });
+        self.signal();
+    }
+
+    /// Whoever sleeps is to look, or who is about to.
+    fn signal(&self) {
+        // Relaxed: see `signals`.
+        self.signal.fetch_add(1, Ordering::Relaxed);
+        self.signal.wake();
+    }
+}
+
+/// What stands at the start of the block.
+#[derive(Default)]
+#[repr(C)]
+pub(super) struct Words {
+    requests: Line,
+    replies: Line,
+}
+
+/// Two lanes between a process and one that it has started.
+pub(crate) struct Lanes {
+    block: u32,
+    words: &'static Words,
+    /// Whether this process has claimed the block.
+    is_mine: bool,
+}
+
+impl Lanes {
+    /// New ones, if there is memory for them that other processes reach.
+    pub(crate) fn claim() -> Option<Lanes> {
+        let blocks = &arena().blocks;
+        let block = blocks.claim().ok()?;
+        let Some(words) = blocks.words(block) else {
+            blocks.free(block);
+            return None;
+        };
+        words.requests.reset();
+        words.replies.reset();
+        Some(Lanes {
+            block,
+            words,
+            is_mine: true,
+        })
+    }
+
+    /// Those that the process which has started this one has claimed.
+    pub(crate) fn of_parent(block: u32) -> io::Result<Lanes> {
+        let blocks = &arena().blocks;
+        let is_its = process::parent().is_some_and(|parent| blocks.is_of(block, parent));
+        let words = blocks.words(block).filter(|_| is_its);
+        let words =
+            words.ok_or_else(|| io::Error::other(format!("there are no lanes at {block}")))?;
+        Ok(Lanes {
+            block,
+            words,
+            is_mine: false,
+        })
+    }
+
+    pub(crate) fn block(&self) -> u32 {
+        self.block
+    }
+
+    pub(crate) fn requests(&self) -> Lane {
+        Lane {
+            block: self.block,
+            start: HEAD,
+            line: &self.words.requests,
+        }
+    }
+
+    pub(crate) fn replies(&self) -> Lane {
+        Lane {
+            block: self.block,
+            start: HEAD + RING,
+            line: &self.words.replies,
+        }
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        if self.is_mine {
+            arena().blocks.free(self.block);
+        }
+    }
+}
+
+/// One way between two processes. It is good for as long as its [`Lanes`] are.
+#[derive(Clone, Copy)]
+pub(crate) struct Lane {
+    block: u32,
+    start: usize,
+    line: &'static Line,
+}
+
+impl Lane {
+    /// How many frames were taken, ever; wraps around.
+    pub(crate) fn taken(self) -> u32 {
+        self.line.word().taken
+    }
+
+    /// Whether the frame with this number, from zero, was taken. It may be so at any time, unless the
+    /// reader is gone.
+    pub(crate) fn has_taken(self, number: u32) -> bool {
+        is_before(number, self.taken())
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.line.word().waiting == 0
+    }
+
+    /// The same, for who has just let go of what another one may have found taken because he was told of a
+    /// frame: then this sees the frame.
+    pub(crate) fn is_empty_after_all(self) -> bool {
+        self.line.is_empty_after_all()
+    }
+
+    /// Whether there will be nothing more than what waits.
+    pub(crate) fn is_closed(self) -> bool {
+        self.line.word().closed
+    }
+
+    /// Whether there is nothing more to read, and will be nothing more.
+    pub(crate) fn has_ended(self) -> bool {
+        self.line.has_ended()
+    }
+
+    /// There is nothing more to come.
+    pub(crate) fn close(self) {
+        self.line.close();
+    }
+
+    /// Wakes whoever has had this attention when a frame was written. No lock may be held, as for all that
+    /// wakes somebody.
+    pub(crate) fn alert(self, attention: Attention) {
+        if attention == Attention::Asleep {
+            self.line.signal();
+        }
+    }
+
+    /// Has whoever sleeps at the other end look.
+    pub(crate) fn rouse(self) {
+        self.line.signal();
+    }
+
+    /// Copies bytes into the ring, from a place on which is within it; gives where they end.
+    fn write(self, at: usize, bytes: &[u8]) -> usize {
+        let (first, rest) = bytes.split_at(bytes.len().min(RING - at));
+        let blocks = &arena().blocks;
+        blocks.write(self.block, self.start + at, first);
+        if !rest.is_empty() {
+            blocks.write(self.block, self.start, rest);
+        }
+        (at + bytes.len()) % RING
+    }
+
+    /// Copies bytes out of the ring to the end of a buffer.
+    fn read(self, at: usize, len: usize, out: &mut Vec<u8>) -> usize {
+        out.reserve(len);
+        let blocks = &arena().blocks;
+        let space = &mut out.spare_capacity_mut()[..len];
+        let (first, rest) = space.split_at_mut(len.min(RING - at));
+        let read = blocks.read(self.block, self.start + at, first)
+            && (rest.is_empty() || blocks.read(self.block, self.start, rest));
+        if read {
+            // SAFETY: so many bytes were reserved and have just been filled.
+            unsafe { out.set_len(out.len() + len) };
+        }
+        (at + len) % RING
+    }
+}
+
+/// Whether a number comes before another one, where numbers wrap around.
+pub(crate) fn is_before(number: u32, other: u32) -> bool {
+    (number.wrapping_sub(other) as i32) < 0
+}
+
+/// How many bytes of a ring a frame takes.
+fn room_for(frame: Option<&[u8]>) -> usize {
+    PREFIX + frame.map_or(0, <[u8]>::len)
+}
+
+/// The end of a lane where frames come in.
+pub(crate) struct Writer {
+    lane: Lane,
+    /// Where the next frame begins.
+    at: usize,
+    /// How many bytes are in use.
+    used: usize,
+    /// How many frames were written, ever; wraps around.
+    written: u32,
+}
+
+/// A frame that was written: what has to be known to use its room again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) number: u32,
+    pub(crate) room: usize,
+    /// It only says that the frame is elsewhere.
+    pub(crate) is_elsewhere: bool,
+    pub(crate) attention: Attention,
+}
+
+impl Writer {
+    pub(crate) fn new(lane: Lane) -> Self {
+        Writer {
+            lane,
+            at: 0,
+            used: 0,
+            written: 0,
+        }
+    }
+
+    pub(crate) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Passes a frame on, or the news that it is elsewhere; `None` if there is no room for it.
+    /// Whoever sleeps at the other end is to be [alerted](Lane::alert).
+    pub(crate) fn write(&mut self, frame: Option<&[u8]>) -> Option<Written> {
+        let room = room_for(frame);
+        if room > RING - self.used {
+            return None;
+        }
+        let len = frame.map_or(ELSEWHERE, |frame| frame.len() as u32);
+        let at = self.lane.write(self.at, &len.to_ne_bytes());
+        self.at = self.lane.write(at, frame.unwrap_or_default());
+        self.used += room;
+        let number = self.written;
+        self.written = number.wrapping_add(1);
+        let attention = self.lane.line.publish();
+        Some(Written {
+            number,
+            room,
+            is_elsewhere: frame.is_none(),
+            attention,
+        })
+    }
+
+    /// The oldest frames, which took so much room, are not needed any more.
+    pub(crate) fn free(&mut self, room: usize) {
+        self.used -= room;
+    }
+}
+
+/// The end of a lane where frames come out.
+pub(crate) struct Reader {
+    lane: Lane,
+    /// Where the next frame begins.
+    at: usize,
+}
+
+/// What comes out of a lane: a frame, or the news that it is elsewhere.
+pub(crate) type Arrival = Option<Vec<u8>>;
+
+impl Reader {
+    pub(crate) fn new(lane: Lane) -> Self {
+        Reader { lane, at: 0 }
+    }
+
+    pub(crate) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// The next frame. From before it is read it is known that this end has come to it; its room is the
+    /// writer's when that has been told so.
+    pub(crate) fn claim(&mut self) -> Option<io::Result<Arrival>> {
+        self.lane.line.claim().then(|| self.read())
+    }
+
+    /// The next frame, whose room is the writer's as soon as it counts as taken: when `see` has seen it.
+    pub(crate) fn receive<T>(&mut self, see: impl FnOnce(io::Result<Arrival>) -> T) -> Option<T> {
+        if self.lane.is_empty() {
+            return None;
+        }
+        let arrival = self.read();
+        let seen = see(arrival);
+        self.lane.line.claim();
+        Some(seen)
+    }
+
+    fn read(&mut self) -> io::Result<Arrival> {
+        let mut prefix = Vec::with_capacity(PREFIX);
+        let at = self.lane.read(self.at, PREFIX, &mut prefix);
+        let len = u32::from_ne_bytes(prefix.try_into().unwrap_or_default());
+        if len == ELSEWHERE {
+            self.at = at;
+            return Ok(None);
+        }
+        let len = len as usize;
+        if len > RING - PREFIX {
+            return Err(io::Error::other(format!(
+                "a frame of {len} bytes, where there is room for {RING}"
+            )));
+        }
+        let mut frame = Vec::with_capacity(len);
+        self.at = self.lane.read(at, len, &mut frame);
+        Ok(Some(frame))
+    }
+
+    /// From now on this end looks, and need not be told otherwise.
+    pub(crate) fn attend(&self) {
+        self.lane.line.attend();
+    }
+
+    /// From now on this end does not look; `false` if there is something to read, or nothing more to
+    /// come.
+    pub(crate) fn rest(&self) -> bool {
+        self.lane.line.rest(Attention::None)
+    }
+
+    /// How often this end was roused, or told of a frame in its sleep; wraps around.
+    pub(crate) fn signals(&self) -> u32 {
+        self.lane.line.signals()
+    }
+
+    /// Looks for a while and then sleeps until there may be something to read, or a signal after the first so
+    /// many; for so long at most.
+    pub(crate) fn wait(&self, signals: u32, timeout: Option<Duration>) {
+        if look(Looker::Frame, || self.sees_something().then_some(())).is_none() {
+            self.lane.line.sleep(signals, timeout);
+        }
+    }
+
+    /// Looks for a moment, and lets another thread run once, if either has been of use; says whether there is
+    /// something to read, or to see.
+    pub(crate) fn glance(&self) -> bool {
+        look(Looker::Frame, || self.sees_something().then_some(())).is_some()
+            || give_way_once(Looker::Polled, || self.sees_something())
+    }
+
+    fn sees_something(&self) -> bool {
+        let word = self.lane.line.word();
+        word.waiting > 0 || word.closed
+    }
+}
+
+#[cfg(all(test, freethreading_loom))]
+mod models;
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests;

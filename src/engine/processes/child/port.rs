@@ -1,0 +1,232 @@
+//! The worker's end of the ways between it and its parent.
+#![allow(unsafe_code)]
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, ErrorKind, Write},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::{Errno, ioctl_fionread},
+};
+use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+
+use super::wire::{self, BELL, PREFIX};
+use crate::arena::{
+    lane::{Arrival, Attention, Lanes, Reader, Writer, Written},
+    look::{Looker, give_way_once},
+    passage::Luggage,
+};
+
+/// What is read at once where no frame asks for more.
+const READ_SIZE: usize = 64 * 1024;
+
+/// A buffer larger than this is given back when what follows is small.
+pub(super) const KEEP: usize = 1 << 20;
+
+/// Where requests come from, and replies go.
+pub(super) struct Port {
+    frames: Frames,
+    output: File,
+    lanes: Option<Ends>,
+    /// What the last reply names, until the parent, which has it then, says something again.
+    luggage: Luggage,
+    /// How many bytes it has written to the pipe.
+    said: u64,
+    /// Of these, how many may be in the pipe still.
+    unread: u64,
+}
+
+/// This process's ends of the lanes.
+struct Ends {
+    requests: Reader,
+    replies: Writer,
+    /// The replies whose room in the lane is not free yet.
+    sent: VecDeque<Written>,
+    _lanes: Lanes,
+}
+
+impl Port {
+    pub(super) fn new(input: File, output: File) -> Self {
+        Port {
+            frames: Frames::new(input),
+            output,
+            lanes: None,
+            luggage: Luggage::default(),
+            said: 0,
+            unread: 0,
+        }
+    }
+
+    /// Requests have so many bytes at most.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.frames.codec.set_max_frame_length(limit);
+    }
+
+    /// From now on requests come through the lane, or are announced there.
+    pub(super) fn use_lanes(&mut self, lanes: Lanes) {
+        self.lanes = Some(Ends {
+            requests: Reader::new(lanes.requests()),
+            replies: Writer::new(lanes.replies()),
+            sent: VecDeque::new(),
+            _lanes: lanes,
+        });
+    }
+
+    /// The next request, or `None` if there are no more.
+    pub(super) fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let next = match &mut self.lanes {
+            None => self.next_from_pipe(),
+            Some(ends) => match ends.next()? {
+                None => Ok(None),
+                Some(Some(frame)) => Ok(Some(frame.into())),
+                Some(None) => self.next_from_pipe(),
+            },
+        };
+        self.luggage = Luggage::default();
+        next
+    }
+
+    fn next_from_pipe(&mut self) -> io::Result<Option<Bytes>> {
+        Ok(self.frames.next()?.map(BytesMut::freeze))
+    }
+
+    /// Answers the request at hand with a frame, which names this.
+    pub(super) fn reply(&mut self, frame: &mut [u8], luggage: Luggage) -> io::Result<()> {
+        self.luggage = luggage;
+        let Some(ends) = &mut self.lanes else {
+            return self.say(frame);
+        };
+        // A task may have closed the pipe, or have written to it. The parent is to know before it takes the
+        // result: so that comes through the pipe then.
+        let unread = ioctl_fionread(&self.output)?;
+        if unread == 0 {
+            self.unread = 0;
+        }
+        let replied = match unread <= self.unread {
+            // The bell may be heard before the reply is seen.
+            true => ends.reply(frame, self.said + BELL.len() as u64),
+            false => None,
+        };
+        match replied {
+            None => self.say(frame),
+            Some(true) => Ok(()),
+            Some(false) => self.say(&BELL),
+        }
+    }
+
+    fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.said += bytes.len() as u64;
+        self.unread += bytes.len() as u64;
+        self.output.write_all(bytes)
+    }
+}
+
+impl Ends {
+    /// Waits for the next request; `None` if there are no more.
+    fn next(&mut self) -> io::Result<Option<Arrival>> {
+        loop {
+            let signals = self.requests.signals();
+            if let Some(arrival) = self.requests.claim() {
+                return arrival.map(Some);
+            }
+            if self.requests.lane().has_ended() {
+                return Ok(None);
+            }
+            self.requests.wait(signals, None);
+        }
+    }
+
+    /// Puts a reply into the lane, if there is room, with how much was said before in the pipe where its length
+    /// is otherwise; says whether the parent looks there.
+    fn reply(&mut self, frame: &mut [u8], said: u64) -> Option<bool> {
+        let lane = self.replies.lane();
+        while let Some(first) = self.sent.front()
+            && lane.has_taken(first.number)
+        {
+            self.replies.free(first.room);
+            self.sent.pop_front();
+        }
+        let len = *frame.first_chunk::<PREFIX>()?;
+        frame[..PREFIX].copy_from_slice(&said.to_be_bytes());
+        let Some(written) = self.replies.write(Some(frame)) else {
+            frame[..PREFIX].copy_from_slice(&len);
+            return None;
+        };
+        self.sent.push_back(written);
+        lane.alert(written.attention);
+        // Who is about to wait for the reply may have had no chance to begin.
+        let is_taken = || lane.has_taken(written.number);
+        Some(written.attention != Attention::None || give_way_once(Looker::Taken, is_taken))
+    }
+}
+
+/// Reads frames with plain blocking reads.
+struct Frames {
+    input: File,
+    codec: LengthDelimitedCodec,
+    buffer: BytesMut,
+}
+
+impl Frames {
+    fn new(input: File) -> Self {
+        Frames {
+            input,
+            codec: wire::codec(wire::GREETING_LIMIT),
+            buffer: BytesMut::with_capacity(READ_SIZE),
+        }
+    }
+
+    /// The next frame, or `None` if there are no more.
+    fn next(&mut self) -> io::Result<Option<BytesMut>> {
+        loop {
+            // Reserves room for the whole frame once its length is known.
+            if let Some(frame) = self.codec.decode(&mut self.buffer)? {
+                if frame.len() < READ_SIZE
+                    && self.buffer.capacity() > KEEP
+                    && self.buffer.is_empty()
+                {
+                    self.buffer = BytesMut::with_capacity(READ_SIZE);
+                }
+                return Ok(Some(frame));
+            }
+            if self.buffer.capacity() == self.buffer.len() {
+                self.buffer.reserve(READ_SIZE);
+            }
+            if self.read()? == 0 {
+                return match self.buffer.has_remaining() {
+                    true => Err(ErrorKind::UnexpectedEof.into()),
+                    false => Ok(None),
+                };
+            }
+        }
+    }
+
+    /// Waits for the first bytes of a request without taking them.
+    ///
+    /// A process that was killed while it waited dies here, and the parent sees that the request was
+    /// not touched. Within a read that waits it would still take the bytes before it dies.
+    fn wait_for_request(&self) {
+        // Interrupted or not, the read finds out what there is.
+        let _ = poll(&mut [PollFd::new(&self.input, PollFlags::IN)], None);
+    }
+
+    fn read(&mut self) -> io::Result<usize> {
+        if self.buffer.is_empty() {
+            self.wait_for_request();
+        }
+        loop {
+            let read = match rustix::io::read(&self.input, self.buffer.spare_capacity_mut()) {
+                Ok((filled, _)) => filled.len(),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // SAFETY: the system call has just initialised `read` bytes of the spare capacity.
+            unsafe { self.buffer.set_len(self.buffer.len() + read) };
+            return Ok(read);
+        }
+    }
+}
