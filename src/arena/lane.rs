@@ -8,6 +8,8 @@
 
 use std::{io, time::Duration};
 
+use parking_lot::Mutex;
+
 use super::{
     arena,
     blocks::{BLOCK, LINE},
@@ -244,11 +246,19 @@ pub(crate) struct Lanes {
     is_mine: bool,
 }
 
+/// How many blocks this process keeps for the next lanes: to have memory from the system, and to give it
+/// back, takes a good part of the time that a worker process needs to start.
+const KEPT: usize = 16;
+
+/// Those that it keeps.
+static IDLE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
 impl Lanes {
     /// New ones, if there is memory for them that other processes reach.
     pub(crate) fn claim() -> Option<Lanes> {
         let blocks = &arena().blocks;
-        let block = blocks.claim().ok()?;
+        let idle = IDLE.lock().pop();
+        let block = idle.or_else(|| blocks.claim().ok())?;
         let Some(words) = blocks.words(block) else {
             blocks.free(block);
             return None;
@@ -300,6 +310,11 @@ impl Lanes {
 impl Drop for Lanes {
     fn drop(&mut self) {
         if self.is_mine {
+            let mut idle = IDLE.lock();
+            if idle.len() < KEPT {
+                return idle.push(self.block);
+            }
+            drop(idle);
             arena().blocks.free(self.block);
         }
     }
@@ -545,8 +560,8 @@ impl Reader {
     /// Looks for a moment, and lets another thread run once, if either has been of use; says whether there is
     /// something to read, or to see.
     pub(crate) fn glance(&self) -> bool {
-        look(Looker::Frame, || self.sees_something().then_some(())).is_some()
-            || give_way_once(Looker::Polled, || self.sees_something())
+        look(Looker::Polled, || self.sees_something().then_some(())).is_some()
+            || give_way_once(Looker::Yielding, || self.sees_something())
     }
 
     fn sees_something(&self) -> bool {

@@ -1,6 +1,9 @@
 //! Looking a few times before going to sleep, where it has been of use.
 
-use std::ops::RangeInclusive;
+use std::{
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
 
 use crate::shim::thread;
 
@@ -19,10 +22,12 @@ pub(crate) enum Looker {
     Items,
     /// Whether there is a frame.
     Frame,
-    /// Whether a frame was taken.
-    Taken,
-    /// Whether there is a frame, by a task that is polled.
+    /// The same, by a task that is polled.
     Polled,
+    /// The same, having let another thread run.
+    Yielding,
+    /// Whether a frame was taken, having let another thread run.
+    Taken,
 }
 
 impl Looker {
@@ -38,7 +43,11 @@ impl Looker {
             Looker::Lock => 1..=3,
             Looker::Queue => 8..=10,
             Looker::Items => 6..=9,
-            Looker::Frame | Looker::Taken | Looker::Polled => 5..=8,
+            Looker::Frame => 5..=8,
+            // Other tasks have to wait for it.
+            Looker::Polled => 3..=6,
+            // They give way instead.
+            Looker::Yielding | Looker::Taken => 0..=0,
         }
     }
 }
@@ -61,14 +70,17 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
     found
 }
 
-/// Lets another thread run and looks once, unless that was in vain before.
+/// Lets another thread run and looks once, unless that was in vain before, or took longer than to be woken.
 pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> bool {
+    const LONG: Duration = Duration::from_micros(50);
+
     if luck::skips(looker) {
         return false;
     }
+    let start = Instant::now();
     thread::yield_now();
     let found = attempt();
-    luck::learn(looker, found);
+    luck::learn(looker, found && start.elapsed() < LONG);
     found
 }
 
@@ -97,7 +109,7 @@ mod luck {
         penalty: u8,
     }
 
-    const LOOKERS: usize = Looker::Polled as usize + 1;
+    const LOOKERS: usize = Looker::Taken as usize + 1;
 
     thread_local! {
         static LUCK: [Cell<Luck>; LOOKERS] =

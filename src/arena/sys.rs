@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
 };
@@ -142,9 +142,15 @@ impl Mapping {
 /// The state of a process in `/proc` and the time of its start, which tells it from a later process
 /// with the same number; `None` if there is no such process.
 pub(super) fn process_state(pid: u32) -> Option<(u8, u64)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // All of it is some hundred bytes, and comes at once.
+    let mut stat = [0; 1024];
+    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+    let len = file.read(&mut stat).ok()?;
     // pid (name) state …, where the name may hold anything; the start is the 22nd field.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let name_end = stat[..len].iter().rposition(|&byte| byte == b')')?;
+    let mut fields = std::str::from_utf8(&stat[name_end + 1..len])
+        .ok()?
+        .split_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
     Some((state, fields.nth(18)?.parse().ok()?))
 }

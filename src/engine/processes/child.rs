@@ -10,9 +10,9 @@ use std::{
     fs::File,
     io::{self, ErrorKind, IoSliceMut, Write},
     mem::MaybeUninit,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd},
     process::{self, exit},
-    thread,
+    ptr, thread,
 };
 
 use bytes::Bytes;
@@ -49,6 +49,9 @@ use port::{KEEP, Port};
 
 /// What main threads usually have.
 const MAIN_STACK_SIZE: usize = 8 << 20;
+
+/// What the thread gets that watches the parent.
+const WATCH_STACK_SIZE: usize = 64 * 1024;
 
 /// Works for the process that started this one; returns only by ending the process.
 pub(crate) fn work(marker: &OsStr) -> ! {
@@ -97,19 +100,19 @@ struct Pipes {
 /// Moves the protocol to descriptors of its own; standard input is empty from now on, and standard
 /// output is the parent's.
 fn take_pipes(marker: &OsStr) -> io::Result<Pipes> {
-    let stdin = io::stdin();
+    // Not those of std, which come with buffers.
     let (input, printed, memory) = if marker == HANDED_OVER {
-        receive_pipes(stdin.as_fd())?
+        receive_pipes(stdio::stdin())?
     } else {
         // The parent's standard output is out of reach: it may be on another host.
         (
-            fcntl_dupfd_cloexec(&stdin, 3)?,
-            fcntl_dupfd_cloexec(io::stderr(), 3)?,
+            fcntl_dupfd_cloexec(stdio::stdin(), 3)?,
+            fcntl_dupfd_cloexec(stdio::stderr(), 3)?,
             None,
         )
     };
     // Above the standard descriptors, so that a task that closes those does not close this.
-    let output = fcntl_dupfd_cloexec(io::stdout(), 3)?;
+    let output = fcntl_dupfd_cloexec(stdio::stdout(), 3)?;
     stdio::dup2_stdin(File::open("/dev/null")?)?;
     stdio::dup2_stdout(printed)?;
     Ok(Pipes {
@@ -318,22 +321,38 @@ fn name_luggage(frame: &mut Vec<u8>, id: u64, luggage: &Luggage) {
 
 /// Ends this process as soon as nobody can read its replies any more, whatever it is doing then.
 fn watch_parent(output: &File) -> io::Result<()> {
-    let output = output.try_clone()?;
-    thread::Builder::new()
-        .name("freethreading-watch".into())
-        .stack_size(64 * 1024)
-        .spawn(move || {
-            loop {
-                // No events are asked for, so only an error or a hang-up ends the wait.
-                let mut fds = [PollFd::new(&output, PollFlags::empty())];
-                match poll(&mut fds, None) {
-                    Err(Errno::INTR) => {}
-                    // SAFETY: `_exit` takes no pointers, and nothing of this process is wanted now.
-                    _ => unsafe { libc::_exit(1) },
-                }
+    extern "C" fn watch(output: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: the descriptor was made for this thread, which never closes it.
+        let output = unsafe { BorrowedFd::borrow_raw(output.addr() as RawFd) };
+        loop {
+            // No events are asked for, so only an error or a hang-up ends the wait.
+            let mut fds = [PollFd::new(&output, PollFlags::empty())];
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => {}
+                // SAFETY: `_exit` takes no pointers, and nothing of this process is wanted now.
+                _ => unsafe { libc::_exit(1) },
             }
-        })?;
-    Ok(())
+        }
+    }
+
+    let output = output.try_clone()?.into_raw_fd();
+    let (mut attributes, mut thread) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    // A thread of std's would take three times as long to start, which is a good part of what starting a
+    // process takes.
+    // SAFETY: the calls write what is not initialised, in this order, and copy what they are given. The thread
+    // uses the pointer as the number that it is, and no memory of this one.
+    let result = unsafe {
+        libc::pthread_attr_init(attributes.as_mut_ptr());
+        libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), WATCH_STACK_SIZE);
+        let output = ptr::without_provenance_mut(output as usize);
+        let result = libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), watch, output);
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        result
+    };
+    match result {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
 }
 
 /// Whether the environment says that this process is a worker; the marker is taken out, so that
