@@ -314,7 +314,8 @@ impl<W: Work> TaskCell<W> {
             if let Stage::Running(Some(runner)) = &state.stage {
                 let runner = Arc::clone(runner);
                 drop(state);
-                if runner.attend(Patience::Until(deadline), &|| self.is_published()) {
+                let is_over = || !self.is_with(&runner);
+                if Arc::clone(&runner).attend(Patience::Until(deadline), &is_over) {
                     continue;
                 }
                 state = self.state.lock();
@@ -355,7 +356,8 @@ impl<W: Work> TaskCell<W> {
             {
                 let runner = Arc::clone(runner);
                 drop(state);
-                runner.attend(Patience::Moment, &|| self.is_published());
+                let is_over = || !self.is_with(&runner);
+                Arc::clone(&runner).attend(Patience::Moment, &is_over);
                 continue;
             }
             let Some(waker) = waker.take() else {
@@ -370,8 +372,12 @@ impl<W: Work> TaskCell<W> {
         }
     }
 
-    fn is_published(&self) -> bool {
-        self.state.lock().is_published()
+    /// Whether the worker has the task, and not another one, or none any more.
+    fn is_with(&self, runner: &Arc<dyn Runner>) -> bool {
+        match &self.state.lock().stage {
+            Stage::Running(Some(other)) => Arc::ptr_eq(other, runner),
+            _ => false,
+        }
     }
 
     fn take_settled(&self, mut state: MutexGuard<'_, State<W>>) -> Result<W::Output, TaskError> {

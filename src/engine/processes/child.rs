@@ -336,22 +336,28 @@ fn watch_parent(output: &File) -> io::Result<()> {
     }
 
     let output = output.try_clone()?.into_raw_fd();
-    let (mut attributes, mut thread) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-    // A thread of std's would take three times as long to start, which is a good part of what starting a
-    // process takes.
-    // SAFETY: the calls write what is not initialised, in this order, and copy what they are given. The thread
-    // uses the pointer as the number that it is, and no memory of this one.
-    let result = unsafe {
-        libc::pthread_attr_init(attributes.as_mut_ptr());
-        libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), WATCH_STACK_SIZE);
-        let output = ptr::without_provenance_mut(output as usize);
-        let result = libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), watch, output);
-        libc::pthread_attr_destroy(attributes.as_mut_ptr());
-        result
+    let start = |stack_size| {
+        let (mut attributes, mut thread) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        // SAFETY: the calls write what is not initialised, in this order, and copy what they are given. The
+        // thread uses the pointer as the number that it is, and no memory of this one.
+        unsafe {
+            libc::pthread_attr_init(attributes.as_mut_ptr());
+            libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack_size);
+            let output = ptr::without_provenance_mut(output as usize);
+            let result =
+                libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), watch, output);
+            libc::pthread_attr_destroy(attributes.as_mut_ptr());
+            result
+        }
     };
-    match result {
+    // A thread of std's would take three times as long to start, which is a good part of what starting a
+    // process takes. A program may have more thread-locals than fit into a small stack.
+    match start(WATCH_STACK_SIZE) {
         0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
+        _ => match start(MAIN_STACK_SIZE) {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        },
     }
 }
 

@@ -113,6 +113,8 @@ struct State {
     shares: bool,
     /// How the one job of a `Worker` went, as far as is known.
     verdict: Result<(), TaskError>,
+    /// It is about to end, or to be ended: no more jobs.
+    leaving: bool,
     /// What it did that it must not do, found by who took its replies.
     ending: Option<Ending>,
     /// The process is gone, and this is how it went.
@@ -241,6 +243,7 @@ impl Link {
                 place: None,
                 shares: false,
                 verdict: Ok(()),
+                leaving: false,
                 ending: None,
                 death: None,
             }),
@@ -273,6 +276,12 @@ impl Link {
         let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
         let ending = self.serve(input, &mut replies, &mut child, ticket).await;
         let ends_itself = matches!(ending, Ending::Closed | Ending::ClosedInInitializer);
+        {
+            let mut state = self.state.lock();
+            state.leaving = true;
+            // Nor does what it says count any more.
+            state.kill |= !ends_itself;
+        }
         if !ends_itself || timeout(ENDING_TIME, child.wait()).await.is_err() {
             // It may have exited by itself just now.
             let _ = child.start_kill();
@@ -364,14 +373,17 @@ impl Link {
                 () = self.changed.notified() => self.take_replies(),
                 // What it sent before is still in the pipe; where the pipe stays open, since another
                 // process has it, the replies end here all the same.
-                _ = child.wait() => loop {
-                    match timeout(ENDING_TIME, replies.next()).await {
-                        Ok(Some(Ok(reply))) if reply.is_empty() => {}
-                        Ok(Some(Ok(reply))) => match self.receive(reply.freeze()) {
-                            Ok(job) => job.publish(),
-                            Err(ending) => return ending,
-                        },
-                        _ => return Ending::Closed,
+                _ = child.wait() => {
+                    self.state.lock().leaving = true;
+                    loop {
+                        match timeout(ENDING_TIME, replies.next()).await {
+                            Ok(Some(Ok(reply))) if reply.is_empty() => self.take_replies(),
+                            Ok(Some(Ok(reply))) => match self.take_reply(reply.freeze()) {
+                                Ok(()) => {}
+                                Err(ending) => return ending,
+                            },
+                            _ => return Ending::Closed,
+                        }
                     }
                 },
             }

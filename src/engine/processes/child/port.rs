@@ -36,7 +36,7 @@ pub(super) struct Port {
     luggage: Luggage,
     /// How many bytes it has written to the pipe.
     said: u64,
-    /// Of these, how many may be in the pipe still.
+    /// How many bytes of bells may be in the pipe still.
     unread: u64,
 }
 
@@ -107,20 +107,27 @@ impl Port {
             self.unread = 0;
         }
         let replied = match unread <= self.unread {
-            // The bell may be heard before the reply is seen.
-            true => ends.reply(frame, self.said + BELL.len() as u64),
+            true => ends.reply(frame, self.said),
             false => None,
         };
         match replied {
             None => self.say(frame),
             Some(true) => Ok(()),
-            Some(false) => self.say(&BELL),
+            Some(false) => {
+                self.unread += BELL.len() as u64;
+                self.write(&BELL)
+            }
         }
     }
 
-    fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Replies through the pipe. There will be no request before the parent has read it, and all before it.
+    fn say(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.unread = 0;
+        self.write(frame)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.said += bytes.len() as u64;
-        self.unread += bytes.len() as u64;
         self.output.write_all(bytes)
     }
 }

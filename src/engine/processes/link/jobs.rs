@@ -61,17 +61,20 @@ impl Link {
     pub(super) fn send(self: &Arc<Self>, job: Arc<dyn Job>, request: Request) {
         let request = self.prepared(request);
         let mut state = self.state.lock();
-        let serves = state.death.is_none() && !state.kill;
+        let serves = state.death.is_none() && !state.kill && !state.leaving;
         let Some(input) = state.input.clone().filter(|_| serves) else {
             drop(state);
             Arc::clone(&job).put_back(request);
-            return self.scheduler.give_back(job);
+            self.scheduler.give_back(job);
+            // Who waits for it may have come here already.
+            return self.rouse();
         };
         // Those that come later find the job here.
         let orders = job.orders();
         if orders.stop {
             drop(state);
             fail(job, TaskError::Cancelled);
+            self.rouse();
             return self.advance(After::Nothing);
         }
         let (id, frame) = (request.id, request.frame.clone());

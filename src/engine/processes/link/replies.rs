@@ -15,7 +15,10 @@ use crate::{
     codec,
     engine::{
         Body, Job, Patience, Payload,
-        processes::{reactor, tidy, wire::FromWorker},
+        processes::{
+            reactor, tidy,
+            wire::{BELL, FromWorker},
+        },
         scheduler::After,
     },
     error::TaskError,
@@ -134,11 +137,18 @@ impl Link {
             Err(error) => return protocol(&error.to_string()),
         };
         match reply.try_get_u64() {
+            Ok(said) if self.has_heard(said) => self.receive(reply),
             // A task has written to the pipe, and whoever reads that finds out what.
-            Ok(said) if *self.heard.lock() > said => protocol("it said more than it knows of"),
-            Ok(_) => self.receive(reply),
+            Ok(_) => protocol("it said more than it knows of"),
             Err(_) => protocol("its reply has no start"),
         }
+    }
+
+    /// Whether so much was said through the pipe when the process replied, as far as can be known: it may have
+    /// rung afterwards.
+    fn has_heard(&self, said: u64) -> bool {
+        let heard = *self.heard.lock();
+        heard <= said || heard == said + BELL.len() as u64
     }
 
     /// The process is busy again, or known to be idle, before anybody sees the result.
