@@ -1349,7 +1349,7 @@ fn little_is_left_of_primitives_that_went_to_and_fro() {
     watched(|| {
         let (before, after) = counted(Doing::Sending, 100);
         assert!(
-            after.blocks - before.blocks < 10_000,
+            after.blocks < before.blocks + 10_000,
             "{before:?} {after:?}"
         );
     });
