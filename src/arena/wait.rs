@@ -58,9 +58,12 @@ pub(crate) enum Miss {
 /// How often a waiter is woken in vain before it is given what it waits for.
 const PATIENT: u32 = if MODELLED { 1 } else { 2 };
 
-/// A thread that was woken in vain goes on competing for so long: a thread that runs makes better use
-/// of what it gets.
+/// Who was woken in vain goes on competing for so long: a thread or a task that runs makes better use of what
+/// it gets than one that has to be woken first.
 const PATIENCE: Duration = Duration::from_micros(if MODELLED { 0 } else { 500 });
+
+/// However short that took, it has been in vain too often after so many times.
+const FED_UP: u32 = 64;
 
 /// Models have no time to lose.
 const MODELLED: bool = cfg!(freethreading_loom);
@@ -144,7 +147,7 @@ impl<R: Resource> Waiting<R> {
         waiter.retire();
         waiter.prepare(sleeper);
         if self.vain >= PATIENT {
-            let patient = matches!(sleeper, Sleeper::Thread)
+            let patient = self.vain < FED_UP
                 && self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
             if !patient {
                 waiter.set_starved();
