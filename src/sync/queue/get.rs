@@ -21,15 +21,19 @@ use crate::{
 impl<T: Send + 'static> Core<T> {
     #[inline]
     pub(super) fn get(&self, deadline: Option<Instant>) -> Result<T, GetError> {
-        // What is most likely, without any preparation.
-        match self.try_get_plain() {
-            Ok(item) => return Ok(item),
-            Err(Stage::Shared) => {
-                if let Some(item) = self.get_shared() {
-                    return item;
-                }
-            }
-            Err(Stage::Here | Stage::Moving(_)) => {}
+        match self.get_at_once() {
+            Ok(item) => Ok(item),
+            Err(stage) => self.get_later(stage, deadline),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn get_later(&self, stage: Stage, deadline: Option<Instant>) -> Result<T, GetError> {
+        if stage == Stage::Shared
+            && let Some(item) = self.get_shared()
+        {
+            return item;
         }
         let mut getting = Getting::new(self);
         let taken = getting
@@ -47,14 +51,14 @@ impl<T: Send + 'static> Core<T> {
     }
 
     pub(super) async fn get_async(&self) -> Result<T, GetError> {
-        match self.try_get_plain() {
+        let stage = match self.get_at_once() {
             Ok(item) => return Ok(item),
-            Err(Stage::Shared) => {
-                if let Some(item) = self.get_shared() {
-                    return item;
-                }
-            }
-            Err(Stage::Here | Stage::Moving(_)) => {}
+            Err(stage) => stage,
+        };
+        if stage == Stage::Shared
+            && let Some(item) = self.get_shared()
+        {
+            return item;
         }
         let taken = WaitAsync::new(Getting::new(self)).await;
         self.unpack(Some(taken))
@@ -96,23 +100,28 @@ impl<T> Core<T> {
         Ok(item.expect("what was decoded is there"))
     }
 
-    /// Takes an item of this process, if there is one; or says where they are.
+    /// What is most likely, without any preparation: takes an item of this process, if there is one; or
+    /// says where they are.
     #[inline]
-    fn try_get_plain(&self) -> Result<T, Stage> {
+    fn get_at_once(&self) -> Result<T, Stage> {
         if self.local.is_shared() {
             return Err(Stage::Shared);
         }
-        let (item, is_wanted) = loop {
-            match self.local.plain.try_get() {
-                Ok(got) => break got,
-                Err(stage) if self.local.was_moving(stage) => {}
-                Err(stage) => return Err(stage),
-            }
-        };
+        let (item, is_wanted) = self.local.plain.try_get()?;
         if is_wanted {
             self.tell(PUTTERS, false);
         }
         Ok(item)
+    }
+
+    /// The same; if the items are on their way, when they have arrived.
+    fn try_get_plain(&self) -> Result<T, Stage> {
+        loop {
+            match self.get_at_once() {
+                Err(stage) if self.local.was_moving(stage) => {}
+                got => return got,
+            }
+        }
     }
 }
 

@@ -66,6 +66,8 @@ struct Tail<T> {
     /// How many items were put.
     put: u64,
     ring: Option<NonNull<Ring<T>>>,
+    /// Those of that ring.
+    places: Places<T>,
     /// The count up to which there is room for anybody, as far as is known.
     limit: u64,
     /// How much of the room is kept for those who were overtaken.
@@ -80,6 +82,8 @@ struct Head<T> {
     /// How many items were taken.
     taken: u64,
     ring: Option<NonNull<Ring<T>>>,
+    /// Those of that ring.
+    places: Places<T>,
     /// The count up to which there are items in this ring for anybody, as far as is known.
     limit: u64,
     /// How many items are kept for those who were overtaken.
@@ -99,12 +103,11 @@ impl<T> Head<T> {
     /// Takes the item that there is, and does not count it for others yet.
     #[inline]
     fn take(&mut self) -> T {
-        let ring = self.ring.expect("where there is an item there is a ring");
-        // SAFETY: the ring is freed under this lock alone. The place has an item: it was counted as put
-        // before the limit was set, is in this ring, and under this lock nobody else takes it, nor is it
-        // written to before it is counted as taken.
+        // SAFETY: where there is an item there is a ring, which is freed under this lock alone. The place
+        // has an item: it was counted as put before the limit was set, is in this ring, and under this lock
+        // nobody else takes it, nor is it written to before it is counted as taken.
         let item = unsafe {
-            let place = ring.as_ref().place(self.taken);
+            let place = self.places.at(self.taken);
             place.with(|place| (*place).assume_init_read())
         };
         self.taken += 1;
@@ -140,10 +143,34 @@ impl<T> Ring<T> {
         NonNull::from(Box::leak(ring))
     }
 
+    fn places(&self) -> Places<T> {
+        Places {
+            first: NonNull::from(&*self.places).cast(),
+            mask: self.places.len() - 1,
+        }
+    }
+}
+
+/// Where a ring's places are, for who would have to look twice otherwise: at the ring, and at what it says.
+struct Places<T> {
+    first: NonNull<UnsafeCell<MaybeUninit<T>>>,
+    mask: usize,
+}
+
+impl<T> Places<T> {
+    /// Those of no ring.
+    const NONE: Self = Places {
+        first: NonNull::dangling(),
+        mask: 0,
+    };
+
+    /// # Safety
+    ///
+    /// They are those of a ring, which lives for as long as the place is used.
     #[inline]
-    fn place(&self, number: u64) -> &UnsafeCell<MaybeUninit<T>> {
-        // There are as many as a power of two, so this is within them.
-        &self.places[number as usize & (self.places.len() - 1)]
+    unsafe fn at<'a>(&self, number: u64) -> &'a UnsafeCell<MaybeUninit<T>> {
+        // SAFETY: there are as many as a power of two, one more than the mask, so this is within them.
+        unsafe { self.first.add(number as usize & self.mask).as_ref() }
     }
 }
 
@@ -156,6 +183,7 @@ impl<T> Plain<T> {
                 state: SpinLock::new(Tail {
                     put: 0,
                     ring: None,
+                    places: Places::NONE,
                     limit: 0,
                     kept: 0,
                     wanted: false,
@@ -167,6 +195,7 @@ impl<T> Plain<T> {
                 state: SpinLock::new(Head {
                     taken: 0,
                     ring: None,
+                    places: Places::NONE,
                     limit: 0,
                     kept: 0,
                     wanted: false,
@@ -200,17 +229,17 @@ impl<T> Plain<T> {
     /// Puts it where there is room.
     #[inline]
     fn write(&self, tail: &mut Tail<T>, item: T) {
-        let ring = tail.ring.expect("where there is room there is a ring");
-        // SAFETY: the ring lives until what was put into it last is taken out, and nothing is put into
+        let number = tail.put;
+        // SAFETY: where there is room there is a ring. It lives until what was put into it last is taken out, and nothing is put into
         // another one without this lock. The place is free: whoever had taken what was there counted it
         // before the limit was set, and nobody takes what is not counted as put.
         unsafe {
-            let place = ring.as_ref().place(tail.put);
+            let place = tail.places.at(number);
             place.with_mut(|place| (*place).write(item));
         }
-        tail.put += 1;
+        tail.put = number + 1;
         // Release: who sees the count sees the item.
-        self.tail.count.store(tail.put, Ordering::Release);
+        self.tail.count.store(number + 1, Ordering::Release);
     }
 
     /// Takes the first item, and says whether somebody waits for the room.
@@ -334,6 +363,8 @@ impl<T> Plain<T> {
         // Release: who sees it sees what is in it. It is there before anything in it is counted.
         link.store(ring.as_ptr(), Ordering::Release);
         tail.ring = Some(ring);
+        // SAFETY: it was just made.
+        tail.places = unsafe { ring.as_ref() }.places();
         places.next_power_of_two() as u64
     }
 
@@ -362,6 +393,8 @@ impl<T> Plain<T> {
                 return Ok(());
             }
             let spent = std::mem::replace(&mut head.ring, next);
+            // SAFETY: it was made before this one is freed.
+            head.places = next.map_or(Places::NONE, |next| unsafe { next.as_ref() }.places());
             // SAFETY: it was leaked when it was made. All that was put into it is taken, nothing
             // more will be, since another ring follows, and the head does not point to it any more.
             drop(spent.map(|ring| unsafe { Box::from_raw(ring.as_ptr()) }));
@@ -485,6 +518,7 @@ impl<T> Plain<T> {
         // Relaxed: both locks are held.
         self.first.store(ptr::null_mut(), Ordering::Relaxed);
         head.ring = None;
+        (tail.places, head.places) = (Places::NONE, Places::NONE);
         let last = tail.ring.take();
         // SAFETY: it was leaked when it was made, it is the last one, since who takes the last item comes
         // to the last ring, and nothing points to it any more.
@@ -496,10 +530,13 @@ impl<T> Plain<T> {
         let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
         let (put, taken) = (tail.put, head.taken);
         let ring = Ring::new(taken, items.len().max(Ring::<T>::FIRST));
+        // SAFETY: it was just made.
+        let places = || unsafe { ring.as_ref() }.places();
+        (tail.places, head.places) = (places(), places());
         for (number, item) in (taken..).zip(items) {
             // SAFETY: nobody else knows the ring, and it has a place for each.
             unsafe {
-                let place = ring.as_ref().place(number);
+                let place = tail.places.at(number);
                 place.with_mut(|place| (*place).write(item));
             }
         }

@@ -21,18 +21,19 @@ use crate::{
 impl<T: Send + 'static> Core<T> {
     #[inline]
     pub(super) fn put(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
-        // What is most likely, without any preparation.
-        let item = match self.try_put_plain(item) {
-            Ok(()) => return Ok(()),
-            Err((item, Stage::Shared)) => {
-                return match self.put_shared(item)? {
-                    None => Ok(()),
-                    Some(putting) => Waiting::new(putting).block(deadline).unwrap_or(Ok(())),
-                };
-            }
-            Err((item, Stage::Here | Stage::Moving(_))) => item,
+        match self.put_at_once(item) {
+            Ok(()) => Ok(()),
+            Err(refused) => self.put_later(refused, deadline),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_later(&self, refused: (T, Stage), deadline: Option<Instant>) -> Result<(), PutError<T>> {
+        let mut putting = match self.putting(refused)? {
+            Some(putting) => putting,
+            None => return Ok(()),
         };
-        let mut putting = Putting::new(self, item);
         putting
             .attempt()
             .or_else(|| Waiting::new(putting).block(deadline))
@@ -55,40 +56,48 @@ impl<T: Send + 'static> Core<T> {
     }
 
     pub(super) async fn put_async(&self, item: T) -> Result<(), PutError<T>> {
-        // What is most likely, without any preparation.
-        let item = match self.try_put_plain(item) {
+        let refused = match self.put_at_once(item) {
             Ok(()) => return Ok(()),
-            Err((item, Stage::Shared)) => {
-                return match self.put_shared(item)? {
-                    None => Ok(()),
-                    Some(putting) => WaitAsync::new(putting).await,
-                };
-            }
-            Err((item, Stage::Here | Stage::Moving(_))) => item,
+            Err(refused) => refused,
         };
-        WaitAsync::new(Putting::new(self, item)).await
+        match self.putting(refused)? {
+            Some(putting) => WaitAsync::new(putting).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What is to be waited with; `None` if the queue is shared and the item is in it.
+    fn putting(&self, (item, stage): (T, Stage)) -> Result<Option<Putting<'_, T>>, PutError<T>> {
+        match stage {
+            Stage::Shared => self.put_shared(item),
+            Stage::Here | Stage::Moving(_) => Ok(Some(Putting::new(self, item))),
+        }
     }
 }
 
 impl<T> Core<T> {
-    /// Puts the item if there is room, and it is to stay in this process; or says where the items are.
+    /// What is most likely, without any preparation: puts the item if there is room, and it is to stay in
+    /// this process; or says where the items are.
     #[inline]
-    fn try_put_plain(&self, item: T) -> Result<(), (T, Stage)> {
+    fn put_at_once(&self, item: T) -> Result<(), (T, Stage)> {
         if self.local.is_shared() {
             return Err((item, Stage::Shared));
         }
-        let mut item = item;
-        let is_wanted = loop {
-            match self.local.plain.try_put(item) {
-                Ok(is_wanted) => break is_wanted,
-                Err((back, stage)) if self.local.was_moving(stage) => item = back,
-                Err(refused) => return Err(refused),
-            }
-        };
-        if is_wanted {
+        if self.local.plain.try_put(item)? {
             self.tell(GETTERS, false);
         }
         Ok(())
+    }
+
+    /// The same; if the items are on their way, when they have arrived.
+    fn try_put_plain(&self, item: T) -> Result<(), (T, Stage)> {
+        let mut item = item;
+        loop {
+            match self.put_at_once(item) {
+                Err((back, stage)) if self.local.was_moving(stage) => item = back,
+                put => return put,
+            }
+        }
     }
 }
 
