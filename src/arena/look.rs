@@ -16,6 +16,8 @@ pub(crate) enum Looker {
     Waiter,
     /// Whether a lock or a permit can be had.
     Lock,
+    /// The same, by a task that is polled.
+    LockPolled,
     /// Whether there is an item or room for one.
     Queue,
     /// Whether the lock of a queue's items is free.
@@ -41,6 +43,7 @@ impl Looker {
             Looker::Mutex => 4..=8,
             Looker::Waiter => 0..=7,
             Looker::Lock => 1..=3,
+            Looker::LockPolled => 5..=7,
             Looker::Queue => 8..=10,
             Looker::Items => 6..=9,
             Looker::Frame => 5..=8,

@@ -19,6 +19,9 @@ pub(crate) trait Resource {
     /// Whether those who want it hold it only for a moment, so that it pays to try a few times.
     const CONTENDED: Option<Looker> = None;
 
+    /// The same where a task is polled: others wait for its thread, but to be woken again and again takes longer.
+    const CONTENDED_BY_TASKS: Option<Looker> = None;
+
     /// The slot whose mutex guards the line.
     fn slot(&self) -> SlotRef;
 
@@ -143,6 +146,11 @@ impl<R: Resource> Waiting<R> {
     }
 
     fn join(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
+        if let (Some(looker), Sleeper::Task(_)) = (R::CONTENDED_BY_TASKS, sleeper)
+            && let Some(output) = look(looker, || self.resource.attempt())
+        {
+            return Poll::Ready(output);
+        }
         let waiter = self.waiter.get_or_insert_with(Waiter::claim);
         waiter.retire();
         waiter.prepare(sleeper);

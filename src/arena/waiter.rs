@@ -128,6 +128,11 @@ impl Node {
         State::of(self.state.load(Ordering::Acquire))
     }
 
+    /// Whether it is a task.
+    pub(crate) fn is_task(&self) -> bool {
+        self.local.load(Ordering::Relaxed) != 0
+    }
+
     pub(crate) fn is_starved(&self) -> bool {
         self.starved.load(Ordering::Relaxed) != 0
     }

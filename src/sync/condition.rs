@@ -210,7 +210,7 @@ impl Raw {
             }
             // Nobody takes the two the other way round.
             let lock = self.lock();
-            let lock_slot = lock.0.lock();
+            let lock_slot = std::cell::OnceCell::new();
             for _ in 0..count {
                 let Some((index, waiter)) = line.take(LINE) else {
                     break;
@@ -218,8 +218,13 @@ impl Raw {
                 waiter
                     .notified_by
                     .store(self.line.index(), Ordering::Relaxed);
-                if !lock.enrol(&lock_slot, index, waiter) {
-                    // Somebody has released the lock behind the notifier's back.
+                // One task is woken at once: most likely the lock is free when its turn comes. To a thread
+                // that would be so much sooner that it is not.
+                let goes_itself = count == 1 && waiter.is_task();
+                if goes_itself
+                    || !lock.enrol(lock_slot.get_or_init(|| lock.0.lock()), index, waiter)
+                {
+                    // Or somebody has released the lock behind the notifier's back.
                     wakes.add(waiter.tell(State::Notified));
                 }
             }

@@ -1,6 +1,10 @@
 //! Who owns an RLock: the tokio task, if there is one, else the thread.
 
-use std::hash::{Hash, Hasher};
+use std::{
+    cell::Cell,
+    hash::{Hash, Hasher},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::arena::me;
 
@@ -27,10 +31,13 @@ impl Owner {
         Owner(u64::from(me()) << PROCESS_SHIFT | number & ((1 << PROCESS_SHIFT) - 1))
     }
 
-    /// Whether it is a thread, and the one that calls: nothing that it does can happen meanwhile.
+    /// Whether it is the thread or the task that calls: nothing that it does can happen meanwhile.
     #[inline]
-    pub(super) fn is_this_thread(self) -> bool {
-        self == Owner::of(number_of_thread() << 1)
+    pub(super) fn is_current(self) -> bool {
+        match self.0 & 1 {
+            0 => self == Owner::of(number_of_thread() << 1),
+            _ => self == Owner::current(),
+        }
     }
 
     pub(super) fn number(self) -> u64 {
@@ -61,28 +68,32 @@ fn number_of(task: tokio::task::Id) -> u64 {
     last.finish()
 }
 
+#[cfg(freethreading_loom)]
+loom::thread_local! {
+    static NUMBER: Cell<u64> = Cell::new(0);
+}
+#[cfg(not(freethreading_loom))]
+thread_local! {
+    // Without a destructor, so it is there until the very end of the thread.
+    static NUMBER: Cell<u64> = const { Cell::new(0) };
+}
+
+#[inline]
 fn number_of_thread() -> u64 {
-    use std::{
-        cell::Cell,
-        sync::atomic::{AtomicU64, Ordering},
-    };
+    match NUMBER.with(Cell::get) {
+        0 => number_thread(),
+        number => number,
+    }
+}
+
+#[cold]
+fn number_thread() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    #[cfg(freethreading_loom)]
-    loom::thread_local! {
-        static NUMBER: Cell<u64> = Cell::new(0);
-    }
-    #[cfg(not(freethreading_loom))]
-    thread_local! {
-        // Without a destructor, so it is there until the very end of the thread.
-        static NUMBER: Cell<u64> = const { Cell::new(0) };
-    }
-    NUMBER.with(|number| {
-        if number.get() == 0 {
-            // Relaxed: it only deals out numbers.
-            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
-        }
-        number.get()
-    })
+
+    // Relaxed: it only deals out numbers.
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    NUMBER.with(|cell| cell.set(number));
+    number
 }
 
 #[cfg(test)]

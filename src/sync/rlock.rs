@@ -57,14 +57,14 @@ pub struct RLockGuard<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct RawRLock(pub(super) SlotRef);
 
-/// Who owns it; zero if nobody does.
+/// Who owns it, or was the last to do so.
 const OWNER: usize = 1;
 
 /// How often its owner has acquired it, and above that a number which every new owner changes.
 ///
 /// A guard may be dropped while its owner, on another thread, acquires once more. So the count goes up
 /// and down by compare-and-swap, which fails when the lock has changed hands since the word was read;
-/// only the thread that is the owner need not, for the first and the last time.
+/// only the owner itself need not, for the first and the last time.
 const TENURE: usize = 2;
 const COUNT_BITS: u32 = 40;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
@@ -128,7 +128,6 @@ impl RawRLock {
 
     /// Nobody owns it any more; it is about to be released.
     pub(super) fn disown(self) {
-        self.owner().store(0, Ordering::Relaxed);
         self.tenure().fetch_and(!COUNT, Ordering::Relaxed);
     }
 
@@ -190,21 +189,26 @@ impl RawRLock {
         owner
     }
 
+    /// Lowers the count of the owner; `false` if the word has changed meanwhile.
+    #[inline]
+    fn lower(self, owner: Owner, from: u64, to: u64) -> bool {
+        if from & COUNT != 1 || !owner.is_current() {
+            return self.change(from, to);
+        }
+        // Nobody else has anything to release, unless by mistake, and it is not about to acquire.
+        self.tenure().store(to, Ordering::Relaxed);
+        true
+    }
+
     #[inline]
     pub(super) fn release(self, owner: Owner) -> Result<(), NotOwned> {
         while let Some(tenure) = self.tenure_of(owner) {
-            let is_last = tenure & COUNT == 1;
-            if is_last && owner.is_this_thread() {
-                // Nobody else has anything to release, unless by mistake, and it is not about to acquire.
-                self.tenure().store(tenure - 1, Ordering::Relaxed);
-            } else if !self.change(tenure, tenure - 1) {
-                continue;
+            if self.lower(owner, tenure, tenure - 1) {
+                if tenure & COUNT == 1 {
+                    self.lock().release();
+                }
+                return Ok(());
             }
-            if is_last {
-                self.owner().store(0, Ordering::Relaxed);
-                self.lock().release();
-            }
-            return Ok(());
         }
         Err(NotOwned)
     }
@@ -212,8 +216,7 @@ impl RawRLock {
     /// As often as the owner has acquired it, which it says.
     pub(super) fn release_all(self, owner: Owner) -> u64 {
         while let Some(tenure) = self.tenure_of(owner) {
-            if self.change(tenure, tenure & !COUNT) {
-                self.owner().store(0, Ordering::Relaxed);
+            if self.lower(owner, tenure, tenure & !COUNT) {
                 self.lock().release();
                 return tenure & COUNT;
             }

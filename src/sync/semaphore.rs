@@ -183,6 +183,7 @@ impl Resource for RawSemaphore {
     type Output = ();
 
     const CONTENDED: Option<Looker> = Some(Looker::Lock);
+    const CONTENDED_BY_TASKS: Option<Looker> = Some(Looker::LockPolled);
 
     fn slot(&self) -> SlotRef {
         self.0
