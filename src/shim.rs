@@ -1,8 +1,18 @@
 //! The synchronisation that the model checker can look into: parking_lot and std, or loom's stand-ins
 //! for them when the crate is built to be modelled (`--cfg freethreading_loom`).
 
+/// Who can wake a thread that sleeps on a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Threads of its process: the system finds it by its address alone.
+    Here,
+    /// Threads of all processes that see the number.
+    Everywhere,
+}
+
 #[cfg(not(freethreading_loom))]
 mod imp {
+    use super::Scope;
     pub(crate) use crate::spin::SpinLock;
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::{
@@ -49,23 +59,25 @@ mod imp {
     #[repr(transparent)]
     pub(crate) struct Futex(AtomicU32);
 
+    fn flags(scope: Scope) -> futex::Flags {
+        match scope {
+            Scope::Everywhere => futex::Flags::empty(),
+            Scope::Here => futex::Flags::PRIVATE,
+        }
+    }
+
     impl Futex {
         /// Sleeps while the number is `expected`, until woken, for so long at most; may return at any
         /// time.
-        pub(crate) fn wait(&self, expected: u32, timeout: Option<Duration>) {
+        pub(crate) fn wait(&self, expected: u32, timeout: Option<Duration>, scope: Scope) {
             // A time that the system cannot represent is as good as none.
             let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
-            let _ = futex::wait(
-                &self.0,
-                futex::Flags::empty(),
-                expected,
-                Option::as_ref(&timeout),
-            );
+            let _ = futex::wait(&self.0, flags(scope), expected, Option::as_ref(&timeout));
         }
 
-        /// Wakes one thread that sleeps on the number.
-        pub(crate) fn wake(&self) {
-            let _ = futex::wake(&self.0, futex::Flags::empty(), 1);
+        /// Wakes one thread that sleeps on the number in this scope.
+        pub(crate) fn wake(&self, scope: Scope) {
+            let _ = futex::wake(&self.0, flags(scope), 1);
         }
     }
 
@@ -81,6 +93,7 @@ mod imp {
 #[cfg(freethreading_loom)]
 mod imp {
     pub(crate) use self::Mutex as SpinLock;
+    use super::Scope;
     pub(crate) use loom::{
         cell::UnsafeCell,
         hint,
@@ -136,16 +149,23 @@ mod imp {
         sleepers: std::sync::Mutex<Sleepers>,
     }
 
+    /// Where a wake-up must come from to be heard: a process, or any.
+    type Place = Option<u16>;
+
+    fn place(scope: Scope) -> Place {
+        (scope == Scope::Here).then(crate::arena::me)
+    }
+
     /// The checker does not see this: nothing else runs between a look at the number, which it does see,
     /// and the next such point.
     #[derive(Default)]
     struct Sleepers {
-        asleep: VecDeque<(Thread, Arc<Flag>)>,
+        asleep: VecDeque<(Place, Thread, Arc<Flag>)>,
         restless: bool,
     }
 
     impl Futex {
-        pub(crate) fn wait(&self, expected: u32, timeout: Option<Duration>) {
+        pub(crate) fn wait(&self, expected: u32, timeout: Option<Duration>, scope: Scope) {
             if timeout.is_some() || self.latest() != expected {
                 return;
             }
@@ -156,7 +176,7 @@ mod imp {
                 if sleepers.restless {
                     return;
                 }
-                let sleeper = (thread::current(), Arc::clone(&asleep));
+                let sleeper = (place(scope), thread::current(), Arc::clone(&asleep));
                 sleepers.asleep.push_back(sleeper);
             }
             while asleep.load(Relaxed) {
@@ -164,11 +184,18 @@ mod imp {
             }
         }
 
-        pub(crate) fn wake(&self) {
+        pub(crate) fn wake(&self, scope: Scope) {
             // It comes before the look of one who is about to sleep, or after it: the checker tries both.
             self.latest();
-            let sleeper = self.sleepers.lock().unwrap().asleep.pop_front();
-            if let Some((sleeper, asleep)) = sleeper {
+            let sleeper = {
+                let asleep = &mut self.sleepers.lock().unwrap().asleep;
+                let hears = |(from, ..): &(Place, Thread, Arc<Flag>)| *from == place(scope);
+                asleep
+                    .iter()
+                    .position(hears)
+                    .and_then(|at| asleep.remove(at))
+            };
+            if let Some((_, sleeper, asleep)) = sleeper {
                 asleep.store(false, Relaxed);
                 sleeper.unpark();
             }

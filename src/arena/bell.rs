@@ -8,7 +8,7 @@ use super::{
     process::{BELL_WORDS, Process},
     waiter,
 };
-use crate::shim::{Ordering, fence};
+use crate::shim::{Ordering, Scope, fence};
 
 /// Where the bit for a waker is, by the waker's place. Many wakers may share one.
 fn bit(local: u32) -> (usize, u64) {
@@ -27,26 +27,30 @@ pub(super) fn ring(process: u16, local: u32) {
     process.bits[word].fetch_or(bit, Ordering::Release);
     // Release: who hears the bell sees the bit.
     if process.bell.swap(1, Ordering::Release) == 0 {
-        process.bell.wake();
+        process.bell.wake(Scope::Everywhere);
     }
 }
 
 /// A process is gone that may have rung a bell and not woken who hears it: nobody would do it later.
 pub(super) fn ring_again() {
     for (_, process, _) in arena().processes.used() {
-        process.bell.wake();
+        process.bell.wake(Scope::Everywhere);
     }
 }
 
-/// From now on another process may wake tasks of this one.
+/// From now on another process may wake tasks and threads of this one.
 #[cfg_attr(freethreading_loom, allow(dead_code))]
 pub(super) fn share() {
     let arena = arena();
-    if arena.shared.swap(true, Ordering::Relaxed) {
+    // Nobody goes on before all this is done.
+    let _sharing = arena.sharing.lock();
+    if arena.shared.load(Ordering::Relaxed) {
         return;
     }
-    // With the other fence: either this sees that some task waits, or who waits sees this.
+    arena.shared.store(true, Ordering::Relaxed);
+    // With the other fences: either this sees that some task waits or some thread dozes, or who does sees this.
     fence(Ordering::SeqCst);
+    waiter::rouse_dozing();
     if arena.awaited.load(Ordering::Relaxed) {
         let _ = listen();
     }
@@ -102,7 +106,7 @@ pub(super) fn hear_until(enough: impl Fn() -> bool) {
         if enough() {
             return;
         }
-        process.bell.wait(0, None);
+        process.bell.wait(0, None, Scope::Everywhere);
     }
 }
 

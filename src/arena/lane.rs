@@ -16,7 +16,7 @@ use super::{
     look::{Looker, give_way_once, look},
     process,
 };
-use crate::shim::{AtomicU64, Futex, Ordering};
+use crate::shim::{AtomicU64, Futex, Ordering, Scope};
 
 /// Bytes at the start of the block, which hold the words.
 const HEAD: usize = if cfg!(freethreading_loom) {
@@ -206,7 +206,7 @@ impl Line {
     /// Sleeps until there is something to read, or a signal after the first so many; may return at any time.
     fn sleep(&self, signals: u32, timeout: Option<Duration>) {
         if self.rest(Attention::Asleep) {
-            self.signal.wait(signals, timeout);
+            self.signal.wait(signals, timeout, Scope::Everywhere);
             self.attend();
         }
     }
@@ -226,7 +226,7 @@ impl Line {
     fn signal(&self) {
         // Relaxed: see `signals`.
         self.signal.fetch_add(1, Ordering::Relaxed);
-        self.signal.wake();
+        self.signal.wake(Scope::Everywhere);
     }
 }
 

@@ -140,6 +140,7 @@ impl Home {
             locals: boxcar::Vec::new(),
             idle: Mutex::default(),
             shared: AtomicBool::new(false),
+            sharing: Mutex::default(),
             awaited: AtomicBool::new(false),
             heard: AtomicBool::new(false),
         };

@@ -72,6 +72,8 @@ pub(crate) struct Arena {
     idle: Mutex<Vec<&'static Seat>>,
     /// Another process has, or has had, the arena too.
     shared: AtomicBool,
+    /// Held by who gives it to another process for the first time.
+    sharing: Mutex<()>,
     /// Some task of this process has waited.
     awaited: AtomicBool,
     /// The thread that hears the bell is there.

@@ -120,7 +120,8 @@ fn make() -> Home {
         extents: Extents::new(mapping, extents, 0..0, 0..0),
         locals: boxcar::Vec::new(),
         idle: Mutex::default(),
-        shared: AtomicBool::new(false),
+        shared: AtomicBool::new(true),
+        sharing: Mutex::default(),
         awaited: AtomicBool::new(false),
         heard: AtomicBool::new(false),
     });

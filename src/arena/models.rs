@@ -406,9 +406,40 @@ fn loom_a_bell_wakes_whom_it_is_rung_for() {
 #[test]
 fn loom_a_bell_is_heard_once_others_may_ring_it() {
     model(None, || {
+        arena().shared.store(false, Relaxed);
         let waiting = thread::spawn(|| bell::attend(Waker::noop()));
         bell::share();
         waiting.join().unwrap();
         assert!(arena().heard.load(Relaxed));
+    });
+}
+
+#[test]
+fn loom_a_thread_that_dozes_hears_others_once_they_have_the_arena() {
+    model(None, || {
+        arena().shared.store(false, Relaxed);
+        let waiter = Waiter::claim();
+        waiter.prepare(Sleeper::Thread);
+        let node = waiter.node;
+        let dozing = thread::spawn(move || assert!(waiter.sleep(None)));
+        bell::share();
+        let other = elsewhere(move || node.tell(State::Notified).wake());
+        other.join().unwrap();
+        dozing.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_a_thread_that_dozes_hears_its_own_process_while_the_arena_is_shared() {
+    model(None, || {
+        arena().shared.store(false, Relaxed);
+        let waiter = Waiter::claim();
+        waiter.prepare(Sleeper::Thread);
+        let node = waiter.node;
+        let dozing = thread::spawn(move || assert!(waiter.sleep(None)));
+        let other = thread::spawn(move || node.tell(State::Notified).wake());
+        bell::share();
+        other.join().unwrap();
+        dozing.join().unwrap();
     });
 }

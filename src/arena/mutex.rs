@@ -6,6 +6,8 @@
 //! running, or be gone.
 
 use super::look::{Looker, give_way_and, look};
+#[cfg(freethreading_loom)]
+use crate::shim::Scope;
 use crate::shim::{Futex, Ordering};
 
 /// The index of the process that has it, or 0.
@@ -36,7 +38,7 @@ impl Mutex {
         // Release: what was done under the mutex is seen by who locks it next.
         self.0.store(0, Ordering::Release);
         #[cfg(freethreading_loom)]
-        self.0.wake();
+        self.0.wake(Scope::Everywhere);
     }
 
     /// Takes it from a process that is gone: `false` if somebody else has done that.
@@ -90,7 +92,7 @@ impl Mutex {
     fn pause(&self, _doubled: u32) {
         let holder = self.holder();
         if holder != 0 {
-            self.0.wait(holder.into(), None);
+            self.0.wait(holder.into(), None, Scope::Everywhere);
         }
     }
 }

@@ -75,7 +75,7 @@ fn remove(node: &'static Node) {
         return remove(node);
     }
     match node.state() {
-        State::Waiting | State::Sleeping => {
+        State::Waiting | State::Sleeping | State::Dozing => {
             let mut wakes = Wakes::default();
             locked.unlink(list, node);
             bereaved::left(&locked, kind, &mut wakes);
@@ -100,7 +100,7 @@ pub(super) fn repair(slot: &Locked) -> Wakes {
                 let id = node.list();
                 !tag.is_free()
                     && (id.slot, id.list as usize) == (slot.slot.index(), list)
-                    && matches!(node.state(), State::Waiting | State::Sleeping)
+                    && !node.state().is_told()
             })
             .map(|(index, node, _)| (index, node))
             .collect();

@@ -122,7 +122,7 @@ impl<R: Resource> Waiting<R> {
                 (state, _) => state,
             };
             match state {
-                State::Waiting | State::Sleeping => return Poll::Pending,
+                State::Waiting | State::Sleeping | State::Dozing => return Poll::Pending,
                 State::Notified => {
                     self.joined = false;
                     let output = self.resource.notified(waiter.outcome());
@@ -224,7 +224,7 @@ impl<R: Resource> Waiting<R> {
         let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
         let slot = self.resource.slot().lock();
         // Under the mutex nobody tells it anything any more.
-        if !matches!(waiter.state(), State::Waiting | State::Sleeping) {
+        if waiter.state().is_told() {
             return false;
         }
         let list = waiter.node.list().list as usize;

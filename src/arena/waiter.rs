@@ -18,7 +18,7 @@ use super::{
     slot::ListId,
 };
 use crate::{
-    shim::{AtomicU32, AtomicU64, Futex, Ordering},
+    shim::{AtomicU32, AtomicU64, Futex, Ordering, Scope, fence},
     unwind,
 };
 
@@ -30,6 +30,8 @@ pub(crate) enum State {
     Waiting = 0,
     /// Nothing yet, and it sleeps.
     Sleeping,
+    /// The same, and only its own process can wake it: no other one has the arena yet.
+    Dozing,
     /// What it waits for has happened or may be had: it is in no list any more.
     Notified,
     /// What it waits for is its own: it is in no list any more.
@@ -41,10 +43,16 @@ impl State {
         match state {
             0 => State::Waiting,
             1 => State::Sleeping,
-            3 => State::Handed,
+            2 => State::Dozing,
+            4 => State::Handed,
             // A number that is none must not leave anybody asleep.
             _ => State::Notified,
         }
+    }
+
+    /// Whether it was told something.
+    pub(crate) fn is_told(self) -> bool {
+        matches!(self, State::Notified | State::Handed)
     }
 }
 
@@ -106,9 +114,10 @@ impl Node {
                 false => Woken::Elsewhere(owner, local - 1),
             };
         }
-        match self.state.swap(message as u32, Ordering::Release) == State::Sleeping as u32 {
-            true => Woken::Sleeper(&self.state),
-            false => Woken::Nobody,
+        match State::of(self.state.swap(message as u32, Ordering::Release)) {
+            State::Sleeping => Woken::Sleeper(&self.state, Scope::Everywhere),
+            State::Dozing => Woken::Sleeper(&self.state, Scope::Here),
+            _ => Woken::Nobody,
         }
     }
 
@@ -116,8 +125,9 @@ impl Node {
     pub(super) fn reminder(&'static self) -> Woken {
         let local = self.local.load(Ordering::Relaxed);
         match self.state() {
-            State::Waiting | State::Sleeping => Woken::Nobody,
-            _ if local == 0 => Woken::Sleeper(&self.state),
+            state if !state.is_told() => Woken::Nobody,
+            // By a process that is gone: there were several, so it does not doze.
+            _ if local == 0 => Woken::Sleeper(&self.state, Scope::Everywhere),
             _ if self.owner() == me() => Woken::Task(local - 1),
             _ => Woken::Elsewhere(self.owner(), local - 1),
         }
@@ -159,7 +169,7 @@ pub(crate) enum Woken {
     /// It will look by itself.
     Nobody,
     /// A thread that sleeps.
-    Sleeper(&'static Futex),
+    Sleeper(&'static Futex, Scope),
     /// A task of this process.
     Task(u32),
     /// A task of another process.
@@ -170,7 +180,7 @@ impl Woken {
     pub(crate) fn wake(self) {
         match self {
             Woken::Nobody => {}
-            Woken::Sleeper(futex) => futex.wake(),
+            Woken::Sleeper(futex, scope) => futex.wake(scope),
             Woken::Task(local) => wake_task(local),
             Woken::Elsewhere(process, local) => bell::ring(process, local),
         }
@@ -354,26 +364,66 @@ impl Waiter {
     /// is for [`state`](Waiter::state) to say, which sees it all: Relaxed here.
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> bool {
         let state = &self.node.state;
-        let told = || (state.load(Ordering::Relaxed) > State::Sleeping as u32).then_some(());
-        if look(Looker::Waiter, told).is_some() {
+        let is_told = || State::of(state.load(Ordering::Relaxed)).is_told();
+        if look(Looker::Waiter, || is_told().then_some(())).is_some() {
             return true;
         }
         loop {
-            match state.compare_exchange(
-                State::Waiting as u32,
-                State::Sleeping as u32,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => {}
-                Err(state) if state > State::Sleeping as u32 => return true,
-                Err(_) => {}
+            let shared = is_shared();
+            let (asleep, scope) = match shared {
+                true => (State::Sleeping, Scope::Everywhere),
+                false => (State::Dozing, Scope::Here),
+            };
+            match self.node.turn(State::Waiting, asleep) {
+                Ok(()) => {}
+                Err(state) if state == asleep => {}
+                Err(state) if state.is_told() => return true,
+                // Others have got the arena meanwhile.
+                Err(state) => {
+                    let _ = self.node.turn(state, State::Waiting);
+                    continue;
+                }
+            }
+            if !shared {
+                // With the fence in `share`: either this sees that others have the arena now, or they are
+                // not given it before this one was roused.
+                fence(Ordering::SeqCst);
+                if is_shared() {
+                    continue;
+                }
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return state.load(Ordering::Relaxed) > State::Sleeping as u32;
+                return is_told();
             }
-            state.wait(State::Sleeping as u32, left);
+            state.wait(asleep as u32, left, scope);
+        }
+    }
+}
+
+impl Node {
+    /// Changes the state from one to another, or says what it is. Relaxed: nothing is passed on with it.
+    fn turn(&self, from: State, to: State) -> Result<(), State> {
+        self.state
+            .compare_exchange(from as u32, to as u32, Ordering::Relaxed, Ordering::Relaxed)
+            .map(drop)
+            .map_err(State::of)
+    }
+}
+
+/// Whether other processes have the arena, or may have it at any time.
+fn is_shared() -> bool {
+    arena().shared.load(Ordering::Relaxed)
+}
+
+/// Other processes will have the arena: threads of this one that sleep must do so where those can wake them.
+pub(super) fn rouse_dozing() {
+    for (_, node, tag) in arena().waiters.used() {
+        if tag.is_free() || tag.owner != me() {
+            continue;
+        }
+        if node.turn(State::Dozing, State::Waiting).is_ok() {
+            node.state.wake(Scope::Here);
         }
     }
 }
@@ -381,7 +431,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         // Who was told something is woken by who told it, which takes the waker.
-        if matches!(self.state(), State::Waiting | State::Sleeping) {
+        if !self.state().is_told() {
             self.clear();
         }
         self.retire();

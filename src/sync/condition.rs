@@ -283,7 +283,7 @@ impl ConditionWait {
                         // Whoever tells it something from now on finds this waker.
                         waiter.leave(waker);
                     }
-                    if matches!(waiter.state(), State::Waiting | State::Sleeping) {
+                    if !waiter.state().is_told() {
                         return Poll::Pending;
                     }
                     self.lock_again(true);
@@ -362,8 +362,7 @@ impl Drop for ConditionWait {
 fn leave(condition: Raw, waiter: &Waiter) -> bool {
     let line = condition.line.lock();
     // Under this mutex nobody notifies it.
-    let waits = matches!(waiter.state(), State::Waiting | State::Sleeping)
-        && waiter.node.list().slot == line.slot.index();
+    let waits = !waiter.state().is_told() && waiter.node.list().slot == line.slot.index();
     if waits {
         line.unlink(LINE, waiter.node);
         waiter.retire();
