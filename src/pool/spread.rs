@@ -43,7 +43,11 @@ const SHORT: Duration = Duration::from_nanos(500);
 const LONG: Duration = Duration::from_micros(2);
 
 /// How many items a worker claims at a time, at most.
-const MAX_CLAIM: u32 = 512;
+const MAX_CLAIM: u32 = 1024;
+
+/// How many claims of so many there are from one look at the clock to the next: a look takes as long as
+/// dozens of such items.
+const CLAIMS_PER_LOOK: u32 = 4;
 
 pub(super) struct Spread<I, R> {
     /// Those that are in no range are gone.
@@ -323,7 +327,7 @@ struct Progress<'a, I: Portable, R: Portable> {
 impl<I: Portable, R: Portable> Progress<'_, I, R> {
     fn run(&mut self, number: usize, function: impl Fn(I) -> R) {
         let spread = self.spread;
-        let mut count = 1;
+        let (mut count, mut claims) = (1, 0);
         let mut before = Instant::now();
         while !spread.stopped.load(Ordering::Relaxed) {
             let Some(claimed) = spread.ranges.claim(number, count) else {
@@ -350,12 +354,17 @@ impl<I: Portable, R: Portable> Progress<'_, I, R> {
                     self.work_off(claimed, &function, |index| numbers.at(index));
                 }
             }
+            claims += 1;
+            if count == MAX_CLAIM && claims < CLAIMS_PER_LOOK {
+                continue;
+            }
             let now = Instant::now();
             let took = now - before;
-            before = now;
-            if took < SHORT {
+            let (short, long) = (SHORT * claims, LONG * claims);
+            (before, claims) = (now, 0);
+            if took < short {
                 count = (count * 2).min(MAX_CLAIM);
-            } else if took > LONG {
+            } else if took > long {
                 count = (count / 2).max(1);
             }
         }
