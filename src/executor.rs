@@ -217,6 +217,9 @@ impl WorkerPoolExecutor {
     /// For several inputs zip them: `executor.map(|(a, b)| a + b, xs.zip(ys))`. Small tasks go
     /// faster many at a time: see [`chunksize`](WorkerPoolExecutor::chunksize).
     ///
+    /// A range of whole numbers is not collected: each number is made where it is needed. A `Vec` is worked
+    /// off where it is.
+    ///
     /// Python's `Executor.map()`.
     ///
     /// # Panics

@@ -150,6 +150,70 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn ranges_of_numbers_of_all_types_are_mapped() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            macro_rules! check {
+                ($($number:ty)*) => {
+                    $({
+                        const MIN: $number = <$number>::MIN;
+                        const MAX: $number = <$number>::MAX;
+                        let (least, most) = (MIN, MAX);
+                        fn flip(n: $number) -> $number {
+                            !n
+                        }
+                        for chunksize in [3, 100] {
+                            let mapping = executor.chunksize(chunksize);
+                            for range in [MIN..MIN + 10, MIN..MIN, MAX - 4..MAX, most..least] {
+                                let flipped: Vec<_> = range.clone().map(flip).collect();
+                                let map = || mapping.map(flip, range.clone());
+                                assert_eq!(map().into_vec().unwrap(), flipped);
+                                assert_eq!(take_apart(map()).0, flipped);
+                            }
+                            for range in [MIN..=MIN, MAX - 4..=MAX, most..=least] {
+                                let flipped: Vec<_> = range.clone().map(flip).collect();
+                                let map = || mapping.map(flip, range.clone());
+                                assert_eq!(map().into_vec().unwrap(), flipped);
+                                assert_eq!(take_stream_apart(map()).0, flipped);
+                            }
+                        }
+                    })*
+                };
+            }
+            check!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
+        });
+    }
+
+    #[test]
+    fn the_rest_of_an_iterator_is_mapped() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            let mut range = 0..10;
+            range.next();
+            let mut inclusive = 0..=9;
+            inclusive.next_back();
+            let mut exhausted = 0..=9;
+            exhausted.by_ref().for_each(drop);
+            let mut vector = (0..10).collect::<Vec<_>>().into_iter();
+            vector.next();
+            for chunksize in [1, 4, 100] {
+                let mapping = executor.chunksize(chunksize);
+                let ranged = mapping.map(square, range.clone());
+                assert_eq!(ranged.into_vec().unwrap(), squares(1..10));
+                let included = mapping.map(square, inclusive.clone());
+                assert_eq!(included.into_vec().unwrap(), squares(0..9));
+                assert_eq!(mapping.map(square, exhausted.clone()).into_vec().unwrap(), []);
+                let listed = mapping.map(square, vector.clone());
+                assert_eq!(listed.into_vec().unwrap(), squares(1..10));
+                let mut borrowed = 0..10;
+                let by_reference = mapping.map(square, borrowed.by_ref());
+                assert_eq!(by_reference.into_vec().unwrap(), squares(0..10));
+                assert!(borrowed.is_empty());
+            }
+        });
+    }
+
+    #[test]
     fn items_may_be_of_size_zero() {
         watched(|| {
             let executor = WorkerPoolExecutor::new(2).unwrap();
@@ -520,6 +584,31 @@ fn collected_results_are_dropped_once() {
             let iterated: Vec<_> = mapping.map(Counted::new, 0..100).collect();
             assert_eq!(iterated.len(), 100);
             assert_eq!(ALIVE.load(Ordering::SeqCst), 200);
+        });
+    }
+}
+
+#[test]
+fn items_of_a_vector_are_dropped_once() {
+    fn fussy(item: Counted) -> u64 {
+        assert!(item.0 != 5, "no fives");
+        item.0
+    }
+    let items = |count| (0..count).map(Counted::new).collect::<Vec<_>>();
+    for chunksize in [1, 4, 100] {
+        count_drops(5, |executor| {
+            let mapping = executor.chunksize(chunksize);
+            let numbers = mapping.map(fussy, items(5)).into_vec().unwrap();
+            assert_eq!(numbers, [0, 1, 2, 3, 4]);
+        });
+        count_drops(10, |executor| {
+            let map = executor.chunksize(chunksize).map(fussy, items(10));
+            assert_eq!(take_apart(map).0, [0, 1, 2, 3, 4]);
+        });
+        count_drops(10, |executor| {
+            executor.shutdown(true, false);
+            let refused = executor.chunksize(chunksize).map(fussy, items(10));
+            assert!(matches!(refused.into_vec(), Err(TaskError::Shutdown)));
         });
     }
 }

@@ -426,6 +426,38 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn ranges_and_vectors_are_mapped_like_any_input() {
+        fn flip(n: i64) -> i64 {
+            !n
+        }
+        watched(|| {
+            let pool = WorkerPool::new(2).unwrap();
+            let (least, most) = (i64::MIN, i64::MAX);
+            let flipped = |range: std::ops::Range<i64>| range.map(flip).collect::<Vec<_>>();
+            for chunksize in [None, Some(1), Some(7), Some(1000)] {
+                macro_rules! map {
+                    ($items:expr) => {
+                        match chunksize {
+                            None => pool.map(flip, $items),
+                            Some(size) => pool.chunksize(size).map(flip, $items),
+                        }
+                    };
+                }
+                for range in [-50..50, 0..1, 0..0, most - 20..most, most..least] {
+                    assert_eq!(map!(range.clone()).unwrap(), flipped(range));
+                }
+                let last = [most - 1, most].map(flip);
+                assert_eq!(map!(most - 1..=most).unwrap(), last);
+                let mut used = (0..100).collect::<Vec<_>>().into_iter();
+                used.next();
+                used.next_back();
+                assert_eq!(map!(used).unwrap(), flipped(1..99));
+                assert_eq!(map!(Vec::new()).unwrap(), []);
+            }
+        });
+    }
+
+    #[test]
     fn the_first_error_is_that_of_the_map() {
         watched(|| {
             let pool = WorkerPool::new(2).unwrap();

@@ -1,5 +1,8 @@
 //! Many items as one task: they travel together, and one worker calls the function with each.
 
+mod cast;
+pub(crate) mod items;
+pub(crate) mod numbers;
 pub(crate) mod piece;
 
 use crate::{
@@ -12,12 +15,13 @@ use crate::{
     task::{Function, Portable, cell::Work, entry},
     unwind,
 };
+use items::Items;
 use piece::Piece;
 
 /// How to run a function over a chunk of items: here, and in another process.
 pub(crate) struct Chunk<I, R> {
     name: fn() -> &'static str,
-    here: fn(Piece<I>, Piece<R>) -> ChunkResult<R>,
+    here: fn(Items<I>, Piece<R>) -> ChunkResult<R>,
     elsewhere: Function<(Vec<I>,), Reply<R>>,
 }
 
@@ -63,7 +67,7 @@ impl<I: Portable, R: Portable> Chunk<I, R> {
 
 pub(crate) struct ChunkWork<I, R> {
     pub(crate) chunk: Chunk<I, R>,
-    pub(crate) items: Piece<I>,
+    pub(crate) items: Items<I>,
     /// Where the results go, unless they come from another process.
     pub(crate) piece: Option<Piece<R>>,
 }
@@ -117,9 +121,7 @@ impl<I: Portable, R: Portable> Work for ChunkWork<I, R> {
 
     fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError> {
         let entry = self.chunk.elsewhere.entry();
-        // A slice is encoded like the vector as which it is decoded.
-        let items = (self.items.as_slice(),);
-        wire::request(id, entry, wire::Reply::Value, carriage, &items)
+        wire::request(id, entry, wire::Reply::Value, carriage, &(&self.items,))
     }
 
     fn decode(payload: Encoded<'_>) -> Result<ChunkResult<R>, TaskError> {

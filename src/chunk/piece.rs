@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use super::items::Items;
 use crate::memory::advise_huge_pages;
 
 /// Uninitialised memory for `capacity` values. It drops no values: those belong to the pieces.
@@ -28,7 +29,7 @@ unsafe impl<T: Send> Sync for Block<T> {}
 
 impl<T> Block<T> {
     fn new(capacity: usize) -> Self {
-        Block::of(Vec::with_capacity(capacity))
+        Block::to_fill(Vec::with_capacity(capacity))
     }
 
     /// A block of that capacity or, where the memory is refused, of none: an input may claim any
@@ -36,16 +37,22 @@ impl<T> Block<T> {
     fn claimed(capacity: usize) -> Self {
         let mut memory = Vec::new();
         let _ = memory.try_reserve_exact(capacity);
+        Block::to_fill(memory)
+    }
+
+    fn to_fill(mut memory: Vec<T>) -> Self {
+        advise_huge_pages(memory.spare_capacity_mut());
         Block::of(memory)
     }
 
+    /// The memory of a vector. The values, if there are any, are the caller's from now on.
     fn of(memory: Vec<T>) -> Self {
         let mut memory = ManuallyDrop::new(memory);
-        advise_huge_pages(memory.spare_capacity_mut());
         Block {
             // A `Vec` of values without a size has room for any number of them.
             capacity: memory.capacity(),
-            start: NonNull::from(memory.spare_capacity_mut()).cast(),
+            // SAFETY: a `Vec` has no null pointer.
+            start: unsafe { NonNull::new_unchecked(memory.as_mut_ptr().cast()) },
         }
     }
 
@@ -209,47 +216,58 @@ impl<T> Piece<T> {
         }
     }
 
-    /// Pushes what the function makes of the values of the other piece, for which there must be
-    /// room. If it panics, what it gave before is there.
-    pub(crate) fn map_from<I>(&mut self, mut from: Piece<I>, mut function: impl FnMut(I) -> T) {
-        /// Writes back how far one came, also when the function panics.
-        struct Progress<'a, I, T> {
-            from: &'a mut Piece<I>,
-            to: &'a mut Piece<T>,
-            taken: usize,
+    /// The first values that were not taken, up to `max`, as a piece of their own.
+    pub(crate) fn cut(&mut self, max: usize) -> Self {
+        let start = self.taken;
+        let len = max.min(self.len - start);
+        self.taken += len;
+        Piece {
+            // SAFETY: `start` is at most `len`, and that many values are in the block. Those of the cut are
+            // taken from this piece.
+            first: unsafe { self.first.add(start) },
+            block: Arc::clone(&self.block),
+            start: self.start + start,
+            taken: 0,
+            len,
+            capacity: len,
+        }
+    }
+
+    /// Pushes what the function makes of the items, for which there must be room. If it panics, what it
+    /// gave before is there.
+    pub(crate) fn map_from<I: 'static>(
+        &mut self,
+        items: Items<I>,
+        mut function: impl FnMut(I) -> T,
+    ) {
+        /// Writes back how many there are, also when the function panics.
+        struct Progress<'a, T> {
+            piece: &'a mut Piece<T>,
             made: usize,
         }
-        impl<I, T> Drop for Progress<'_, I, T> {
+        impl<T> Drop for Progress<'_, T> {
             fn drop(&mut self) {
-                self.from.taken += self.taken;
-                self.to.len += self.made;
+                self.piece.len += self.made;
             }
         }
 
-        let count = from.len - from.taken;
         assert!(
-            count <= self.capacity - self.len,
+            items.len() <= self.capacity - self.len,
             "there is room for a result of each item"
         );
-        // SAFETY: the indices are within the blocks.
-        let (source, target) = unsafe { (from.first.add(from.taken), self.first.add(self.len)) };
+        // SAFETY: the index is within the block.
+        let target = unsafe { self.first.add(self.len) };
         let mut progress = Progress {
-            from: &mut from,
-            to: self,
-            taken: 0,
+            piece: self,
             made: 0,
         };
-        for i in 0..count {
-            // SAFETY: values from `taken` to `len` are initialised and belong to that piece; the
-            // count goes up, so that each is read once.
-            let value = unsafe { source.add(i).read().assume_init() };
-            progress.taken = i + 1;
-            let made = function(value);
-            // SAFETY: there is room for `count` values behind those that this piece has, and nobody
-            // else touches it.
-            unsafe { target.add(i).write(MaybeUninit::new(made)) };
-            progress.made = i + 1;
-        }
+        items.for_each(|item| {
+            let made = function(item);
+            // SAFETY: there is room behind the values that this piece has for as many as there are items,
+            // and nobody else touches it.
+            unsafe { target.add(progress.made).write(MaybeUninit::new(made)) };
+            progress.made += 1;
+        });
     }
 
     /// Pushes the values of the iterator, for which there must be room. If it panics, what it gave
@@ -281,6 +299,52 @@ impl<T> Iterator for Piece<T> {
         let value = unsafe { self.first.add(self.taken).read().assume_init() };
         self.taken += 1;
         Some(value)
+    }
+
+    /// Keeps its place in a register, which `next` cannot.
+    #[inline]
+    fn fold<B, F: FnMut(B, T) -> B>(mut self, init: B, mut function: F) -> B {
+        /// Writes back how many were taken, also when the function panics.
+        struct Progress<'a, T> {
+            piece: &'a mut Piece<T>,
+            taken: usize,
+        }
+        impl<T> Drop for Progress<'_, T> {
+            fn drop(&mut self) {
+                self.piece.taken = self.taken;
+            }
+        }
+
+        let (first, taken, len) = (self.first, self.taken, self.len);
+        let mut progress = Progress {
+            piece: &mut self,
+            taken,
+        };
+        let mut folded = init;
+        for index in taken..len {
+            // SAFETY: values from `taken` to `len` are initialised and belong to this piece; the count
+            // goes up, so that each is read once.
+            let value = unsafe { first.add(index).read().assume_init() };
+            progress.taken = index + 1;
+            folded = function(folded, value);
+        }
+        folded
+    }
+}
+
+impl<T> From<Vec<T>> for Piece<T> {
+    /// The values stay where they are.
+    fn from(vector: Vec<T>) -> Self {
+        let len = vector.len();
+        let block = Block::of(vector);
+        Piece {
+            first: block.start,
+            block: Arc::new(block),
+            start: 0,
+            taken: 0,
+            len,
+            capacity: len,
+        }
     }
 }
 
@@ -427,7 +491,7 @@ mod tests {
         from.fill(items.into_iter());
         let mut to = Carver::in_place(4).carve(4);
         let panics = |item: String| if item == "c" { panic!("c") } else { item + "!" };
-        let run = std::panic::AssertUnwindSafe(|| to.map_from(from, panics));
+        let run = std::panic::AssertUnwindSafe(|| to.map_from(Items::InMemory(from), panics));
         assert!(std::panic::catch_unwind(run).is_err());
         assert!(to.eq(["a!", "b!"]));
     }

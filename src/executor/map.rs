@@ -15,6 +15,7 @@ use super::{TaskFuture, WorkerPoolExecutor};
 use crate::{
     chunk::{
         Chunk, ChunkResult, ChunkWork, Values,
+        items::Input,
         piece::{self, Carver},
     },
     engine::processes::reactor,
@@ -103,17 +104,15 @@ impl<'a> Mapping<'a> {
             return Map::new(VecDeque::new(), deadline, Some(zero_chunksize()));
         }
         let chunk = Chunk::of(function);
-        let mut items = items.into_iter();
-        let expected = items.size_hint().0;
-        let mut inputs = Carver::in_turns(expected);
+        let mut input = Input::new(items.into_iter());
         // Worker processes send their results back, there is nothing to put in place.
         let mut results = match executor.scheduler.carriage() {
-            None => Some(Carver::in_place(expected)),
+            None => Some(Carver::in_place(input.expected())),
             Some(_) => None,
         };
         let mut chunks = VecDeque::new();
         loop {
-            let items = inputs.carve_from(&mut items, chunksize);
+            let items = input.cut(chunksize);
             let len = items.len();
             if len == 0 {
                 break;
@@ -294,6 +293,18 @@ impl<R> Map<R> {
         }
     }
 
+    /// Waits for the next result. Not a part of `next`, which is to be small where it is called.
+    #[inline(never)]
+    fn next_of_chunks(&mut self) -> Option<Result<R, TaskError>> {
+        loop {
+            if let Some(item) = self.next_received() {
+                return Some(item);
+            }
+            let outcome = self.chunks.front()?.result_until(self.deadline);
+            self.receive(outcome);
+        }
+    }
+
     fn next_received(&mut self) -> Option<Result<R, TaskError>> {
         self.used = true;
         if let Some(value) = self.values.as_mut().and_then(Iterator::next) {
@@ -314,18 +325,12 @@ impl<R> Iterator for Map<R> {
     /// Until it is there.
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(Values::Here(piece)) = &mut self.values
-                && let Some(value) = piece.next()
-            {
-                return Some(Ok(value));
-            }
-            if let Some(item) = self.next_received() {
-                return Some(item);
-            }
-            let outcome = self.chunks.front()?.result_until(self.deadline);
-            self.receive(outcome);
+        if let Some(Values::Here(piece)) = &mut self.values
+            && let Some(value) = piece.next()
+        {
+            return Some(Ok(value));
         }
+        self.next_of_chunks()
     }
 }
 

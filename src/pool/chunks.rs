@@ -13,7 +13,7 @@ use super::{
     spread::Spread,
 };
 use crate::{
-    chunk::Chunk,
+    chunk::{Chunk, items::Items},
     error::Error,
     task::{Callable, Portable},
 };
@@ -73,7 +73,7 @@ impl Chunks<'_> {
         let WorkerPool {
             scheduler, workers, ..
         } = self.pool;
-        let items: Vec<_> = items.into_iter().collect();
+        let items = Items::collect(items.into_iter());
         // From now on the pool may be closed: all items are accepted, or, if it was meanwhile, none.
         let hold = Arc::new(scheduler.hold().map_err(refused)?);
         let promise = Promise::new();

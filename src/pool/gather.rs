@@ -17,6 +17,7 @@ use super::promise::Promise;
 use crate::{
     chunk::{
         Chunk, ChunkResult, ChunkWork, Values,
+        items::Items,
         piece::{self, Carver, Piece},
     },
     engine::{
@@ -61,8 +62,7 @@ pub(super) struct Gather<I, R> {
 
 struct State<I, R> {
     /// What is not submitted yet.
-    items: std::vec::IntoIter<I>,
-    inputs: Carver<I>,
+    items: Items<I>,
     /// Where the results go, unless they come from another process.
     outputs: Option<Carver<R>>,
     chunksize: usize,
@@ -97,7 +97,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
         workers: usize,
         chunk: Chunk<I, R>,
         cut: Cut,
-        items: Vec<I>,
+        items: Items<I>,
         promise: &Arc<Promise<Vec<R>>>,
     ) {
         let carriage = hold.scheduler().carriage();
@@ -116,8 +116,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             workers,
             adaptive,
             state: Mutex::new(State {
-                inputs: Carver::in_turns(items.len()),
-                items: items.into_iter(),
+                items,
                 outputs,
                 chunksize,
                 item_len: 0,
@@ -172,7 +171,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
         }
     }
 
-    fn cut_next(&self) -> Option<(usize, Piece<I>, Option<Piece<R>>)> {
+    fn cut_next(&self) -> Option<(usize, Items<I>, Option<Piece<R>>)> {
         let mut state = self.state.lock();
         let left = state.items.len();
         let full = self.adaptive && state.open >= AHEAD * self.workers;
@@ -191,20 +190,19 @@ impl<I: Portable, R: Portable> Gather<I, R> {
         }
         let State {
             items,
-            inputs,
             outputs,
             chunksize,
             ..
         } = &mut *state;
-        let piece = inputs.carve_from(items, *chunksize);
-        let output = outputs.as_mut().map(|outputs| outputs.carve(piece.len()));
+        let items = items.cut(*chunksize);
+        let piece = outputs.as_mut().map(|outputs| outputs.carve(items.len()));
         let number = state.results.len();
         state.results.push(None);
         state.open += 1;
         let since = Instant::now();
         let future = None;
         state.running.insert(number, Running { future, since });
-        Some((number, piece, output))
+        Some((number, items, piece))
     }
 
     /// A chunk is over.
@@ -280,7 +278,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                     error => error,
                 },
                 mem::take(&mut state.running),
-                mem::replace(&mut state.items, Vec::new().into_iter()),
+                state.items.cut(usize::MAX),
                 mem::take(&mut state.results),
             )
         };

@@ -19,6 +19,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::{
     chunk::{
         Chunk, ChunkResult, ChunkWork, Values,
+        items::Items,
         piece::{Carver, Piece},
     },
     engine::Scheduler,
@@ -242,7 +243,7 @@ impl<T: Portable, R: Portable> Feeder<T, R> {
         let work = ChunkWork {
             chunk: self.chunk,
             piece: outputs.map(|outputs| outputs.carve(items.len())),
-            items,
+            items: Items::InMemory(items),
         };
         TaskFuture::submit(work, &self.scheduler, None)
     }

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 
 use super::promise::Promise;
 use crate::{
+    chunk::{items::Items, numbers::Numbers, piece},
     codec::Encoded,
     engine::{Job, Request, processes::wire::Carriage, scheduler::Hold},
     error::TaskError,
@@ -42,11 +43,15 @@ const SHORT: Duration = Duration::from_nanos(500);
 const LONG: Duration = Duration::from_micros(2);
 
 /// How many items a worker claims at a time, at most.
-const MAX_CLAIM: u32 = 512;
+const MAX_CLAIM: u32 = 1024;
+
+/// How many claims of so many there are from one look at the clock to the next: a look takes as long as
+/// dozens of such items.
+const CLAIMS_PER_LOOK: u32 = 4;
 
 pub(super) struct Spread<I, R> {
-    /// The items; those that are in no range are gone.
-    items: Memory<I>,
+    /// Those that are in no range are gone.
+    items: Source<I>,
     /// The results; those that are there are in `written`, once their worker has stopped.
     results: Memory<R>,
     ranges: Ranges,
@@ -56,6 +61,12 @@ pub(super) struct Spread<I, R> {
     written: Mutex<Vec<Range<usize>>>,
     drivers: Mutex<Vec<Option<TaskFuture<()>>>>,
     promise: Arc<Promise<Vec<R>>>,
+}
+
+/// Where the items are.
+enum Source<I> {
+    Memory(Memory<I>),
+    Numbers(Numbers<I>),
 }
 
 /// The memory of a vector, whose values are looked after by somebody else.
@@ -114,6 +125,18 @@ impl<T> Memory<T> {
             let values = ptr::slice_from_raw_parts_mut(values, range.len());
             // SAFETY: as above.
             unwind::contain(|| unsafe { ptr::drop_in_place(values) });
+        }
+    }
+}
+
+impl<I> Source<I> {
+    /// # Safety
+    ///
+    /// As for [`Memory::drop_range`].
+    unsafe fn drop_range(&self, range: Range<usize>) {
+        if let Source::Memory(items) = self {
+            // SAFETY: the caller says so.
+            unsafe { items.drop_range(range) };
         }
     }
 }
@@ -210,7 +233,7 @@ impl<I: Portable, R: Portable> Spread<I, R> {
         hold: &Arc<Hold>,
         workers: usize,
         function: F,
-        items: Vec<I>,
+        items: Items<I>,
         promise: &Arc<Promise<Vec<R>>>,
     ) where
         F: Fn(I) -> R + Send + Sync + 'static,
@@ -221,7 +244,10 @@ impl<I: Portable, R: Portable> Spread<I, R> {
         }
         let drivers = workers.min(len);
         let spread = Arc::new(Spread {
-            items: Memory::of(items),
+            items: match items {
+                Items::InMemory(piece) => Source::Memory(Memory::of(piece::join(vec![piece]))),
+                Items::Numbers(numbers) => Source::Numbers(numbers),
+            },
             results: Memory::with_room_for(len),
             ranges: Ranges::new(len, drivers),
             left: AtomicUsize::new(len),
@@ -301,7 +327,7 @@ struct Progress<'a, I: Portable, R: Portable> {
 impl<I: Portable, R: Portable> Progress<'_, I, R> {
     fn run(&mut self, number: usize, function: impl Fn(I) -> R) {
         let spread = self.spread;
-        let mut count = 1;
+        let (mut count, mut claims) = (1, 0);
         let mut before = Instant::now();
         while !spread.stopped.load(Ordering::Relaxed) {
             let Some(claimed) = spread.ranges.claim(number, count) else {
@@ -315,36 +341,58 @@ impl<I: Portable, R: Portable> Progress<'_, I, R> {
                 Some(last) if last.end == claimed.start => {}
                 _ => self.written.push(claimed.start..claimed.start),
             }
-            self.claimed = claimed;
-            self.work_off(&function);
+            match &spread.items {
+                Source::Memory(items) => {
+                    let start = items.start;
+                    // SAFETY: the index was in a range, so the item is there; it was claimed by this
+                    // worker alone.
+                    let take = |index| unsafe { start.add(index).read().assume_init() };
+                    self.work_off(claimed, &function, take);
+                }
+                Source::Numbers(numbers) => {
+                    let numbers = *numbers;
+                    self.work_off(claimed, &function, |index| numbers.at(index));
+                }
+            }
+            claims += 1;
+            if count == MAX_CLAIM && claims < CLAIMS_PER_LOOK {
+                continue;
+            }
             let now = Instant::now();
             let took = now - before;
-            before = now;
-            if took < SHORT {
+            let (short, long) = (SHORT * claims, LONG * claims);
+            (before, claims) = (now, 0);
+            if took < short {
                 count = (count * 2).min(MAX_CLAIM);
-            } else if took > LONG {
+            } else if took > long {
                 count = (count / 2).max(1);
             }
         }
     }
 
     #[inline]
-    fn work_off(&mut self, function: impl Fn(I) -> R) {
-        let (items, results) = (self.spread.items.start, self.spread.results.start);
-        let last = self.written.last_mut().expect("it was just looked after");
-        for index in self.claimed.clone() {
-            // Quick items may be followed by slow ones.
-            if self.spread.stopped.load(Ordering::Relaxed) {
-                return;
-            }
-            // SAFETY: the index was in a range, so the item is there; it was claimed by this worker alone.
-            let item = unsafe { items.add(index).read().assume_init() };
-            self.claimed.start = index + 1;
+    fn work_off(
+        &mut self,
+        claimed: Range<usize>,
+        function: impl Fn(I) -> R,
+        take: impl Fn(usize) -> I,
+    ) {
+        let (results, stopped) = (self.spread.results.start, &self.spread.stopped);
+        let mut claim = Claim {
+            progress: self,
+            first: claimed.start,
+            made: claimed.start,
+            left: claimed,
+        };
+        // Quick items may be followed by slow ones.
+        while !claim.left.is_empty() && !stopped.load(Ordering::Relaxed) {
+            let index = claim.left.start;
+            let item = take(index);
+            claim.left.start = index + 1;
             let result = function(item);
             // SAFETY: the index is within the results, and nobody else has claimed it.
             unsafe { results.add(index).write(MaybeUninit::new(result)) };
-            last.end = index + 1;
-            self.done += 1;
+            claim.made = index + 1;
         }
     }
 }
@@ -355,6 +403,26 @@ impl<I: Portable, R: Portable> Drop for Progress<'_, I, R> {
         unsafe { self.spread.items.drop_range(self.claimed.clone()) };
         self.spread.written.lock().append(&mut self.written);
         self.spread.count(self.done);
+    }
+}
+
+/// How far a worker has come with what it has claimed: in registers, unless a call may need them.
+struct Claim<'a, 'b, I: Portable, R: Portable> {
+    progress: &'a mut Progress<'b, I, R>,
+    first: usize,
+    /// The end of those that have results.
+    made: usize,
+    /// Items that are still there.
+    left: Range<usize>,
+}
+
+impl<I: Portable, R: Portable> Drop for Claim<'_, '_, I, R> {
+    fn drop(&mut self) {
+        let progress = &mut *self.progress;
+        progress.claimed = self.left.clone();
+        progress.done += self.made - self.first;
+        let last = progress.written.last_mut();
+        last.expect("it was looked after before").end = self.made;
     }
 }
 
