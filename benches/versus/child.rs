@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::File,
-    io::{self, BufReader, Read, Write},
+    io::{self, BufReader, BufWriter, Read, Write},
     os::fd::AsFd,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -23,6 +23,8 @@ pub const PING: [u8; 16] = [7; 16];
 pub const PONG: &str = "pong";
 /// Squares vectors of numbers, with bincode.
 pub const SQUARES: &str = "squares";
+/// Squares numbers, one at a time; what it says goes out when there is nothing more to read.
+pub const SQUARE: &str = "square";
 /// Gives back a [`Blob`], decoded and encoded with bincode.
 pub const ECHO_BLOB: &str = "echo-blob";
 /// The same with a plain `Vec<u8>`.
@@ -42,6 +44,16 @@ pub fn serve(mode: &str) {
         SQUARES => answer(&mut input, &mut output, |numbers: Vec<u64>| {
             numbers.into_iter().map(square).collect::<Vec<u64>>()
         }),
+        SQUARE => {
+            let mut output = BufWriter::new(output);
+            while let Some(bytes) = read_raw(&mut input) {
+                let number: u64 = bincode::deserialize(&bytes).expect("the parent speaks bincode");
+                write_frame(&mut output, square(number));
+                if input.buffer().is_empty() {
+                    output.flush().expect("there is a reader");
+                }
+            }
+        }
         ECHO_BLOB => answer(&mut input, &mut output, |blob: Blob| blob),
         ECHO_VEC => answer(&mut input, &mut output, |bytes: Vec<u8>| bytes),
         ECHO_RAW => {

@@ -21,6 +21,7 @@ mod check;
 mod child;
 mod contention;
 mod harness;
+mod io_thread;
 mod locks;
 mod maps;
 mod payloads;

@@ -1,6 +1,7 @@
 //! Small tasks on warm worker processes.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,12 +10,13 @@ use std::{
     thread,
 };
 
-use freethreading::{Backend, WorkerPoolExecutor};
+use freethreading::{Backend, WorkerPoolExecutor, task};
 use tokio::sync::oneshot;
 
 use crate::{
     child::{PONG, Peer, SQUARES},
     harness::{Case, Clock, Contender, Size, Unit, contender, micros, seconds},
+    io_thread::IoThread,
     maps::square,
     threads::{current_thread, noop},
 };
@@ -25,6 +27,11 @@ const TRIPS: Size<u32> = Size::new(300, 60);
 const SLOW_TRIPS: Size<u32> = Size::new(100, 20);
 
 const TASKS: Size<u64> = Size::new(100_000, 20_000);
+/// The same for the slowest.
+const SLOW_TASKS: Size<u64> = Size::new(1000, 200);
+
+/// How many tasks a caller has under way.
+const IN_FLIGHT: usize = 64;
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -57,6 +64,12 @@ pub fn cases() -> Vec<Case> {
             unit: Unit::KiloPerSecond,
             cores: 2,
             contenders: || map(1000),
+        },
+        Case {
+            name: "process tasks, 64 in flight",
+            unit: Unit::KiloPerSecond,
+            cores: 2,
+            contenders: in_flight,
         },
     ]
 }
@@ -178,6 +191,57 @@ fn map(chunk: u64) -> Vec<Contender> {
             move || rate(seconds(|| map_over(&mut peers, chunk))),
         ),
     ]
+}
+
+/// A caller who blocks, and takes the results in order.
+fn in_flight() -> Vec<Contender> {
+    let executor = executor(1);
+    let io_thread = IoThread::start();
+    let pool = procspawn::Pool::new(1).expect("processes can be started");
+    vec![
+        contender("ours", move || {
+            keep_in_flight(
+                TASKS.get(),
+                |x| executor.submit(task!(square(x))),
+                |future| future.result().expect("it works"),
+            )
+        }),
+        contender("tokio I/O thread, LengthDelimited, bincode", move || {
+            let send = |x| io_thread.send(x);
+            keep_in_flight(TASKS.get(), send, |()| io_thread.receive())
+        }),
+        contender("procspawn Pool", move || {
+            keep_in_flight(
+                SLOW_TASKS.get(),
+                |x| pool.spawn(x, square),
+                |handle| handle.join().expect("it works"),
+            )
+        }),
+    ]
+}
+
+/// Thousands of tasks a second.
+fn keep_in_flight<T>(
+    tasks: u64,
+    mut submit: impl FnMut(u64) -> T,
+    mut take: impl FnMut(T) -> u64,
+) -> f64 {
+    let mut under_way = VecDeque::with_capacity(IN_FLIGHT);
+    let mut sum = 0u64;
+    let seconds = seconds(|| {
+        for x in 0..tasks {
+            if under_way.len() == IN_FLIGHT {
+                sum = sum.wrapping_add(under_way.pop_front().map_or(0, &mut take));
+            }
+            under_way.push_back(submit(x));
+        }
+        for task in under_way.drain(..) {
+            sum = sum.wrapping_add(take(task));
+        }
+    });
+    let expected = (0..tasks).map(square).fold(0, u64::wrapping_add);
+    assert_eq!(sum, expected);
+    tasks as f64 / seconds / 1e3
 }
 
 /// The threads take chunk after chunk, each for its child.

@@ -3,10 +3,12 @@
 
 use std::{io, mem::MaybeUninit, ops::Range, ptr::NonNull};
 
+use parking_lot::Mutex;
+
 use super::{
-    lane::Words,
     me,
     pool::{Pool, Unit},
+    process,
     sys::Mapping,
 };
 use crate::shim::{AtomicU32, AtomicU64, Ordering};
@@ -50,6 +52,19 @@ impl Unit for BlockTag {
 }
 
 const IN_USE: u16 = 1;
+
+/// What stands at the start of a block.
+///
+/// # Safety
+///
+/// All of it is atomics, for which any bytes are valid.
+pub(super) unsafe trait Words: Sync + 'static {}
+
+/// How many blocks this process keeps: to have memory from the system, and to give it back, takes a good
+/// part of the time that a worker process needs to start.
+const MOST_KEPT: usize = 16;
+
+static KEPT: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 /// All blocks there are.
 pub(crate) struct Blocks {
@@ -140,22 +155,45 @@ impl Blocks {
         tag.is_some_and(|tag| self.tags.owner(tag) == process)
     }
 
-    /// The words at the start of a block that has lanes, as long as it is somebody's.
+    /// The words at the start of a block that has some, as long as it is somebody's.
     #[cfg(not(freethreading_loom))]
-    pub(super) fn words(&self, index: u32) -> Option<&'static Words> {
+    pub(super) fn words<T: Words>(&self, index: u32) -> Option<&'static T> {
+        const { assert!(size_of::<T>() <= BLOCK && align_of::<T>() <= LINE) };
         if index as usize >= self.count {
             return None;
         }
-        let at = self.mapping.at(self.offset(index), size_of::<Words>())?;
-        // SAFETY: the memory is mapped for good and aligned to a page. It is made of atomics alone, which
-        // any bytes are valid for, and nothing else in this program touches those of this block.
+        let at = self.mapping.at(self.offset(index), size_of::<T>())?;
+        // SAFETY: the memory is mapped for good and aligned to a page. It is made of atomics alone, as the
+        // trait says, and nothing else in this program touches those of this block.
         Some(unsafe { at.cast().as_ref() })
     }
 
     /// The checker's atomics cannot be in a mapping.
     #[cfg(freethreading_loom)]
-    pub(super) fn words(&self, _: u32) -> Option<&'static Words> {
+    pub(super) fn words<T: Words>(&self, _: u32) -> Option<&'static T> {
         None
+    }
+
+    /// The words of a block that the process which has started this one has claimed.
+    pub(super) fn words_of_parent<T: Words>(&self, index: u32) -> Option<&'static T> {
+        let is_its = process::parent().is_some_and(|parent| self.is_of(index, parent));
+        self.words(index).filter(|_| is_its)
+    }
+
+    /// A block that this process has kept, or else another.
+    pub(super) fn claim_kept(&self) -> Option<u32> {
+        let kept = KEPT.lock().pop();
+        kept.or_else(|| self.claim().ok())
+    }
+
+    /// A block is not needed any more, but another like it may be, soon.
+    pub(super) fn keep(&self, index: u32) {
+        let mut kept = KEPT.lock();
+        if kept.len() < MOST_KEPT {
+            return kept.push(index);
+        }
+        drop(kept);
+        self.free(index);
     }
 
     pub(super) fn next(&self, index: u32) -> Option<u32> {

@@ -8,15 +8,12 @@
 
 use std::{io, time::Duration};
 
-use parking_lot::Mutex;
-
 use super::{
     arena,
-    blocks::{BLOCK, LINE},
+    blocks::{self, BLOCK, LINE},
     look::{Looker, give_way_once, look},
-    process,
 };
-use crate::shim::{AtomicU64, Futex, Ordering, Scope};
+use crate::shim::{AtomicU32, AtomicU64, Futex, Ordering, Scope};
 
 /// Bytes at the start of the block, which hold the words.
 const HEAD: usize = if cfg!(freethreading_loom) {
@@ -236,7 +233,16 @@ impl Line {
 pub(super) struct Words {
     requests: Line,
     replies: Line,
+    board: BoardName,
 }
+
+// SAFETY: all of it is atomics.
+unsafe impl blocks::Words for Words {}
+
+/// The block of the board that the reader of the requests may look at when it has none, or zero.
+#[derive(Default)]
+#[repr(C, align(64))]
+struct BoardName(AtomicU32);
 
 /// Two lanes between a process and one that it has started.
 pub(crate) struct Lanes {
@@ -246,25 +252,19 @@ pub(crate) struct Lanes {
     is_mine: bool,
 }
 
-/// How many blocks this process keeps for the next lanes: to have memory from the system, and to give it
-/// back, takes a good part of the time that a worker process needs to start.
-const KEPT: usize = 16;
-
-/// Those that it keeps.
-static IDLE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
-
 impl Lanes {
     /// New ones, if there is memory for them that other processes reach.
     pub(crate) fn claim() -> Option<Lanes> {
         let blocks = &arena().blocks;
-        let idle = IDLE.lock().pop();
-        let block = idle.or_else(|| blocks.claim().ok())?;
-        let Some(words) = blocks.words(block) else {
+        let block = blocks.claim_kept()?;
+        let Some(words) = blocks.words::<Words>(block) else {
             blocks.free(block);
             return None;
         };
         words.requests.reset();
         words.replies.reset();
+        // Relaxed: whoever is told of the lanes sees this.
+        words.board.0.store(0, Ordering::Relaxed);
         Some(Lanes {
             block,
             words,
@@ -274,9 +274,7 @@ impl Lanes {
 
     /// Those that the process which has started this one has claimed.
     pub(crate) fn of_parent(block: u32) -> io::Result<Lanes> {
-        let blocks = &arena().blocks;
-        let is_its = process::parent().is_some_and(|parent| blocks.is_of(block, parent));
-        let words = blocks.words(block).filter(|_| is_its);
+        let words = arena().blocks.words_of_parent(block);
         let words =
             words.ok_or_else(|| io::Error::other(format!("there are no lanes at {block}")))?;
         Ok(Lanes {
@@ -288,6 +286,18 @@ impl Lanes {
 
     pub(crate) fn block(&self) -> u32 {
         self.block
+    }
+
+    /// There is a board now, in this block, for whoever has nothing to read.
+    pub(crate) fn show_board(&self, block: u32) {
+        // Release: the board is empty before anybody looks at it.
+        self.words.board.0.store(block, Ordering::Release);
+    }
+
+    pub(crate) fn board(&self) -> Option<u32> {
+        // Acquire: see `show_board`.
+        let block = self.words.board.0.load(Ordering::Acquire);
+        (block != 0).then_some(block)
     }
 
     pub(crate) fn requests(&self) -> Lane {
@@ -310,12 +320,7 @@ impl Lanes {
 impl Drop for Lanes {
     fn drop(&mut self) {
         if self.is_mine {
-            let mut idle = IDLE.lock();
-            if idle.len() < KEPT {
-                return idle.push(self.block);
-            }
-            drop(idle);
-            arena().blocks.free(self.block);
+            arena().blocks.keep(self.block);
         }
     }
 }
@@ -448,6 +453,16 @@ impl Writer {
 
     pub(crate) fn lane(&self) -> Lane {
         self.lane
+    }
+
+    /// Whether there is room for a frame of so many bytes.
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        PREFIX + len <= RING - self.used
+    }
+
+    /// Whether at least half of the room is left.
+    pub(crate) fn has_much_room(&self) -> bool {
+        self.used <= RING / 2
     }
 
     /// Passes a frame on, or the news that it is elsewhere; `None` if there is no room for it.

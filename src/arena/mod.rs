@@ -8,7 +8,7 @@
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
 //! - [`blocks`] are memory in larger pieces, [`ring`] holds the items of shared queues in them, and a
 //!   [`parcel`] is one of these on its way,
-//! - a [`lane`] passes small frames to another process,
+//! - a [`lane`] passes small frames to another process, and a [`board`] has some that several may take,
 //! - [`extents`] are memory for what is too large for a pipe, and an [`extent`] holds one such thing.
 //!
 //! There is one arena in a program: one anonymous file, mapped by the program and by every worker
@@ -17,6 +17,7 @@
 
 pub(crate) mod bell;
 mod blocks;
+pub(crate) mod board;
 pub(crate) mod extent;
 mod extents;
 pub(crate) mod gate;

@@ -1,6 +1,7 @@
 //! What runs tasks. A [`Scheduler`] holds the queue and the workers of one executor (or of one
 //! `Worker`); an [`Engine`] makes the workers; a [`Runner`] is one of them, a thread or a process.
 
+mod posts;
 pub(crate) mod processes;
 pub(crate) mod room;
 pub(crate) mod scheduler;
@@ -26,6 +27,7 @@ use crate::{
 use processes::{Processes, wire::Carriage};
 use threads::Threads;
 
+pub(crate) use posts::Posting;
 pub(crate) use scheduler::Scheduler;
 
 /// A task on its way to a worker, and the place of its result.
@@ -50,6 +52,12 @@ pub(crate) trait Job: Send + Sync {
     /// meanwhile.
     fn put_back(self: Arc<Self>, request: Request);
 
+    /// Has the request of a pending task posted, which gives the place if it has fit.
+    fn post(&self, post: &mut dyn FnMut(&Request) -> Option<Posting>) -> Post;
+
+    /// The request is not posted any more, and no worker has taken it.
+    fn unpost(&self);
+
     /// What the worker is to know while it has the task.
     fn orders(&self) -> Orders;
 
@@ -64,6 +72,16 @@ pub(crate) trait Job: Send + Sync {
 
     /// Makes the outcome visible, wakes those who wait for it and calls the callbacks.
     fn publish(self: Arc<Self>);
+}
+
+/// What became of a job that was to be posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Post {
+    Posted,
+    /// It has to be given to a worker.
+    Unfit,
+    /// It is not pending any more.
+    Over,
 }
 
 /// When a task that runs is to end.
@@ -123,7 +141,9 @@ pub(crate) struct Request {
     /// The arguments, if they are not in the frame: the worker takes them when it has read that.
     pub(crate) extent: Option<Extent>,
     /// Keeps the primitives that the frame names, until the worker has answered.
-    pub(crate) _luggage: Luggage,
+    pub(crate) luggage: Luggage,
+    /// Where it is posted, if it is.
+    pub(crate) posting: Option<Posting>,
 }
 
 impl Request {
@@ -211,6 +231,15 @@ pub(crate) trait Runner: Send + Sync {
 
     /// Gives a job to the worker, which is idle.
     fn give(self: Arc<Self>, job: Arc<dyn Job>);
+
+    /// As whom it takes jobs from the board, if it does.
+    fn seat(&self) -> Option<u16> {
+        None
+    }
+
+    /// It has taken the job with this number from the board, maybe after another that it has. The scheduler is
+    /// locked.
+    fn has_taken(self: Arc<Self>, _job: Arc<dyn Job>, _number: u64) {}
 
     /// Tells the worker, which is idle, that there will be no more jobs.
     fn stop(&self);

@@ -1,7 +1,8 @@
 //! The queue and the workers of one executor, or of one `Worker`.
 //!
 //! A submitted job goes to an idle worker, else into the queue, and a further worker is started if
-//! there may be one. A worker that has finished a job asks for the [`Next`]. The lock covers moves in
+//! there may be one. A worker that has finished a job asks for the [`Next`], unless it is a process that has
+//! taken one by itself of those that are [posted](super::posts). The lock covers moves in
 //! the queue and in the lists only: jobs, callbacks and system calls run outside of it.
 
 use std::{
@@ -17,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Engine, Job, Runner, fail,
+    posts::Posts,
     processes::wire::Carriage,
     room::{Admission, Called, Census, Room},
 };
@@ -85,10 +87,16 @@ pub(super) struct State {
     pub(super) queue: VecDeque<Arc<dyn Job>>,
     /// Where the queue is limited.
     pub(super) room: Option<Room>,
+    /// What the workers take by themselves, where they can.
+    pub(super) posts: Option<Posts>,
+    /// There is no memory for that, or it is not to be.
+    pub(super) has_no_board: bool,
+    /// Workers that are ended for the sake of a job, and must not come to another.
+    pub(super) doomed: Vec<u64>,
     /// Workers that wait to be given a job; the one that worked last is at the end.
-    idle: Vec<Arc<dyn Runner>>,
+    pub(super) idle: Vec<Arc<dyn Runner>>,
     /// All workers that were started and have not ended.
-    crew: Vec<Arc<dyn Runner>>,
+    pub(super) crew: Vec<Arc<dyn Runner>>,
     /// Their number, and those that are being started.
     live: usize,
     /// Jobs that were taken for an idle worker and have not reached it yet.
@@ -105,10 +113,10 @@ pub(super) struct State {
     ranks: Vec<bool>,
     closed: bool,
     /// Closed, and what has not begun is cancelled.
-    cancelling: bool,
+    pub(super) cancelling: bool,
     /// Closed, and no worker is to finish what it has.
-    terminated: bool,
-    broken: Option<TaskError>,
+    pub(super) terminated: bool,
+    pub(super) broken: Option<TaskError>,
     setbacks: u32,
     interruptions: u32,
 }
@@ -204,6 +212,14 @@ impl State {
         self.closed || self.broken.is_some()
     }
 
+    /// A worker was of use.
+    pub(super) fn came_after(&mut self, after: After) {
+        if after != After::Nothing {
+            self.setbacks = 0;
+            self.interruptions = 0;
+        }
+    }
+
     /// Whether no job will come any more.
     fn is_over(&self) -> bool {
         self.closed && self.holds == 0
@@ -228,6 +244,9 @@ impl Scheduler {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 room: plan.max_pending.map(Room::new),
+                posts: None,
+                has_no_board: false,
+                doomed: Vec::new(),
                 idle: Vec::new(),
                 crew: Vec::new(),
                 live: 0,
@@ -251,6 +270,10 @@ impl Scheduler {
         scheduler
     }
 
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     pub(crate) fn initializer(&self) -> Option<&EncodedTask> {
         self.plan.initializer.as_ref()
     }
@@ -272,7 +295,7 @@ impl Scheduler {
     /// What counts for the room in the queue.
     pub(super) fn census(&self, state: &State) -> Census {
         Census {
-            queued: state.queue.len(),
+            queued: state.queue.len() + state.posted(),
             idle: state.idle.len() + self.max().saturating_sub(state.live),
             starting: state.live.saturating_sub(state.crew.len()),
         }
@@ -420,9 +443,13 @@ impl Scheduler {
             return self.hand_over(state, runner, job);
         }
         match end {
-            End::Front => state.queue.push_front(job),
+            End::Front => {
+                state.retract();
+                state.queue.push_front(job);
+            }
             End::Back => state.queue.push_back(job),
         }
+        state.post();
         let grow = state.live < self.max();
         if grow {
             state.live += 1;
@@ -515,7 +542,7 @@ impl Scheduler {
         state.live -= 1;
         // Other workers will get to what is queued.
         let stranded = match state.live {
-            0 => std::mem::take(&mut state.queue),
+            0 => state.take_all(),
             _ => VecDeque::new(),
         };
         self.unlock_and_finish(state);
@@ -551,13 +578,11 @@ impl Scheduler {
     /// What the worker, which has nothing to do, does next.
     pub(crate) fn next<R: Runner + 'static>(&self, runner: &Arc<R>, after: After) -> Next {
         let mut state = self.state.lock();
-        if after != After::Nothing {
-            state.setbacks = 0;
-            state.interruptions = 0;
-        }
+        state.came_after(after);
         let next = if after == After::LastJob {
             Next::Stop
-        } else if let Some(job) = state.queue.pop_front() {
+        } else if let Some(job) = state.pop() {
+            state.post();
             Next::Job(job)
         } else if state.is_over() {
             Next::Stop
@@ -595,6 +620,7 @@ impl Scheduler {
         }
         state.crew.retain(|other| other.id() != id);
         state.idle.retain(|other| other.id() != id);
+        state.doomed.retain(|&other| other != id);
         state.live -= 1;
         if let Some(room) = &mut state.room {
             room.asked(id);
@@ -617,11 +643,12 @@ impl Scheduler {
                 None
             };
             if let Some(error) = verdict {
-                failed = std::mem::take(&mut state.queue);
+                failed = state.take_all();
                 state.broken = Some(error);
             }
         }
-        let wanted = !state.queue.is_empty() || (self.hires_at_once() && !state.is_over());
+        state.post();
+        let wanted = state.has_jobs() || (self.hires_at_once() && !state.is_over());
         if state.broken.is_none() && !state.terminated && wanted && state.live < self.max() {
             state.live += 1;
             let called = self.call(&mut state);
@@ -645,7 +672,7 @@ impl Scheduler {
         state.cancelling |= cancel_queued;
         let idle = state.dismissed();
         let cancelled = if cancel_queued {
-            std::mem::take(&mut state.queue)
+            state.take_all()
         } else {
             VecDeque::new()
         };
@@ -664,7 +691,7 @@ impl Scheduler {
         state.closed = true;
         state.terminated = true;
         let idle = std::mem::take(&mut state.idle);
-        let queued = std::mem::take(&mut state.queue);
+        let queued = state.take_all();
         let crew = state.crew.clone();
         self.unlock_and_finish(state);
         for runner in crew {
@@ -688,9 +715,10 @@ impl Scheduler {
 
     pub(crate) fn stats(&self) -> Stats {
         let (mut stats, crew) = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            state.harvest();
             let stats = Stats {
-                queued: state.queue.len(),
+                queued: state.queue.len() + state.posted(),
                 completed: state.past.0,
                 failed: state.past.1,
                 restarted: state.restarted,
@@ -720,8 +748,7 @@ impl Scheduler {
 
     fn unlock_and_finish(&self, mut state: MutexGuard<'_, State>) {
         let called = self.call(&mut state);
-        let finished =
-            state.is_over() && state.live == 0 && state.handed == 0 && state.queue.is_empty();
+        let finished = state.is_over() && state.live == 0 && state.handed == 0 && !state.has_jobs();
         drop(state);
         called.tell();
         if finished {

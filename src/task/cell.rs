@@ -22,7 +22,7 @@ use super::{Portable, Task};
 use crate::{
     codec::Encoded,
     engine::{
-        self, Job, Orders, Patience, Payload, Request, Runner, Settled,
+        self, Job, Orders, Patience, Payload, Post, Posting, Request, Runner, Settled,
         processes::{
             reactor,
             wire::{self, Carriage},
@@ -197,6 +197,25 @@ impl<W: Work> State<W> {
         matches!(self.stage, Stage::Settled { .. })
     }
 
+    /// Where the pending task is posted.
+    fn posting(&self) -> Option<&Posting> {
+        match &self.stage {
+            Stage::Pending(Input::Request(request)) => request.posting.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The same, if a worker has taken it from there, and nobody has noticed yet.
+    fn taken(&self) -> Option<Posting> {
+        self.posting().filter(|posting| posting.is_taken()).cloned()
+    }
+
+    /// Whether the task is pending, and not with a worker from now on either.
+    fn withdraw(&self) -> bool {
+        let is_pending = matches!(self.stage, Stage::Pending(_));
+        is_pending && self.posting().is_none_or(Posting::withdraw)
+    }
+
     fn is_published(&self) -> bool {
         matches!(
             self.stage,
@@ -300,6 +319,7 @@ impl<W: Work> TaskCell<W> {
     /// The state once the outcome is decided; blocks until then, or until the deadline.
     fn settled_by(&self, deadline: Option<Instant>) -> Option<MutexGuard<'_, State<W>>> {
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut noticed = false;
         for look in 0.. {
             let mut state = self.state.lock();
             // Those who look again and again wait to be told, like those who sleep: the worker is to
@@ -310,6 +330,12 @@ impl<W: Work> TaskCell<W> {
             let left = left();
             if left == Some(Duration::ZERO) {
                 return state.is_settled().then_some(state);
+            }
+            if !noticed && let Some(posting) = state.taken() {
+                drop(state);
+                posting.notice();
+                noticed = true;
+                continue;
             }
             if let Stage::Running(Some(runner)) = &state.stage {
                 let runner = Arc::clone(runner);
@@ -345,11 +371,17 @@ impl<W: Work> TaskCell<W> {
     fn poll_settled(&self, context: &mut Context<'_>) -> Poll<MutexGuard<'_, State<W>>> {
         // Wakers are cloned and dropped outside of the lock: they may do anything.
         let mut waker = None;
-        let mut attended = false;
+        let (mut noticed, mut attended) = (false, false);
         loop {
             let mut state = self.state.lock();
             if state.is_settled() {
                 return Poll::Ready(state);
+            }
+            if !noticed && let Some(posting) = state.taken() {
+                drop(state);
+                posting.notice();
+                noticed = true;
+                continue;
             }
             if let Stage::Running(Some(runner)) = &state.stage
                 && !std::mem::replace(&mut attended, true)
@@ -416,7 +448,10 @@ impl<W: Work> Job for TaskCell<W> {
 
     fn take_request(&self, runner: Arc<dyn Runner>, limit: Option<Duration>) -> Option<Request> {
         match self.begin(Some(runner), limit)? {
-            Input::Request(request) => Some(*request),
+            Input::Request(mut request) => {
+                request.posting = None;
+                Some(*request)
+            }
             Input::Work(_) => unreachable!("a task was given to a process without being encoded"),
         }
     }
@@ -437,6 +472,31 @@ impl<W: Work> Job for TaskCell<W> {
         let running = std::mem::replace(&mut state.stage, pending);
         drop(state);
         drop(running);
+    }
+
+    fn post(&self, post: &mut dyn FnMut(&Request) -> Option<Posting>) -> Post {
+        let mut state = self.state.lock();
+        let State { stage, waiting } = &mut *state;
+        let Stage::Pending(Input::Request(request)) = stage else {
+            return Post::Over;
+        };
+        // Whoever has a limit is to be given to a worker, whose time then counts.
+        let has_limit = waiting
+            .as_ref()
+            .is_some_and(|waiting| waiting.orders.limit.is_some());
+        if !has_limit {
+            request.posting = post(request);
+        }
+        match request.posting {
+            Some(_) => Post::Posted,
+            None => Post::Unfit,
+        }
+    }
+
+    fn unpost(&self) {
+        if let Stage::Pending(Input::Request(request)) = &mut self.state.lock().stage {
+            request.posting = None;
+        }
     }
 
     fn orders(&self) -> Orders {
@@ -547,7 +607,8 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
     }
 
     fn running(&self) -> bool {
-        matches!(self.state.lock().stage, Stage::Running(_))
+        let state = self.state.lock();
+        matches!(state.stage, Stage::Running(_)) || state.taken().is_some()
     }
 
     fn cancelled(&self) -> bool {
@@ -562,7 +623,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
 
     fn cancel(self: Arc<Self>) -> bool {
         let mut state = self.state.lock();
-        if matches!(state.stage, Stage::Pending(_)) {
+        if state.withdraw() {
             let cancelled = Stage::Settled {
                 outcome: Outcome::Error(TaskError::Cancelled),
                 published: false,
@@ -600,6 +661,10 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
                         TaskError::Cancelled | TaskError::Killed(_) | TaskError::Terminated(_)
                     )
                 );
+            }
+            let taken = self.state.lock().taken();
+            if let Some(posting) = taken {
+                posting.notice();
             }
             // Its worker is about to get it, to give it back or to have done it.
             hint::spin_loop();

@@ -7,7 +7,8 @@
 //!
 //! Where the process shares memory, small frames go through lanes. A thread that blocks until a job is done
 //! takes the replies itself, so that no third thread has to run in between; where there is none, the first
-//! reply rings for the link's task.
+//! reply rings for the link's task. Such a process also takes jobs by itself that are [posted](super::super::posts)
+//! for all: then it goes on while its replies wait, and has several jobs as far as its link knows.
 //!
 //! - [`greeting`] is what comes before the first job, [`jobs`] how they are passed, over [`frames`],
 //! - [`replies`] are what the process says to them,
@@ -20,12 +21,15 @@ mod jobs;
 mod replies;
 
 use std::{
-    sync::Arc,
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::{net::unix::pipe, process::Child, sync::Notify, time::timeout};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
@@ -76,6 +80,8 @@ pub(super) struct Link {
     record: Arc<Record>,
     scheduler: Arc<Scheduler>,
     pid: u32,
+    /// Its index in the table of those that share the memory, while it is in use; else zero.
+    seat: AtomicU32,
     errors: Errors,
     terms: Terms,
     tally: Tally,
@@ -95,7 +101,10 @@ struct State {
     input: Option<Arc<pipe::Sender>>,
     /// The way for what is small, where the process shares memory.
     lane: Option<Writer>,
-    current: Option<Current>,
+    /// The jobs that the process has, in the order in which it came to them. Where there are several, it has done
+    /// all but the last one, and nobody has taken its replies yet, or it is just about to reply to the one before
+    /// that.
+    held: VecDeque<Current>,
     /// How many jobs the process has completed.
     completed: u64,
     /// Since when it has been ready for jobs.
@@ -140,6 +149,8 @@ struct Current {
     request: Request,
     /// Its frame in the lane, if that is in use; it may only say that the request is in the pipe.
     entry: Option<Written>,
+    /// Its number on the board, if the process has it from there.
+    posted: Option<u64>,
     /// How much of the request is in the pipe, if it goes that way.
     piped: Option<usize>,
     /// Somebody is writing to the pipe right now, and will look at the state afterwards.
@@ -147,6 +158,10 @@ struct Current {
 }
 
 impl Current {
+    fn is(&self, job: &Arc<dyn Job>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.job), Arc::as_ptr(job))
+    }
+
     /// What is left to be written to the pipe, if nobody is doing that.
     fn unwritten(&self) -> Option<(u64, Bytes)> {
         let written = self.piped.filter(|_| !self.sending)?;
@@ -195,9 +210,28 @@ enum Ending {
 }
 
 impl State {
-    /// When the job at hand has taken too long.
+    /// When a job at hand has taken too long.
     fn deadline(&self) -> Option<Instant> {
-        self.current.as_ref().and_then(|current| current.deadline)
+        let deadlines = self.held.iter().filter_map(|current| current.deadline);
+        deadlines.min()
+    }
+
+    /// The job whose request has this number.
+    fn held(&mut self, id: u64) -> Option<&mut Current> {
+        self.held
+            .iter_mut()
+            .find(|current| current.request.id == id)
+    }
+
+    /// Takes out the first job of which this holds.
+    fn take_if(&mut self, is_it: impl Fn(&Current) -> bool) -> Option<Current> {
+        let position = self.held.iter().position(is_it)?;
+        self.held.remove(position)
+    }
+
+    /// Whether the process has this job, and no other.
+    fn has_only(&self, job: &Arc<dyn Job>) -> bool {
+        self.held.len() == 1 && self.held.iter().all(|current| current.is(job))
     }
 
     /// The process is to be killed; the first reason stays, unless all workers are.
@@ -223,6 +257,7 @@ impl Link {
             record,
             scheduler,
             pid: launched.pid,
+            seat: AtomicU32::new(0),
             errors,
             terms,
             // Without them, all goes through the pipes.
@@ -233,7 +268,7 @@ impl Link {
             state: Mutex::new(State {
                 input: None,
                 lane: None,
-                current: None,
+                held: VecDeque::new(),
                 completed: 0,
                 ready_since: None,
                 idle_since: None,
@@ -271,6 +306,9 @@ impl Link {
             ..
         } = launched;
         let (place, ticket) = place.unzip();
+        let seat = place.as_ref().map_or(0, Place::index);
+        // Relaxed: it was told of no board yet, and the scheduler's lock orders that.
+        self.seat.store(u32::from(seat), Ordering::Relaxed);
         self.state.lock().place = place;
         let output = Heard::new(output, Arc::clone(&self.heard));
         let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
@@ -281,6 +319,10 @@ impl Link {
             state.leaving = true;
             // Nor does what it says count any more.
             state.kill |= !ends_itself;
+        }
+        if !ends_itself {
+            // What it has not come to is for others.
+            self.scheduler.doom(self.id, || true);
         }
         if !ends_itself || timeout(ENDING_TIME, child.wait()).await.is_err() {
             // It may have exited by itself just now.
@@ -307,6 +349,8 @@ impl Link {
         self.take_last_replies();
         // Nobody else may read what this process has left unread.
         drop(replies);
+        // Another process may have its place next.
+        self.leave_board();
         let place = self.state.lock().place.take();
         if let Some(place) = place {
             bury_in_arena(place).await;
@@ -352,7 +396,7 @@ impl Link {
             };
             tokio::select! {
                 biased;
-                reply = replies.next() => {
+                reply = self.next_from_pipe(replies) => {
                     let reply = match checked(reply, replies) {
                         Ok(reply) => reply,
                         Err(ending) => return ending,
@@ -376,7 +420,7 @@ impl Link {
                 _ = child.wait() => {
                     self.state.lock().leaving = true;
                     loop {
-                        match timeout(ENDING_TIME, replies.next()).await {
+                        match timeout(ENDING_TIME, self.next_from_pipe(replies)).await {
                             Ok(Some(Ok(reply))) if reply.is_empty() => self.take_replies(),
                             Ok(Some(Ok(reply))) => match self.take_reply(reply.freeze()) {
                                 Ok(()) => {}
@@ -403,6 +447,12 @@ impl Link {
         }
     }
 
+    /// The process takes no more jobs from the board: those that it took are known.
+    fn leave_board(&self) {
+        self.scheduler.catch_up(After::Nothing);
+        self.seat.store(0, Ordering::Relaxed);
+    }
+
     async fn killed(&self) {
         loop {
             let changed = self.changed.notified();
@@ -425,7 +475,7 @@ impl Runner for Link {
     }
 
     fn stats(&self) -> WorkerStats {
-        let (task, since) = match &self.state.lock().current {
+        let (task, since) = match self.state.lock().held.back() {
             Some(current) => (Some(current.job.name()), Some(current.since)),
             None => (None, None),
         };
@@ -450,21 +500,46 @@ impl Runner for Link {
     }
 
     fn heed(&self, job: &Arc<dyn Job>) -> bool {
-        let mut state = self.state.lock();
-        let Some(current) = &mut state.current else {
-            return false;
+        let orders = {
+            let mut state = self.state.lock();
+            let mut held = state.held.iter_mut();
+            let Some(current) = held.find(|current| current.is(job)) else {
+                return false;
+            };
+            let orders = job.orders();
+            current.deadline = orders.deadline;
+            orders
         };
-        if !std::ptr::addr_eq(Arc::as_ptr(&current.job), Arc::as_ptr(job)) {
-            return false;
-        }
-        let orders = job.orders();
-        current.deadline = orders.deadline;
-        if orders.stop {
-            state.condemn(Sentence::Killed);
-        }
-        drop(state);
+        let heeded = !orders.stop || self.condemn_for(job, Sentence::Killed);
         self.changed.notify_one();
-        true
+        heeded
+    }
+
+    fn seat(&self) -> Option<u16> {
+        // Relaxed: the scheduler is locked.
+        let seat = self.seat.load(Ordering::Relaxed);
+        u16::try_from(seat).ok().filter(|&seat| seat != 0)
+    }
+
+    fn has_taken(self: Arc<Self>, job: Arc<dyn Job>, number: u64) {
+        let runner = Arc::clone(&self) as Arc<dyn Runner>;
+        let Some(request) = job.take_request(runner, None) else {
+            return;
+        };
+        let deadline = job.orders().deadline;
+        self.state.lock().held.push_back(Current {
+            job,
+            since: Moment::now(),
+            deadline,
+            request,
+            entry: None,
+            posted: Some(number),
+            piped: None,
+            sending: false,
+        });
+        if deadline.is_some() {
+            self.changed.notify_one();
+        }
     }
 
     fn attend(self: Arc<Self>, patience: Patience, is_over: &dyn Fn() -> bool) -> bool {
@@ -478,17 +553,15 @@ impl Runner for Link {
     }
 
     fn terminate(&self) {
-        let job = {
+        let jobs: Vec<_> = {
             let mut state = self.state.lock();
             state.condemn(Sentence::Terminated);
-            state
-                .current
-                .as_ref()
-                .map(|current| Arc::clone(&current.job))
+            let held = state.held.iter();
+            held.map(|current| Arc::clone(&current.job)).collect()
         };
         self.changed.notify_one();
-        // Whoever waits for it need not wait for the process's end.
-        if let Some(job) = job {
+        // Whoever waits for them need not wait for the process's end.
+        for job in jobs {
             fail(job, TaskError::Terminated(Effect::MayHaveRun));
             self.rouse();
         }

@@ -5,7 +5,8 @@
 //! written from, and a payload is decoded from the buffer that it was read into.
 //!
 //! Where the two share memory, small frames go through [lanes](arena::lane) in it; the pipes carry those that
-//! do not fit there, and an empty frame that makes the parent look into its lane.
+//! do not fit there, and an empty frame that makes the parent look into its lane. Small requests may also be on a
+//! [board](arena::board), for whichever process is ready first.
 //!
 //! A large payload is in an [extent](arena::extent) of the memory that the processes share instead, and the
 //! header names it: a process takes it with the frame. What a process has named in a frame that was
@@ -44,7 +45,7 @@ pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0005;
 pub(super) const GREETING_LIMIT: usize = 64 * 1024;
 
 /// Bytes of the length in front of every frame.
-pub(super) const PREFIX: usize = 8;
+pub(crate) const PREFIX: usize = 8;
 
 /// A frame without anything in it: makes the parent look into its lane.
 pub(super) const BELL: [u8; PREFIX] = [0; PREFIX];
@@ -239,7 +240,8 @@ pub(crate) fn request<A: Serialize>(
         id,
         frame: frame.into(),
         extent,
-        _luggage: luggage,
+        luggage,
+        posting: None,
     })
 }
 

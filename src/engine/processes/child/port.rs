@@ -1,10 +1,12 @@
-//! The worker's end of the ways between it and its parent.
+//! The worker's end of the ways between it and its parent, and of the board where it takes requests by itself.
 #![allow(unsafe_code)]
 
 use std::{
     collections::VecDeque,
     fs::File,
     io::{self, ErrorKind, Write},
+    thread,
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -16,6 +18,7 @@ use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::wire::{self, BELL, PREFIX};
 use crate::arena::{
+    board::Board,
     lane::{Arrival, Attention, Lanes, Reader, Writer, Written},
     look::{Looker, give_way_once},
     passage::Luggage,
@@ -26,6 +29,9 @@ const READ_SIZE: usize = 64 * 1024;
 
 /// A buffer larger than this is given back when what follows is small.
 pub(super) const KEEP: usize = 1 << 20;
+
+/// How many replies may wait to be taken before a process does not go on by itself.
+const FAR_AHEAD: usize = 256;
 
 /// Where requests come from, and replies go.
 pub(super) struct Port {
@@ -46,7 +52,11 @@ struct Ends {
     replies: Writer,
     /// The replies whose room in the lane is not free yet.
     sent: VecDeque<Written>,
-    _lanes: Lanes,
+    lanes: Lanes,
+    /// Where it finds requests by itself, once it was told.
+    board: Option<Board>,
+    /// The number of the one that it has taken there.
+    ahead: Option<u64>,
 }
 
 impl Port {
@@ -72,7 +82,9 @@ impl Port {
             requests: Reader::new(lanes.requests()),
             replies: Writer::new(lanes.replies()),
             sent: VecDeque::new(),
-            _lanes: lanes,
+            lanes,
+            board: None,
+            ahead: None,
         });
     }
 
@@ -106,12 +118,17 @@ impl Port {
         if unread == 0 {
             self.unread = 0;
         }
+        // A request from the board does not say that the parent has the reply.
+        let goes_on = self.luggage.is_empty();
         let replied = match unread <= self.unread {
-            true => ends.reply(frame, self.said),
+            true => ends.reply(frame, self.said, goes_on)?,
             false => None,
         };
         match replied {
-            None => self.say(frame),
+            None => {
+                ends.wait_until_taken();
+                self.say(frame)
+            }
             Some(true) => Ok(()),
             Some(false) => {
                 self.unread += BELL.len() as u64;
@@ -135,6 +152,9 @@ impl Port {
 impl Ends {
     /// Waits for the next request; `None` if there are no more.
     fn next(&mut self) -> io::Result<Option<Arrival>> {
+        if let (Some(board), Some(number)) = (&self.board, self.ahead.take()) {
+            return board.begin(number).map(|frame| Some(Some(frame)));
+        }
         loop {
             let signals = self.requests.signals();
             if let Some(arrival) = self.requests.claim() {
@@ -148,8 +168,32 @@ impl Ends {
     }
 
     /// Puts a reply into the lane, if there is room, with how much was said before in the pipe where its length
-    /// is otherwise; says whether the parent looks there.
-    fn reply(&mut self, frame: &mut [u8], said: u64) -> Option<bool> {
+    /// is otherwise; says whether the parent looks there. If the process is to go on by itself, the next request is
+    /// taken before: the parent sees with the reply whether there is one.
+    fn reply(&mut self, frame: &mut [u8], said: u64, goes_on: bool) -> io::Result<Option<bool>> {
+        self.make_room();
+        let lane = self.replies.lane();
+        if !self.replies.has_room(frame.len()) {
+            return Ok(None);
+        }
+        // A parent that does not keep up is not to be overwhelmed, and the next reply needs room, too.
+        if goes_on && self.sent.len() < FAR_AHEAD && self.replies.has_much_room() {
+            self.take_ahead()?;
+        }
+        frame[..PREFIX].copy_from_slice(&said.to_be_bytes());
+        let Some(written) = self.replies.write(Some(frame)) else {
+            return Err(io::Error::other("there is no room in a lane that had some"));
+        };
+        self.sent.push_back(written);
+        lane.alert(written.attention);
+        // Who is about to wait for the reply may have had no chance to begin.
+        let is_taken = || lane.has_taken(written.number);
+        let looks = written.attention != Attention::None;
+        Ok(Some(looks || give_way_once(Looker::Taken, is_taken)))
+    }
+
+    /// Has the room again of the replies that were taken.
+    fn make_room(&mut self) {
         let lane = self.replies.lane();
         while let Some(first) = self.sent.front()
             && lane.has_taken(first.number)
@@ -157,17 +201,37 @@ impl Ends {
             self.replies.free(first.room);
             self.sent.pop_front();
         }
-        let len = *frame.first_chunk::<PREFIX>()?;
-        frame[..PREFIX].copy_from_slice(&said.to_be_bytes());
-        let Some(written) = self.replies.write(Some(frame)) else {
-            frame[..PREFIX].copy_from_slice(&len);
-            return None;
-        };
-        self.sent.push_back(written);
-        lane.alert(written.attention);
-        // Who is about to wait for the reply may have had no chance to begin.
-        let is_taken = || lane.has_taken(written.number);
-        Some(written.attention != Attention::None || give_way_once(Looker::Taken, is_taken))
+    }
+
+    /// Waits until the parent, which was told, has taken all replies from the lane: whatever comes through
+    /// the pipe comes after them. It is rare that one is waited for.
+    fn wait_until_taken(&mut self) {
+        const LOOKS: u32 = 64;
+        const PAUSE: Duration = Duration::from_micros(50);
+
+        for look in 0.. {
+            self.make_room();
+            if self.sent.is_empty() {
+                return;
+            }
+            match look < LOOKS {
+                true => thread::yield_now(),
+                // A parent that is gone ends this process.
+                false => thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    /// Takes the next request from the board, if there is one.
+    fn take_ahead(&mut self) -> io::Result<()> {
+        if self.board.is_none() {
+            let Some(block) = self.lanes.board() else {
+                return Ok(());
+            };
+            self.board = Some(Board::of_parent(block)?);
+        }
+        self.ahead = self.board.as_ref().and_then(Board::take);
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is left to do when a worker process is gone.
 
-use std::{os::fd::AsFd, process::ExitStatus, sync::Arc, time::Duration};
+use std::{collections::VecDeque, os::fd::AsFd, process::ExitStatus, sync::Arc, time::Duration};
 
 use rustix::io::ioctl_fionread;
 use tokio::net::unix::pipe;
@@ -15,13 +15,16 @@ use crate::{
 impl Link {
     /// The process is gone: settles what is left of it.
     pub(super) fn bury(self: &Arc<Self>, death: Death, setback: Option<Setback>) {
-        let (current, input) = {
+        self.leave_board();
+        let (held, input) = {
             let mut state = self.state.lock();
             state.death = Some(death.clone());
-            (
-                state.current.take_if(|current| !current.sending),
-                state.input.take(),
-            )
+            let held = std::mem::take(&mut state.held).into_iter();
+            // Whoever is sending a job at this moment will find out.
+            let (sending, held): (VecDeque<_>, VecDeque<_>) =
+                held.partition(|current| current.sending);
+            state.held = sending;
+            (held, state.input.take())
         };
         if let Some(lanes) = &self.lanes {
             // Nobody waits there any more.
@@ -29,11 +32,11 @@ impl Link {
         }
         self.scheduler.retire(self.id);
         let unread = input.map_or(0, |input| unread(&input));
-        let charged = match current {
-            Some(current) => self.abandon(current, unread, death.clone()),
-            // Whoever is sending a job at this moment will find out.
-            None => self.state.lock().current.is_some(),
-        };
+        let mut charged = !self.state.lock().held.is_empty();
+        // The last one first: those that it has not come to go back to where they were.
+        for current in held.into_iter().rev() {
+            charged |= self.abandon(current, unread, death.clone());
+        }
         let (useful, greeted, verdict) = {
             let state = self.state.lock();
             let settled = state
@@ -70,11 +73,13 @@ impl Link {
             job,
             request,
             entry,
+            posted,
             piped,
             ..
         } = current;
-        let unclaimed = match (&self.lanes, entry) {
-            (Some(lanes), Some(entry)) => !lanes.requests().has_taken(entry.number),
+        let unclaimed = match (&self.lanes, entry, posted) {
+            (_, _, Some(number)) => !self.scheduler.bury(number),
+            (Some(lanes), Some(entry), _) => !lanes.requests().has_taken(entry.number),
             _ => false,
         };
         let untouched = unclaimed || piped.is_some_and(|written| unread == written as u64);

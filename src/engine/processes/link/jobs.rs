@@ -1,12 +1,15 @@
 //! How a worker process gets its jobs.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::net::unix::pipe;
 
-use super::{Current, Link, Sentence, State, burial::unread, frames::write_some};
+use super::{Current, Link, Sentence, burial::unread, frames::write_some};
 use crate::{
     engine::{
         Job, Request, Runner, fail,
@@ -20,6 +23,9 @@ use crate::{
     stats::Moment,
 };
 
+/// What a process may take from one job to the next.
+const A_MOMENT: Duration = Duration::from_millis(1);
+
 impl Link {
     /// Does what comes next, now that the process has nothing to do.
     pub(super) fn advance(self: &Arc<Self>, after: After) {
@@ -28,7 +34,8 @@ impl Link {
             match self.scheduler.next(self, after) {
                 Next::Job(job) => {
                     if let Some(request) = self.take_request(&job) {
-                        return self.send(job, request);
+                        self.send(job, request);
+                        return self.show_board();
                     }
                     after = After::Nothing; // That job was cancelled.
                 }
@@ -49,6 +56,17 @@ impl Link {
                 }
                 Next::Stop => return self.close(),
             }
+        }
+    }
+
+    /// Tells the process of the board, once there is one.
+    fn show_board(&self) {
+        let Some(lanes) = self.lanes.as_ref().filter(|lanes| lanes.board().is_none()) else {
+            return;
+        };
+        let shares = self.state.lock().lane.is_some();
+        if shares && let Some(block) = self.scheduler.board() {
+            lanes.show_board(block);
         }
     }
 
@@ -84,12 +102,13 @@ impl Link {
         });
         let is_piped = entry.is_none_or(|entry| entry.is_elsewhere);
         state.idle_since = None;
-        state.current = Some(Current {
+        state.held.push_back(Current {
             job,
             since: Moment::now(),
             deadline: orders.deadline,
             request,
             entry,
+            posted: None,
             piped: is_piped.then_some(0),
             sending: is_piped,
         });
@@ -114,20 +133,22 @@ impl Link {
             }
         };
         let mut state = self.state.lock();
-        let State { current, death, .. } = &mut *state;
-        // If the job is another, the process has answered this one already.
-        let Some(current) = current.as_mut().filter(|current| current.request.id == id) else {
+        let death = state.death.clone();
+        // If it is not there, the process has answered it already.
+        let Some(current) = state.held(id) else {
             return;
         };
         let written = result.unwrap_or(0);
         current.sending = false;
         current.piped = Some(written);
-        if let Some(death) = death.clone() {
+        let has_deadline = current.deadline.is_some();
+        if let Some(death) = death {
             // The burial has left this job to us.
-            let current = state.current.take().expect("it is there");
+            let current = state.take_if(|current| current.request.id == id);
+            let current = current.expect("it is there");
             drop(state);
             self.abandon(current, unread(input), death);
-        } else if written < frame.len() || current.deadline.is_some() {
+        } else if written < frame.len() || has_deadline {
             // A process that cannot be written to is about to be found dead.
             drop(state);
             self.changed.notify_one();
@@ -147,7 +168,7 @@ impl Link {
         loop {
             let work = {
                 let state = self.state.lock();
-                let rest = state.current.as_ref().and_then(Current::unwritten);
+                let rest = state.held.iter().find_map(Current::unwritten);
                 state.input.clone().zip(rest)
             };
             let Some((input, (id, rest))) = work else {
@@ -156,8 +177,7 @@ impl Link {
             match write_some(&input, &rest).await {
                 Ok(written) => {
                     let mut state = self.state.lock();
-                    if let Some(current) = &mut state.current
-                        && current.request.id == id
+                    if let Some(current) = state.held(id)
                         && let Some(piped) = &mut current.piped
                     {
                         *piped += written;
@@ -173,24 +193,41 @@ impl Link {
         }
     }
 
-    /// Waits until the job at hand has taken too long, and kills the process then.
-    pub(super) async fn time_is_over(&self, deadline: Option<Instant>) {
+    /// Waits until a job at hand has taken too long, and kills the process then.
+    pub(super) async fn time_is_over(self: &Arc<Self>, deadline: Option<Instant>) {
         let Some(at) = deadline else {
             return std::future::pending().await;
         };
         tokio::time::sleep_until(at.into()).await;
-        let mut state = self.state.lock();
-        // It may be another job by now.
-        if state
-            .deadline()
-            .is_some_and(|deadline| deadline <= Instant::now())
-        {
-            let limit = state
-                .current
-                .as_ref()
-                .and_then(|current| current.job.orders().limit);
-            state.condemn(Sentence::TimeLimit(limit.unwrap_or_default()));
+        // It may have been in time, or be another job by now.
+        self.take_replies();
+        let late = {
+            let state = self.state.lock();
+            let is_late =
+                |current: &&Current| current.deadline.is_some_and(|at| at <= Instant::now());
+            let late = state.held.iter().find(is_late);
+            late.map(|current| Arc::clone(&current.job))
+        };
+        if let Some(job) = late {
+            let limit = job.orders().limit.unwrap_or_default();
+            if !self.condemn_for(&job, Sentence::TimeLimit(limit)) {
+                // The process is just about to reply.
+                tokio::time::sleep(A_MOMENT).await;
+            }
         }
+    }
+
+    /// The process is to be killed for the sake of a job, if it has that and no other: `false` if it has come to
+    /// another one, and so is done with this.
+    pub(super) fn condemn_for(&self, job: &Arc<dyn Job>, sentence: Sentence) -> bool {
+        self.scheduler.doom(self.id, || {
+            let mut state = self.state.lock();
+            let condemned = state.has_only(job);
+            if condemned {
+                state.condemn(sentence);
+            }
+            condemned
+        })
     }
 
     /// Waits until the process has had nothing to do for too long, and lets it go then.

@@ -1,10 +1,11 @@
 //! What a process says to its jobs, and who listens.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{future::poll_fn, io, sync::Arc, time::Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
+use futures::StreamExt;
 
-use super::{Ending, Link, frames::excerpt};
+use super::{Ending, Link, Replies, frames::excerpt};
 use crate::{
     arena::{
         extent::{Extent, ExtentName},
@@ -24,14 +25,50 @@ use crate::{
     error::TaskError,
 };
 
+/// A job that a process has answered.
+pub(super) struct Done {
+    job: Arc<dyn Job>,
+    /// The process has no other.
+    was_last: bool,
+}
+
+/// How many replies are taken before there is a look at anything else.
+const MANY: usize = 64;
+
+/// How often whoever has what he waited for takes what has come meanwhile.
+const LEAVES: u32 = 4;
+
+/// What was in the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drained {
+    Empty,
+    /// There may be more.
+    More,
+    /// The process did what it must not do.
+    Failed,
+}
+
 impl Link {
     /// Takes a reply that came through the pipe.
     pub(super) fn take_reply(self: &Arc<Self>, reply: Bytes) -> Result<(), Ending> {
-        let job = self.receive(reply)?;
-        self.conclude(job);
+        let done = self.receive(reply)?;
+        self.conclude(done);
         // It may be what somebody waits for at the lane.
         self.rouse();
         Ok(())
+    }
+
+    /// The next reply that comes through the pipe. What is in the lane when there is something in the pipe came
+    /// before that, and is taken first: it counts, whatever a task has written to the pipe.
+    pub(super) async fn next_from_pipe(
+        self: &Arc<Self>,
+        replies: &mut Replies,
+    ) -> Option<io::Result<BytesMut>> {
+        poll_fn(|context| {
+            self.take_replies();
+            replies.poll_next_unpin(context)
+        })
+        .await
     }
 
     /// Takes the replies in the lane, unless somebody else does.
@@ -41,7 +78,14 @@ impl Link {
             && let Some(reader) = &mut *replies
         {
             reader.attend();
-            while self.drain(reader) && !reader.rest() && !reader.lane().is_closed() {}
+            loop {
+                match self.drain(reader) {
+                    Drained::Empty if !reader.rest() && !reader.lane().is_closed() => {}
+                    Drained::Empty | Drained::Failed => return,
+                    // The other processes' turn comes first.
+                    Drained::More => return self.changed.notify_one(),
+                }
+            }
         }
     }
 
@@ -56,8 +100,8 @@ impl Link {
         let Some(mut reader) = replies.take() else {
             return;
         };
-        while let Some(Ok(job)) = reader.receive(|arrival| self.received(arrival)) {
-            job.publish();
+        while let Some(Ok(done)) = reader.receive(|arrival| self.received(arrival)) {
+            done.job.publish();
         }
     }
 
@@ -76,17 +120,27 @@ impl Link {
         };
         let lane = reader.lane();
         let _serving = reactor::Serving::begin();
-        let mut patient = true;
+        let (mut patient, mut leaving, mut rests) = (true, 0, true);
         let serves = loop {
             let signals = reader.signals();
             reader.attend();
-            if !self.drain(reader) || lane.is_closed() {
+            let drained = self.drain(reader);
+            if drained == Drained::Failed || lane.is_closed() {
                 break false;
             }
             if !patient || is_over() {
+                leaving += 1;
                 if reader.rest() {
                     break true;
                 }
+                // A process that replies again and again does not keep anybody.
+                if drained == Drained::More || leaving == LEAVES {
+                    rests = false;
+                    break true;
+                }
+                continue;
+            }
+            if drained == Drained::More {
                 continue;
             }
             patient = match patience {
@@ -99,8 +153,9 @@ impl Link {
             };
         };
         drop(replies);
-        if !lane.is_empty_after_all() {
-            // It came after the last look, and whoever was told of it may have found this thread here.
+        if !rests || !lane.is_empty_after_all() {
+            // The process takes it that somebody looks. Or a reply came after the last look, and whoever was told of
+            // it may have found this thread here.
             self.changed.notify_one();
         }
         serves
@@ -113,23 +168,24 @@ impl Link {
         }
     }
 
-    /// Takes what there is; `false` if the process did what it must not do.
-    fn drain(self: &Arc<Self>, reader: &mut Reader) -> bool {
-        while let Some(received) = reader.receive(|arrival| self.received(arrival)) {
-            match received {
-                Ok(job) => self.conclude(job),
-                Err(ending) => {
+    /// Takes what there is, up to so many.
+    fn drain(self: &Arc<Self>, reader: &mut Reader) -> Drained {
+        for _ in 0..MANY {
+            match reader.receive(|arrival| self.received(arrival)) {
+                None => return Drained::Empty,
+                Some(Ok(done)) => self.conclude(done),
+                Some(Err(ending)) => {
                     self.state.lock().ending.get_or_insert(ending);
                     self.changed.notify_one();
-                    return false;
+                    return Drained::Failed;
                 }
             }
         }
-        true
+        Drained::More
     }
 
     /// Settles the job that a reply in the lane is for.
-    fn received(&self, arrival: io::Result<Arrival>) -> Result<Arc<dyn Job>, Ending> {
+    fn received(&self, arrival: io::Result<Arrival>) -> Result<Done, Ending> {
         let protocol = |what: &str| Err(Ending::Protocol(what.into()));
         let mut reply = match arrival {
             Ok(Some(reply)) => Bytes::from(reply),
@@ -151,14 +207,17 @@ impl Link {
         heard <= said || heard == said + BELL.len() as u64
     }
 
-    /// The process is busy again, or known to be idle, before anybody sees the result.
-    fn conclude(self: &Arc<Self>, job: Arc<dyn Job>) {
-        self.advance(After::task(self.is_spent()));
-        job.publish();
+    /// The process is busy again, or known to be idle, before anybody sees the result. It has gone on by itself if
+    /// this was not its last job.
+    fn conclude(self: &Arc<Self>, done: Done) {
+        if done.was_last {
+            self.advance(After::task(self.is_spent()));
+        }
+        done.job.publish();
     }
 
     /// Takes a reply of the process, and settles the job that it is for.
-    pub(super) fn receive(&self, reply: Bytes) -> Result<Arc<dyn Job>, Ending> {
+    pub(super) fn receive(&self, reply: Bytes) -> Result<Done, Ending> {
         let mut payload = &reply[..];
         let header = codec::decode_first(&mut payload);
         let header_len = reply.len() - payload.len();
@@ -184,19 +243,27 @@ impl Link {
             Ok(FromWorker::Failed { id, failure }) => (id, Err(TaskError::from(failure))),
             _ => return Err(Ending::Protocol(format!("it said {}", excerpt(&reply)))),
         };
-        let current = {
+        if self
+            .lanes
+            .as_ref()
+            .is_some_and(|lanes| lanes.board().is_some())
+        {
+            // What it had taken from the board before it replied is at hand now.
+            self.scheduler.catch_up(After::Job);
+        }
+        let (current, was_last) = {
             let mut state = self.state.lock();
             if state.kill {
                 // The process is to have died of that, whatever it has done last.
                 return Err(Ending::Killed);
             }
-            match state.current.take_if(|current| current.request.id == id) {
+            match state.take_if(|current| current.request.id == id) {
                 Some(current) => {
                     state.completed += 1;
                     if let (Some(lane), Some(entry)) = (&mut state.lane, current.entry) {
                         lane.free(entry.room);
                     }
-                    current
+                    (current, state.held.is_empty())
                 }
                 None => {
                     return Err(Ending::Protocol(format!(
@@ -209,7 +276,10 @@ impl Link {
             self.state.lock().verdict = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
         }
         self.tally.count(current.job.settle(outcome).failed);
-        Ok(current.job)
+        Ok(Done {
+            job: current.job,
+            was_last,
+        })
     }
 
     /// Takes what the process has left for this one.

@@ -1,0 +1,564 @@
+//! What worker processes take by themselves while this program is busy: in order, once, and no more than they
+//! answer for.
+
+mod common;
+
+use std::{collections::HashMap, process, sync::mpsc, thread, time::Duration};
+
+use common::{Gate, GateKeeper, Random, eventually, kill_child, signal, watched};
+use freethreading::{
+    Backend, Barrier, Effect, Queue, SimpleQueue, TaskError, TaskFuture, WorkerPoolExecutor, task,
+};
+
+freethreading::init_tests!();
+
+fn executor(workers: usize) -> WorkerPoolExecutor {
+    WorkerPoolExecutor::builder()
+        .max_workers(workers)
+        .backend(Backend::Multiprocessing)
+        .build()
+        .unwrap()
+}
+
+fn double(x: u64) -> u64 {
+    x * 2
+}
+
+fn pass(gate: Gate) {
+    gate.pass();
+}
+
+/// Has all workers running, and held up until the gates open.
+fn hold_up(
+    executor: &WorkerPoolExecutor,
+    workers: usize,
+    gates: &GateKeeper,
+) -> Vec<TaskFuture<()>> {
+    let held = (0..workers)
+        .map(|_| executor.submit(task!(pass(gates.gate()))))
+        .collect();
+    gates.wait_for(workers);
+    held
+}
+
+/// Has all workers know of the board, which is made when more waits than they are given.
+fn warm_up(executor: &WorkerPoolExecutor) {
+    let futures: Vec<_> = (0..300)
+        .map(|x| executor.submit(task!(double(x))))
+        .collect();
+    for (x, future) in futures.into_iter().enumerate() {
+        assert_eq!(future.result().unwrap(), 2 * x as u64);
+    }
+}
+
+fn meet(barrier: Barrier) -> u32 {
+    barrier.wait().unwrap();
+    process::id()
+}
+
+#[test]
+fn partners_that_come_one_after_the_other_meet() {
+    watched(|| {
+        let executor = executor(2);
+        warm_up(&executor);
+        let pairs: Vec<_> = (0..300)
+            .map(|_| {
+                let barrier = Barrier::new(2).unwrap();
+                let partner = barrier.clone();
+                let first = executor.submit(task!(meet(barrier)));
+                (first, executor.submit(task!(meet(partner))))
+            })
+            .collect();
+        for (first, second) in pairs {
+            assert_ne!(first.result().unwrap(), second.result().unwrap());
+        }
+    });
+}
+
+/// Meets its partner by number, where the arguments name no primitive: such tasks are posted.
+fn meet_at(n: u64, way: String) {
+    let path = std::path::Path::new(&way);
+    let (mine, other) = (path.join(n.to_string()), path.join((n ^ 1).to_string()));
+    std::fs::write(mine, "").unwrap();
+    while !other.exists() {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn partners_meet_that_workers_have_taken_by_themselves() {
+    watched(|| {
+        let scratch = common::Scratch::new();
+        for workers in [2, 3] {
+            let executor = executor(workers);
+            warm_up(&executor);
+            let way = scratch.path().join(workers.to_string());
+            std::fs::create_dir(&way).unwrap();
+            let way = way.to_str().unwrap().to_owned();
+            let futures: Vec<_> = (0..400)
+                .map(|n| {
+                    let way = way.clone();
+                    executor.submit(task!(meet_at(n, way)))
+                })
+                .collect();
+            for future in futures {
+                future.result().unwrap();
+            }
+        }
+    });
+}
+
+/// So far no task with a higher number can have begun but those that run now.
+fn begin(n: u64, log: std::path::PathBuf) {
+    common::Sign::at(log).note(n);
+}
+
+#[test]
+fn tasks_begin_in_the_order_in_which_they_were_submitted() {
+    watched(|| {
+        let scratch = common::Scratch::new();
+        for workers in 1..=3 {
+            let executor = executor(workers);
+            warm_up(&executor);
+            let log = scratch.sign(&workers.to_string());
+            let futures: Vec<_> = (0..1000)
+                .map(|n| {
+                    let path = log.path().to_owned();
+                    executor.submit(task!(begin(n, path)))
+                })
+                .collect();
+            for future in futures {
+                future.result().unwrap();
+            }
+            let begun: Vec<usize> = log.notes().iter().map(|n| n.parse().unwrap()).collect();
+            assert_eq!(begun.len(), 1000);
+            for (at, &n) in begun.iter().enumerate() {
+                // Each of the other workers may be between taking a task and noting it. It has noted all that
+                // it took before.
+                let before = begun[..at].iter().filter(|&&other| other < n).count();
+                assert!(n - before < workers, "{n} of {workers} at {at}");
+            }
+        }
+    });
+}
+
+fn count(n: u64, log: std::path::PathBuf) -> u64 {
+    common::Sign::at(log).note(n);
+    n
+}
+
+#[test]
+fn a_task_is_run_or_cancelled_and_never_both() {
+    watched(|| {
+        let scratch = common::Scratch::new();
+        let executor = executor(2);
+        warm_up(&executor);
+        let log = scratch.sign("log");
+        let futures: Vec<_> = (0..2000)
+            .map(|n| {
+                let path = log.path().to_owned();
+                executor.submit(task!(count(n, path)))
+            })
+            .collect();
+        let cancelled: Vec<bool> = thread::scope(|scope| {
+            let futures = &futures;
+            let from_the_front = scope.spawn(move || {
+                let cancel = |(n, future): (usize, &TaskFuture<u64>)| n % 3 == 0 && future.cancel();
+                futures.iter().enumerate().map(cancel).collect::<Vec<_>>()
+            });
+            let mut random = Random::new();
+            for _ in 0..300 {
+                futures[random.below(2000)].running();
+                futures[random.below(2000)].done();
+                executor.stats();
+            }
+            from_the_front.join().unwrap()
+        });
+        for (n, (future, cancelled)) in futures.into_iter().zip(&cancelled).enumerate() {
+            match future.result() {
+                Ok(value) => assert!(!cancelled && value == n as u64),
+                Err(error) => assert!(
+                    *cancelled && matches!(error, TaskError::Cancelled),
+                    "{error}"
+                ),
+            }
+        }
+        let mut run: Vec<usize> = log.notes().iter().map(|n| n.parse().unwrap()).collect();
+        run.sort();
+        let expected: Vec<_> = (0..2000).filter(|&n| !cancelled[n]).collect();
+        assert_eq!(run, expected);
+        let stats = executor.stats();
+        assert_eq!((stats.queued, stats.running, stats.failed), (0, 0, 0));
+        assert_eq!(stats.completed, 300 + expected.len() as u64);
+    });
+}
+
+#[test]
+fn what_is_posted_is_pending() {
+    watched(|| {
+        let executor = executor(1);
+        warm_up(&executor);
+        let gates = GateKeeper::new();
+        let held = hold_up(&executor, 1, &gates);
+        let futures: Vec<_> = (0..200)
+            .map(|x| executor.submit(task!(double(x))))
+            .collect();
+        let stats = executor.stats();
+        assert_eq!((stats.queued, stats.running), (200, 1));
+        for (x, future) in futures.iter().enumerate() {
+            assert!(!future.running() && !future.done());
+            if x % 2 == 1 {
+                assert!(future.cancel() && future.cancelled());
+            }
+        }
+        gates.open();
+        for (x, future) in futures.into_iter().enumerate() {
+            match future.result() {
+                Ok(value) => assert!(x % 2 == 0 && value == 2 * x as u64),
+                Err(error) => assert!(x % 2 == 1 && matches!(error, TaskError::Cancelled)),
+            }
+        }
+        held.into_iter().for_each(|future| future.result().unwrap());
+    });
+}
+
+fn pass_with(n: u64, gate: Gate) -> u64 {
+    gate.pass();
+    n
+}
+
+#[test]
+fn a_task_that_a_worker_has_taken_runs_as_far_as_anybody_sees() {
+    watched(|| {
+        let executor = executor(1);
+        for round in 0..20u64 {
+            warm_up(&executor);
+            let gates = GateKeeper::new();
+            let held = hold_up(&executor, 1, &gates);
+            let next_gates = GateKeeper::new();
+            let next = executor.submit(task!(pass_with(round, next_gates.gate())));
+            let last = executor.submit(task!(double(round)));
+            assert!(!next.running());
+            gates.open();
+            // Nobody waits for the first one, whose reply says that the worker goes on.
+            next_gates.wait_for(1);
+            assert!(next.running() && !next.cancel() && !next.cancelled());
+            eventually("it is known", || executor.stats().queued == 1);
+            assert_eq!(executor.stats().running, 1);
+            if round % 2 == 0 {
+                assert!(next.kill());
+                assert!(matches!(next.result(), Err(TaskError::Killed(_))));
+            } else {
+                next_gates.open();
+                assert_eq!(next.result().unwrap(), round);
+            }
+            assert_eq!(last.result().unwrap(), 2 * round);
+            held.into_iter().for_each(|future| future.result().unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_limit_that_comes_when_the_task_is_posted_counts_from_its_start() {
+    watched(|| {
+        let executor = executor(1);
+        warm_up(&executor);
+        let gates = GateKeeper::new();
+        let held = hold_up(&executor, 1, &gates);
+        let (slow_gates, limit) = (GateKeeper::new(), Duration::from_millis(50));
+        let slow = executor.submit(task!(pass(slow_gates.gate())));
+        let fast = executor
+            .submit(task!(double(1)))
+            .kill_after(Duration::from_secs(3600));
+        let slow = slow.kill_after(limit);
+        let after = executor.submit(task!(double(4)));
+        gates.open();
+        assert!(matches!(slow.result(), Err(TaskError::TimeLimit(_))));
+        assert_eq!((fast.result().unwrap(), after.result().unwrap()), (2, 8));
+        held.into_iter().for_each(|future| future.result().unwrap());
+    });
+}
+
+#[test]
+fn a_worker_that_is_killed_costs_the_task_that_it_has_begun() {
+    fn note_twice(n: u64, log: std::path::PathBuf) -> u64 {
+        let log = common::Sign::at(log);
+        log.note(n);
+        log.note(n);
+        n
+    }
+    watched(|| {
+        let scratch = common::Scratch::new();
+        let executor = executor(2);
+        let mut random = Random::new();
+        for round in 0..30 {
+            warm_up(&executor);
+            let log = scratch.sign(&round.to_string());
+            let futures: Vec<_> = (0..400)
+                .map(|n| {
+                    let path = log.path().to_owned();
+                    executor.submit(task!(note_twice(n, path)))
+                })
+                .collect();
+            let workers = executor.stats().workers;
+            eventually("some have run", || log.notes().len() > random.below(300));
+            let victim = &workers[random.below(workers.len())];
+            kill_child(victim.ident.unwrap() as u32);
+            let mut failed = Vec::new();
+            for (n, future) in futures.into_iter().enumerate() {
+                match future.result() {
+                    Ok(value) => assert_eq!(value, n as u64),
+                    Err(TaskError::WorkerDied(died)) => {
+                        assert_eq!(died.effect(), Effect::MayHaveRun);
+                        failed.push(n as u64);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(failed.len() <= 1, "{failed:?}");
+            let mut runs = HashMap::new();
+            for n in log.notes() {
+                *runs.entry(n.parse::<u64>().unwrap()).or_insert(0) += 1;
+            }
+            // Nothing was run twice, and nothing that has a result was not run.
+            for n in 0..400 {
+                let times = runs.get(&n).copied().unwrap_or(0);
+                match failed.contains(&n) {
+                    true => assert!(times <= 2),
+                    false => assert_eq!(times, 2, "{n}"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn to_kill_a_task_costs_no_other() {
+    watched(|| {
+        let executor = executor(2);
+        let mut random = Random::new();
+        for _ in 0..20 {
+            warm_up(&executor);
+            let futures: Vec<_> = (0..200)
+                .map(|x| executor.submit(task!(double(x))))
+                .collect();
+            let first = random.below(150);
+            let killed: Vec<_> = (first..first + 5).map(|n| futures[n].kill()).collect();
+            for (x, future) in futures.into_iter().enumerate() {
+                let is_killed = x >= first && x < first + 5 && killed[x - first];
+                match future.result() {
+                    Ok(value) => assert!(!is_killed && value == 2 * x as u64),
+                    Err(error) => assert!(
+                        is_killed && matches!(error, TaskError::Cancelled | TaskError::Killed(_)),
+                        "{error}"
+                    ),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_stopped_worker_leaves_what_is_posted_to_the_other() {
+    watched(|| {
+        let executor = executor(2);
+        warm_up(&executor);
+        let stopped = executor.stats().workers[0].ident.unwrap() as u32;
+        signal(stopped, libc::SIGSTOP);
+        let futures: Vec<_> = (0..500)
+            .map(|x| executor.submit(task!(double(x))))
+            .collect();
+        // At most one lies with the worker that does nothing.
+        eventually("the others are done", || {
+            futures.iter().filter(|future| future.done()).count() >= 499
+        });
+        signal(stopped, libc::SIGCONT);
+        for (x, future) in futures.into_iter().enumerate() {
+            assert_eq!(future.result().unwrap(), 2 * x as u64);
+        }
+    });
+}
+
+#[test]
+fn what_is_posted_is_cancelled_at_the_end_or_runs() {
+    watched(|| {
+        for cancel in [true, false] {
+            let executor = executor(2);
+            warm_up(&executor);
+            let gates = GateKeeper::new();
+            let held = hold_up(&executor, 2, &gates);
+            let futures: Vec<_> = (0..200)
+                .map(|x| executor.submit(task!(double(x))))
+                .collect();
+            executor.shutdown(false, cancel);
+            gates.open();
+            for (x, future) in futures.into_iter().enumerate() {
+                match future.result() {
+                    Ok(value) => assert!(!cancel && value == 2 * x as u64),
+                    Err(error) => assert!(cancel && matches!(error, TaskError::Cancelled)),
+                }
+            }
+            held.into_iter().for_each(|future| future.result().unwrap());
+            executor.shutdown(true, false);
+        }
+    });
+}
+
+#[test]
+fn at_any_moment_an_executor_may_end_or_be_dropped() {
+    watched(|| {
+        let mut random = Random::new();
+        for round in 0..20 {
+            let executor = executor(2);
+            warm_up(&executor);
+            let futures: Vec<_> = (0..300)
+                .map(|x| executor.submit(task!(double(x))))
+                .collect();
+            let awaited = random.below(300);
+            assert_eq!(futures[awaited].result().unwrap(), 2 * awaited as u64);
+            match round % 4 {
+                0 => executor.shutdown(false, true),
+                1 => executor.kill_workers(),
+                _ => drop(executor),
+            }
+            for (x, future) in futures.into_iter().enumerate() {
+                match future.result() {
+                    Ok(value) => assert_eq!(value, 2 * x as u64),
+                    Err(TaskError::Taken) => assert_eq!(x, awaited),
+                    Err(error) => assert!(round % 4 < 2, "{error}"),
+                }
+            }
+        }
+    });
+}
+
+fn len(bytes: Vec<u8>) -> usize {
+    bytes.len()
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    vec![7; len]
+}
+
+fn put(queue: Queue<u64>, n: u64) {
+    queue.put(n).unwrap();
+}
+
+#[test]
+fn small_and_large_tasks_and_those_with_primitives_keep_the_order() {
+    watched(|| {
+        let executor = executor(2);
+        warm_up(&executor);
+        let queue = Queue::new(0);
+        let mut random = Random::new();
+        for _ in 0..5 {
+            let mut sizes = Vec::new();
+            let mut results = Vec::new();
+            let mut puts = Vec::new();
+            for n in 0..300 {
+                let size = [0, 40, 400, 600, 20_000, 200_000][random.below(6)];
+                match random.below(4) {
+                    0 => {
+                        let bytes = bytes(size);
+                        sizes.push((size, executor.submit(task!(len(bytes)))));
+                    }
+                    1 => results.push((size, executor.submit(task!(bytes(size))))),
+                    2 => {
+                        let queue = queue.clone();
+                        puts.push(executor.submit(task!(put(queue, n))));
+                    }
+                    _ => sizes.push((2 * size, executor.submit(task!(twice(size))))),
+                }
+            }
+            for (size, future) in sizes {
+                assert_eq!(future.result().unwrap(), size);
+            }
+            for (size, future) in results {
+                assert_eq!(future.result().unwrap(), bytes(size));
+            }
+            for future in puts {
+                future.result().unwrap();
+                queue.get().unwrap();
+            }
+        }
+    });
+}
+
+fn twice(x: usize) -> usize {
+    x * 2
+}
+
+fn new_queue(n: u64) -> SimpleQueue<u64> {
+    let queue = SimpleQueue::new();
+    queue.put(n).unwrap();
+    queue
+}
+
+#[test]
+fn primitives_in_results_reach_who_asked_for_them() {
+    watched(|| {
+        let executor = executor(2);
+        warm_up(&executor);
+        let futures: Vec<_> = (0..300)
+            .map(|n| executor.submit(task!(new_queue(n))))
+            .collect();
+        for (n, future) in futures.into_iter().enumerate() {
+            assert_eq!(future.result().unwrap().get().unwrap(), n as u64);
+        }
+    });
+}
+
+#[test]
+fn who_has_his_result_leaves_the_others_to_others() {
+    watched(|| {
+        let executor = executor(1);
+        warm_up(&executor);
+        let mut random = Random::new();
+        for _ in 0..20 {
+            let (called, calls) = mpsc::channel();
+            let futures: Vec<_> = (0..1000)
+                .map(|x| {
+                    let (future, called) = (executor.submit(task!(double(x))), called.clone());
+                    future.add_done_callback(move |future| called.send(future.done()).unwrap());
+                    future
+                })
+                .collect();
+            // The replies of those behind it come while this one is taken; nobody waits for them then.
+            let awaited = random.below(1000);
+            assert_eq!(futures[awaited].result().unwrap(), 2 * awaited as u64);
+            for _ in 0..1000 {
+                assert!(calls.recv().unwrap());
+            }
+        }
+    });
+}
+
+#[test]
+fn many_threads_submit_and_take() {
+    watched(|| {
+        let executor = executor(2);
+        thread::scope(|scope| {
+            for offset in 0..4u64 {
+                let executor = &executor;
+                scope.spawn(move || {
+                    let mut random = Random::new();
+                    for round in 0..30 {
+                        let tasks = 1 + random.below(100) as u64;
+                        let futures: Vec<_> = (0..tasks)
+                            .map(|x| executor.submit(task!(double(x))))
+                            .collect();
+                        for (x, future) in futures.into_iter().enumerate() {
+                            let result = match (offset + round) % 2 {
+                                0 => future.result(),
+                                _ => futures::executor::block_on(future),
+                            };
+                            assert_eq!(result.unwrap(), 2 * x as u64);
+                        }
+                    }
+                });
+            }
+        });
+        let stats = executor.stats();
+        assert_eq!((stats.queued, stats.running, stats.failed), (0, 0, 0));
+    });
+}
