@@ -43,7 +43,9 @@
 //! A task's function is known by its type, which has size zero; only its arguments travel. The
 //! queue and the workers of an executor or a pool are kept by one scheduler, whatever the workers are. Worker processes are
 //! this executable, run again; requests and replies are frames on pipes, which one background thread
-//! serves for all of them. There is no thread per task, per process or per waiting caller.
+//! serves for all of them. Small ones pass through memory that both sides have, and where more tasks wait
+//! than there are workers, these take the next one from there by themselves, in the order of submission.
+//! There is no thread per task, per process or per waiting caller.
 //!
 //! The state of every primitive lies in memory that a program shares with its worker processes from the
 //! start, so that a primitive is the same for threads, tasks and processes, and an uncontended
