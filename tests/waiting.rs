@@ -615,7 +615,7 @@ every_narrow_type! {
     }
 
     fn those_who_come_and_go_at_random_lose_nothing<A: Awaitable>() {
-        const TIMES: usize = 500;
+        const TIMES: usize = 200;
         async fn yields(times: usize) {
             for _ in 0..times {
                 tokio::task::yield_now().await;
