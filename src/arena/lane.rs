@@ -564,10 +564,14 @@ impl Reader {
         self.lane.line.signals()
     }
 
-    /// Looks for a while and then sleeps until there may be something to read, or a signal after the first so
-    /// many; for so long at most.
+    /// Looks for a while, gives way once, and then sleeps until there may be something to read, or a signal after
+    /// the first so many; for so long at most.
     pub(crate) fn wait(&self, signals: u32, timeout: Option<Duration>) {
-        if look(Looker::Frame, || self.sees_something().then_some(())).is_none() {
+        // Where both ends share a core, who is woken for a frame takes the core from the one that is about to write
+        // the next.
+        let seen = look(Looker::Frame, || self.sees_something().then_some(())).is_some()
+            || give_way_once(Looker::Yielding, || self.sees_something());
+        if !seen {
             self.lane.line.sleep(signals, timeout);
         }
     }
