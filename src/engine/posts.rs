@@ -249,7 +249,8 @@ impl Scheduler {
         let mut state = self.state.lock();
         state.retract();
         let ends = end();
-        if ends {
+        // One that has ended already comes to no other anyway.
+        if ends && state.crew.iter().any(|runner| runner.id() == id) {
             state.doomed.push(id);
         } else {
             state.post();
