@@ -3,12 +3,10 @@
 
 use std::{io, mem::MaybeUninit, ops::Range, ptr::NonNull};
 
-use parking_lot::Mutex;
-
 use super::{
     me,
+    page::Words,
     pool::{Pool, Unit},
-    process,
     sys::Mapping,
 };
 use crate::shim::{AtomicU32, AtomicU64, Ordering};
@@ -52,19 +50,6 @@ impl Unit for BlockTag {
 }
 
 const IN_USE: u16 = 1;
-
-/// What stands at the start of a block.
-///
-/// # Safety
-///
-/// All of it is atomics, for which any bytes are valid.
-pub(super) unsafe trait Words: Sync + 'static {}
-
-/// How many blocks this process keeps: to have memory from the system, and to give it back, takes a good
-/// part of the time that a worker process needs to start.
-const MOST_KEPT: usize = 16;
-
-static KEPT: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 /// All blocks there are.
 pub(crate) struct Blocks {
@@ -172,28 +157,6 @@ impl Blocks {
     #[cfg(freethreading_loom)]
     pub(super) fn words<T: Words>(&self, _: u32) -> Option<&'static T> {
         None
-    }
-
-    /// The words of a block that the process which has started this one has claimed.
-    pub(super) fn words_of_parent<T: Words>(&self, index: u32) -> Option<&'static T> {
-        let is_its = process::parent().is_some_and(|parent| self.is_of(index, parent));
-        self.words(index).filter(|_| is_its)
-    }
-
-    /// A block that this process has kept, or else another.
-    pub(super) fn claim_kept(&self) -> Option<u32> {
-        let kept = KEPT.lock().pop();
-        kept.or_else(|| self.claim().ok())
-    }
-
-    /// A block is not needed any more, but another like it may be, soon.
-    pub(super) fn keep(&self, index: u32) {
-        let mut kept = KEPT.lock();
-        if kept.len() < MOST_KEPT {
-            return kept.push(index);
-        }
-        drop(kept);
-        self.free(index);
     }
 
     pub(super) fn next(&self, index: u32) -> Option<u32> {

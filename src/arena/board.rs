@@ -16,7 +16,10 @@
 
 use std::io;
 
-use super::{arena, blocks, me};
+use super::{
+    me,
+    page::{self, Page},
+};
 use crate::shim::{AtomicU64, Ordering};
 
 /// How many frames may be up at a time.
@@ -169,7 +172,7 @@ pub(super) struct Words {
 }
 
 // SAFETY: all of it is atomics.
-unsafe impl blocks::Words for Words {}
+unsafe impl page::Words for Words {}
 
 /// What the process that has posted a frame can see of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,82 +296,53 @@ impl Words {
 }
 
 /// A board in a block of shared memory.
-pub(crate) struct Board {
-    block: u32,
-    words: &'static Words,
-    /// Whether this process has claimed the block.
-    is_mine: bool,
-}
+pub(crate) struct Board(Page<Words>);
 
 impl Board {
     /// A new one, if there is memory for it that other processes reach.
     pub(crate) fn claim() -> Option<Board> {
-        let blocks = &arena().blocks;
-        let block = blocks.claim_kept()?;
-        let Some(words) = blocks.words::<Words>(block) else {
-            blocks.free(block);
-            return None;
-        };
-        words.reset();
-        Some(Board {
-            block,
-            words,
-            is_mine: true,
-        })
+        let page = Page::<Words>::claim()?;
+        page.words.reset();
+        Some(Board(page))
     }
 
     /// One that the process which has started this one has claimed.
     pub(crate) fn of_parent(block: u32) -> io::Result<Board> {
-        let words = arena().blocks.words_of_parent(block);
-        let words =
-            words.ok_or_else(|| io::Error::other(format!("there is no board at {block}")))?;
-        Ok(Board {
-            block,
-            words,
-            is_mine: false,
-        })
+        Page::of_parent(block).map(Board)
     }
 
     pub(crate) fn block(&self) -> u32 {
-        self.block
+        self.0.block
     }
 
     /// Posts a frame under the next number, if it fits and there is room; only one thread may do so at a time.
     pub(crate) fn post(&self, number: u64, frame: &[u8]) -> bool {
-        self.words.post(number, frame)
+        self.0.words.post(number, frame)
     }
 
     /// The number of the first frame that is posted, which is this process's to [begin](Board::begin).
     pub(crate) fn take(&self) -> Option<u64> {
-        self.words.take(me())
+        self.0.words.take(me())
     }
 
     /// The bytes of a frame that this process has taken; from now on it counts as begun.
     pub(crate) fn begin(&self, number: u64) -> io::Result<Vec<u8>> {
-        let frame = self.words.begin(number, me());
+        let frame = self.0.words.begin(number, me());
         frame.ok_or_else(|| io::Error::other("a frame that is larger than the board's cells"))
     }
 
     /// Takes a frame back, unless a process has it; `true` as well if it was taken back before.
     pub(crate) fn withdraw(&self, number: u64) -> bool {
-        self.words.withdraw(number)
+        self.0.words.withdraw(number)
     }
 
     pub(crate) fn standing(&self, number: u64) -> Standing {
-        self.words.standing(number)
+        self.0.words.standing(number)
     }
 
     /// The process that had taken a frame is gone: its cell is free again. Says whether it may have begun.
     pub(crate) fn bury(&self, number: u64) -> bool {
-        self.words.bury(number)
-    }
-}
-
-impl Drop for Board {
-    fn drop(&mut self) {
-        if self.is_mine {
-            arena().blocks.keep(self.block);
-        }
+        self.0.words.bury(number)
     }
 }
 

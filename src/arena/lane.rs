@@ -10,8 +10,9 @@ use std::{io, time::Duration};
 
 use super::{
     arena,
-    blocks::{self, BLOCK, LINE},
+    blocks::{BLOCK, LINE},
     look::{Looker, give_way_once, look},
+    page::{self, Page},
 };
 use crate::shim::{AtomicU32, AtomicU64, Futex, Ordering, Scope};
 
@@ -237,7 +238,7 @@ pub(super) struct Words {
 }
 
 // SAFETY: all of it is atomics.
-unsafe impl blocks::Words for Words {}
+unsafe impl page::Words for Words {}
 
 /// The block of the board that the reader of the requests may look at when it has none, or zero.
 #[derive(Default)]
@@ -245,82 +246,53 @@ unsafe impl blocks::Words for Words {}
 struct BoardName(AtomicU32);
 
 /// Two lanes between a process and one that it has started.
-pub(crate) struct Lanes {
-    block: u32,
-    words: &'static Words,
-    /// Whether this process has claimed the block.
-    is_mine: bool,
-}
+pub(crate) struct Lanes(Page<Words>);
 
 impl Lanes {
     /// New ones, if there is memory for them that other processes reach.
     pub(crate) fn claim() -> Option<Lanes> {
-        let blocks = &arena().blocks;
-        let block = blocks.claim_kept()?;
-        let Some(words) = blocks.words::<Words>(block) else {
-            blocks.free(block);
-            return None;
-        };
-        words.requests.reset();
-        words.replies.reset();
+        let page = Page::<Words>::claim()?;
+        page.words.requests.reset();
+        page.words.replies.reset();
         // Relaxed: whoever is told of the lanes sees this.
-        words.board.0.store(0, Ordering::Relaxed);
-        Some(Lanes {
-            block,
-            words,
-            is_mine: true,
-        })
+        page.words.board.0.store(0, Ordering::Relaxed);
+        Some(Lanes(page))
     }
 
     /// Those that the process which has started this one has claimed.
     pub(crate) fn of_parent(block: u32) -> io::Result<Lanes> {
-        let words = arena().blocks.words_of_parent(block);
-        let words =
-            words.ok_or_else(|| io::Error::other(format!("there are no lanes at {block}")))?;
-        Ok(Lanes {
-            block,
-            words,
-            is_mine: false,
-        })
+        Page::of_parent(block).map(Lanes)
     }
 
     pub(crate) fn block(&self) -> u32 {
-        self.block
+        self.0.block
     }
 
     /// There is a board now, in this block, for whoever has nothing to read.
     pub(crate) fn show_board(&self, block: u32) {
         // Release: the board is empty before anybody looks at it.
-        self.words.board.0.store(block, Ordering::Release);
+        self.0.words.board.0.store(block, Ordering::Release);
     }
 
     pub(crate) fn board(&self) -> Option<u32> {
         // Acquire: see `show_board`.
-        let block = self.words.board.0.load(Ordering::Acquire);
+        let block = self.0.words.board.0.load(Ordering::Acquire);
         (block != 0).then_some(block)
     }
 
     pub(crate) fn requests(&self) -> Lane {
         Lane {
-            block: self.block,
+            block: self.0.block,
             start: HEAD,
-            line: &self.words.requests,
+            line: &self.0.words.requests,
         }
     }
 
     pub(crate) fn replies(&self) -> Lane {
         Lane {
-            block: self.block,
+            block: self.0.block,
             start: HEAD + RING,
-            line: &self.words.replies,
-        }
-    }
-}
-
-impl Drop for Lanes {
-    fn drop(&mut self) {
-        if self.is_mine {
-            arena().blocks.keep(self.block);
+            line: &self.0.words.replies,
         }
     }
 }

@@ -8,7 +8,8 @@
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
 //! - [`blocks`] are memory in larger pieces, [`ring`] holds the items of shared queues in them, and a
 //!   [`parcel`] is one of these on its way,
-//! - a [`lane`] passes small frames to another process, and a [`board`] has some that several may take,
+//! - a [`lane`] passes small frames to another process, and a [`board`] has some that several may take; each
+//!   has a [`page`], which is a block with a few words of its own,
 //! - [`extents`] are memory for what is too large for a pipe, and an [`extent`] holds one such thing.
 //!
 //! There is one arena in a program: one anonymous file, mapped by the program and by every worker
@@ -25,6 +26,7 @@ pub(crate) mod handle;
 pub(crate) mod lane;
 pub(crate) mod look;
 mod mutex;
+mod page;
 pub(crate) mod parcel;
 pub(crate) mod passage;
 pub(crate) mod pool;

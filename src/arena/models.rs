@@ -20,7 +20,7 @@ use super::{
     modelled::enter,
     pool::{Pool, Shared, Unit, Units},
     slot::{Kind, SlotRef},
-    waiter::{Local, Sleeper, State, Waiter, Wakes},
+    waiter::{Local, Node, Sleeper, State, Waiter, Wakes},
 };
 use crate::shim::{AtomicBool, AtomicU64};
 
@@ -414,14 +414,20 @@ fn loom_a_bell_is_heard_once_others_may_ring_it() {
     });
 }
 
+/// A thread that sleeps, or is about to, while no other process has the arena.
+fn dozing() -> (JoinHandle<()>, &'static Node) {
+    arena().shared.store(false, Relaxed);
+    let waiter = Waiter::claim();
+    waiter.prepare(Sleeper::Thread);
+    let node = waiter.node;
+    let thread = thread::spawn(move || assert!(waiter.sleep(None)));
+    (thread, node)
+}
+
 #[test]
 fn loom_a_thread_that_dozes_hears_others_once_they_have_the_arena() {
     model(None, || {
-        arena().shared.store(false, Relaxed);
-        let waiter = Waiter::claim();
-        waiter.prepare(Sleeper::Thread);
-        let node = waiter.node;
-        let dozing = thread::spawn(move || assert!(waiter.sleep(None)));
+        let (dozing, node) = dozing();
         bell::share();
         let other = elsewhere(move || node.tell(State::Notified).wake());
         other.join().unwrap();
@@ -432,11 +438,7 @@ fn loom_a_thread_that_dozes_hears_others_once_they_have_the_arena() {
 #[test]
 fn loom_a_thread_that_dozes_hears_its_own_process_while_the_arena_is_shared() {
     model(None, || {
-        arena().shared.store(false, Relaxed);
-        let waiter = Waiter::claim();
-        waiter.prepare(Sleeper::Thread);
-        let node = waiter.node;
-        let dozing = thread::spawn(move || assert!(waiter.sleep(None)));
+        let (dozing, node) = dozing();
         let other = thread::spawn(move || node.tell(State::Notified).wake());
         bell::share();
         other.join().unwrap();

@@ -35,7 +35,7 @@ proptest! {
     #[test]
     fn frames_are_taken_once_and_in_order(steps in vec(step(), 0..400)) {
         let board = Board::claim().unwrap();
-        let words = board.words;
+        let words = board.0.words;
         let mut next = 0u64;
         let mut posted: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
         let mut taken: VecDeque<(u64, u16, Vec<u8>)> = VecDeque::new();
@@ -84,14 +84,14 @@ proptest! {
     #[test]
     fn a_damaged_board_is_an_error_or_nothing(head: u64, words in vec(any::<u64>(), 4)) {
         let board = Board::claim().unwrap();
-        board.words.head.0.store(head, Ordering::Relaxed);
-        for (cell, word) in board.words.cells.iter().zip(&words) {
+        board.0.words.head.0.store(head, Ordering::Relaxed);
+        for (cell, word) in board.0.words.cells.iter().zip(&words) {
             cell.state.store(*word, Ordering::Relaxed);
             cell.len.store(word.rotate_left(7), Ordering::Relaxed);
         }
         for number in 0..8 {
-            if let Some(taken) = board.words.take(ME) {
-                let frame = board.words.begin(taken, ME);
+            if let Some(taken) = board.0.words.take(ME) {
+                let frame = board.0.words.begin(taken, ME);
                 prop_assert!(frame.is_none_or(|frame| frame.len() <= FRAME_WORDS * 8));
             }
             board.standing(number);
@@ -130,8 +130,8 @@ fn many_take_each_frame_once() {
                     let mut taken = Vec::new();
                     loop {
                         let ends = over.load(Ordering::Acquire);
-                        if let Some(number) = board.words.take(process) {
-                            let frame = board.words.begin(number, process).unwrap();
+                        if let Some(number) = board.0.words.take(process) {
+                            let frame = board.0.words.begin(number, process).unwrap();
                             assert_eq!(frame, number.to_ne_bytes());
                             taken.push(number);
                         } else if ends {
