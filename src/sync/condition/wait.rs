@@ -1,0 +1,314 @@
+//! A condition as its waiters need it, and their wait: in the condition's line, and then for the lock.
+
+use std::{
+    cell::OnceCell,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use crate::{
+    arena::{
+        slot::SlotRef,
+        wait::Waiting,
+        waiter::{Sleeper, State, Waiter, Wakes},
+    },
+    error::NotOwned,
+    shim::Ordering,
+    sync::{owner::Owner, raw::RawLock, rlock::RawRLock},
+};
+
+/// The list of those who wait to be notified.
+pub(super) const LINE: usize = 0;
+
+/// Notifies the longest waiting, since one that was notified is gone; it will look for the lock itself.
+pub(in crate::sync) fn notify_another(slot: SlotRef) {
+    let line = slot.lock();
+    let Some((_, waiter)) = line.take(LINE) else {
+        return;
+    };
+    waiter.notified_by.store(slot.index(), Ordering::Relaxed);
+    let woken = waiter.tell(State::Notified);
+    drop(line);
+    woken.wake();
+}
+
+/// A condition as its waiters need it: all of it is `Copy`.
+#[derive(Clone, Copy)]
+pub(super) struct Raw {
+    pub(super) line: SlotRef,
+    pub(super) lock: RawAnyLock,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum RawAnyLock {
+    Lock(RawLock),
+    RLock(RawRLock),
+}
+
+impl Raw {
+    fn lock(self) -> RawLock {
+        match self.lock {
+            RawAnyLock::Lock(lock) => lock,
+            RawAnyLock::RLock(lock) => lock.lock(),
+        }
+    }
+
+    pub(super) fn check(self, owner: Owner) -> Result<(), NotOwned> {
+        let owned = match self.lock {
+            RawAnyLock::RLock(lock) => lock.is_owned_by(owner),
+            RawAnyLock::Lock(lock) => {
+                lock.is_held() && lock.noted().is_none_or(|noted| noted == owner.number())
+            }
+        };
+        if owned { Ok(()) } else { Err(NotOwned) }
+    }
+
+    pub(super) fn acquire_until(self, owner: Owner, deadline: Option<Instant>) -> bool {
+        match self.lock {
+            RawAnyLock::RLock(lock) => lock.acquire_until(owner, deadline),
+            RawAnyLock::Lock(lock) => {
+                let acquired = lock.acquire_until(deadline);
+                if acquired {
+                    lock.note(owner.number());
+                }
+                acquired
+            }
+        }
+    }
+
+    pub(super) fn try_acquire(self, owner: Owner) -> bool {
+        match self.lock {
+            RawAnyLock::RLock(lock) => lock.try_acquire(owner),
+            RawAnyLock::Lock(lock) => {
+                let acquired = lock.try_acquire();
+                if acquired {
+                    lock.note(owner.number());
+                }
+                acquired
+            }
+        }
+    }
+
+    pub(super) async fn acquire_async(self) -> Owner {
+        match self.lock {
+            RawAnyLock::RLock(lock) => lock.acquire_async().await,
+            RawAnyLock::Lock(lock) => {
+                let owner = Owner::current();
+                lock.acquire_async().await;
+                lock.note(owner.number());
+                owner
+            }
+        }
+    }
+
+    pub(super) fn release(self, owner: Owner) -> Result<(), NotOwned> {
+        match self.lock {
+            RawAnyLock::RLock(lock) => lock.release(owner),
+            RawAnyLock::Lock(lock) => {
+                self.check(owner)?;
+                match lock.release() {
+                    true => Ok(()),
+                    false => Err(NotOwned),
+                }
+            }
+        }
+    }
+
+    /// Gives the lock up altogether; says what to take back.
+    fn give_up(self, owner: Owner) -> u64 {
+        match self.lock {
+            RawAnyLock::RLock(lock) => lock.release_all(owner),
+            RawAnyLock::Lock(lock) => {
+                let noted = lock.noted();
+                lock.release();
+                noted.unwrap_or(0)
+            }
+        }
+    }
+
+    /// The lock was acquired again by who gave it up.
+    fn take_back(self, owner: Owner, given_up: u64) {
+        match self.lock {
+            // A guard that was dropped elsewhere has released it just before.
+            RawAnyLock::RLock(lock) if given_up == 0 => {
+                lock.lock().release();
+            }
+            RawAnyLock::RLock(lock) => lock.own(owner, given_up),
+            RawAnyLock::Lock(lock) => {
+                if given_up != 0 {
+                    lock.note(given_up);
+                }
+            }
+        }
+    }
+
+    /// Notifies the longest waiting: they are put into the lock's line, and go on when it is released.
+    pub(super) fn notify(self, count: usize) {
+        let mut wakes = Wakes::default();
+        {
+            let line = self.line.lock();
+            if line.is_empty(LINE) {
+                return;
+            }
+            // Nobody takes the two the other way round.
+            let lock = self.lock();
+            let lock_slot = OnceCell::new();
+            for _ in 0..count {
+                let Some((index, waiter)) = line.take(LINE) else {
+                    break;
+                };
+                waiter
+                    .notified_by
+                    .store(self.line.index(), Ordering::Relaxed);
+                // A single task is told at once: by its turn the lock is most likely free. A thread would be
+                // there too early, and stays in the lock's line until then.
+                let goes_itself = count == 1 && waiter.is_task();
+                if goes_itself
+                    || !lock.enrol(lock_slot.get_or_init(|| lock.0.lock()), index, waiter)
+                {
+                    // Or somebody has released the lock behind the notifier's back.
+                    wakes.add(waiter.tell(State::Notified));
+                }
+            }
+        }
+        wakes.wake();
+    }
+}
+
+/// A wait for a notification, and then for the lock; its output is whether there was a notification.
+pub(super) struct ConditionWait {
+    condition: Raw,
+    owner: Owner,
+    stage: Stage,
+    notified: bool,
+    /// How often the lock was acquired.
+    given_up: u64,
+}
+
+enum Stage {
+    Start,
+    /// In the condition's line, or, notified, in the lock's.
+    InLine(Waiter),
+    /// The wait is over, and the lock is to be acquired.
+    Locking(Waiting<RawLock>),
+    Done,
+}
+
+impl ConditionWait {
+    pub(super) fn new(condition: Raw, owner: Owner) -> Self {
+        ConditionWait {
+            condition,
+            owner,
+            stage: Stage::Start,
+            notified: false,
+            given_up: 0,
+        }
+    }
+
+    fn advance(&mut self, sleeper: Sleeper<'_>) -> Poll<bool> {
+        loop {
+            match &mut self.stage {
+                Stage::Start => {
+                    let waiter = Waiter::claim();
+                    waiter.prepare(sleeper);
+                    {
+                        let line = self.condition.line.lock();
+                        line.stamp(waiter.node);
+                        line.push(LINE, waiter.index, waiter.node, false);
+                    }
+                    self.stage = Stage::InLine(waiter);
+                    self.given_up = self.condition.give_up(self.owner);
+                    return Poll::Pending;
+                }
+                Stage::InLine(waiter) => {
+                    if let (State::Waiting, Sleeper::Task(waker)) = (waiter.state(), sleeper) {
+                        // Whoever tells it something from now on finds this waker.
+                        waiter.leave(waker);
+                    }
+                    if !waiter.state().is_told() {
+                        return Poll::Pending;
+                    }
+                    self.lock_again(true);
+                }
+                Stage::Locking(waiting) => {
+                    return waiting.poll(sleeper).map(|()| self.done());
+                }
+                Stage::Done => unreachable!("a wait that is over is not polled"),
+            }
+        }
+    }
+
+    fn lock_again(&mut self, notified: bool) {
+        if let Stage::InLine(waiter) = std::mem::replace(&mut self.stage, Stage::Done) {
+            self.notified = notified;
+            // Who was notified is in the lock's line, or was told of the lock.
+            let waiting = Waiting::with(self.condition.lock(), waiter, notified);
+            self.stage = Stage::Locking(waiting);
+        }
+    }
+
+    fn done(&mut self) -> bool {
+        self.stage = Stage::Done;
+        self.condition.take_back(self.owner, self.given_up);
+        self.notified
+    }
+
+    pub(super) fn block(mut self, deadline: Option<Instant>) -> bool {
+        loop {
+            if let Poll::Ready(notified) = self.advance(Sleeper::Thread) {
+                return notified;
+            }
+            match &mut self.stage {
+                Stage::InLine(waiter) => {
+                    if !waiter.sleep(deadline) {
+                        let in_vain = leave(self.condition, waiter);
+                        self.lock_again(!in_vain);
+                    }
+                }
+                Stage::Locking(waiting) => {
+                    waiting.block(None);
+                    return self.done();
+                }
+                Stage::Start | Stage::Done => {}
+            }
+        }
+    }
+}
+
+impl Future for ConditionWait {
+    type Output = bool;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
+        self.advance(Sleeper::Task(context.waker()))
+    }
+}
+
+impl Drop for ConditionWait {
+    /// The lock stays given up; a notification goes to somebody else.
+    fn drop(&mut self) {
+        if let Stage::InLine(waiter) = &self.stage
+            && !leave(self.condition, waiter)
+        {
+            self.lock_again(true);
+        }
+        if let Stage::Locking(waiting) = std::mem::replace(&mut self.stage, Stage::Done) {
+            drop(waiting);
+            if self.notified {
+                self.condition.notify(1);
+            }
+        }
+    }
+}
+
+/// Takes a waiter out of the condition's line; `false` if it was notified.
+fn leave(condition: Raw, waiter: &Waiter) -> bool {
+    let line = condition.line.lock();
+    // Under this mutex nobody notifies it.
+    let waits = !waiter.state().is_told() && waiter.node.list().slot == line.slot.index();
+    if waits {
+        line.unlink(LINE, waiter.node);
+        waiter.retire();
+    }
+    waits
+}
