@@ -18,7 +18,7 @@ use crate::{
     engine::{Scheduler, processes::reactor, room::Admission, scheduler::Hiring},
     error::{Error, Full},
     stats::Stats,
-    task::{IntoTask, Portable, cell::Work},
+    task::{IntoTask, Portable, work::Work},
 };
 
 /// Runs tasks on up to a number of workers, which are started as they are needed, and reused.

@@ -8,6 +8,7 @@ pub(crate) mod cell;
 pub(crate) mod duty;
 pub(crate) mod encoded;
 pub(crate) mod entry;
+pub(crate) mod work;
 
 use std::fmt;
 

@@ -14,7 +14,7 @@ mod imp {
         codec::Encoded,
         engine::{Request, processes::wire::Carriage},
         error::TaskError,
-        task::cell::Work,
+        task::work::Work,
     };
 
     /// The span in which a task was submitted, for another process.
@@ -93,7 +93,7 @@ mod imp {
 mod imp {
     use serde::{Deserialize, Serialize};
 
-    use crate::{error::TaskError, task::cell::Work};
+    use crate::{error::TaskError, task::work::Work};
 
     #[derive(Clone, Debug, Serialize, Deserialize)]
     pub(crate) struct Origin;

@@ -18,10 +18,7 @@ use crate::{
         scheduler::{Crew, Plan},
     },
     error::Error,
-    task::{
-        IntoTask,
-        cell::{Discarding, TaskCell},
-    },
+    task::{IntoTask, cell::TaskCell, work::Discarding},
 };
 use record::{Record, Role};
 

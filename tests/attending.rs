@@ -11,18 +11,10 @@ use std::{
     time::Duration,
 };
 
-use common::{Gate, GateKeeper, Random, kill_child, watched};
-use freethreading::{Backend, Death, TaskError, WorkerPoolExecutor, task};
+use common::{Gate, GateKeeper, Random, kill_child, processes, watched};
+use freethreading::{Death, TaskError, task};
 
 freethreading::init_tests!();
-
-fn executor(workers: usize) -> WorkerPoolExecutor {
-    WorkerPoolExecutor::builder()
-        .max_workers(workers)
-        .backend(Backend::Multiprocessing)
-        .build()
-        .unwrap()
-}
 
 fn double(x: u64) -> u64 {
     x * 2
@@ -41,7 +33,7 @@ fn bytes(len: usize) -> Vec<u8> {
 #[test]
 fn callbacks_do_not_run_on_the_thread_that_waits() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for n in 0..20 {
             let held = Arc::new(Mutex::new(()));
             let gates = GateKeeper::new();
@@ -68,7 +60,7 @@ fn callbacks_do_not_run_on_the_thread_that_waits() {
 #[test]
 fn many_threads_wait_for_a_few_workers() {
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         thread::scope(|scope| {
             for n in 0..6 {
                 let executor = &executor;
@@ -106,7 +98,7 @@ fn many_threads_wait_for_a_few_workers() {
 #[test]
 fn who_gives_up_leaves_the_replies_to_others() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for _ in 0..50 {
             let gates = GateKeeper::new();
             let future = executor.submit(task!(number_at(3, gates.gate())));
@@ -126,7 +118,7 @@ fn who_gives_up_leaves_the_replies_to_others() {
 #[test]
 fn a_future_that_was_polled_once_holds_up_nobody() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for n in 0..50 {
             let mut polled = pin!(executor.submit(task!(double(n))));
             let mut context = Context::from_waker(Waker::noop());
@@ -142,7 +134,7 @@ fn a_future_that_was_polled_once_holds_up_nobody() {
 #[test]
 fn who_attends_learns_of_the_end_of_the_process() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for round in 0..10 {
             let gates = GateKeeper::new();
             let mut future = executor.submit(task!(number_at(3, gates.gate())));
@@ -179,7 +171,7 @@ fn who_attends_learns_of_the_end_of_the_process() {
 fn who_attends_learns_of_the_end_of_all_workers() {
     watched(|| {
         for _ in 0..10 {
-            let executor = executor(1);
+            let executor = processes(1);
             let gates = GateKeeper::new();
             let future = executor.submit(task!(number_at(3, gates.gate())));
             let later = executor.submit(task!(double(3)));

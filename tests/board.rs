@@ -3,22 +3,23 @@
 
 mod common;
 
-use std::{collections::HashMap, process, sync::mpsc, thread, time::Duration};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    process,
+    sync::{Arc, mpsc},
+    task::{Context, Wake, Waker},
+    thread,
+    time::Duration,
+};
 
-use common::{Gate, GateKeeper, Random, eventually, kill_child, signal, watched};
+use common::{Gate, GateKeeper, Random, eventually, kill_child, processes, signal, watched};
 use freethreading::{
-    Backend, Barrier, Effect, Queue, SimpleQueue, TaskError, TaskFuture, WorkerPoolExecutor, task,
+    Backend, Barrier, Effect, Queue, SimpleQueue, TaskError, TaskFuture, WorkerPool,
+    WorkerPoolExecutor, task,
 };
 
 freethreading::init_tests!();
-
-fn executor(workers: usize) -> WorkerPoolExecutor {
-    WorkerPoolExecutor::builder()
-        .max_workers(workers)
-        .backend(Backend::Multiprocessing)
-        .build()
-        .unwrap()
-}
 
 fn double(x: u64) -> u64 {
     x * 2
@@ -59,7 +60,7 @@ fn meet(barrier: Barrier) -> u32 {
 #[test]
 fn partners_that_come_one_after_the_other_meet() {
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         warm_up(&executor);
         let pairs: Vec<_> = (0..300)
             .map(|_| {
@@ -90,7 +91,7 @@ fn partners_meet_that_workers_have_taken_by_themselves() {
     watched(|| {
         let scratch = common::Scratch::new();
         for workers in [2, 3] {
-            let executor = executor(workers);
+            let executor = processes(workers);
             warm_up(&executor);
             let way = scratch.path().join(workers.to_string());
             std::fs::create_dir(&way).unwrap();
@@ -118,7 +119,7 @@ fn tasks_begin_in_the_order_in_which_they_were_submitted() {
     watched(|| {
         let scratch = common::Scratch::new();
         for workers in 1..=3 {
-            let executor = executor(workers);
+            let executor = processes(workers);
             warm_up(&executor);
             let log = scratch.sign(&workers.to_string());
             let futures: Vec<_> = (0..1000)
@@ -151,7 +152,7 @@ fn count(n: u64, log: std::path::PathBuf) -> u64 {
 fn a_task_is_run_or_cancelled_and_never_both() {
     watched(|| {
         let scratch = common::Scratch::new();
-        let executor = executor(2);
+        let executor = processes(2);
         warm_up(&executor);
         let log = scratch.sign("log");
         let futures: Vec<_> = (0..2000)
@@ -196,7 +197,7 @@ fn a_task_is_run_or_cancelled_and_never_both() {
 #[test]
 fn what_is_posted_is_pending() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         warm_up(&executor);
         let gates = GateKeeper::new();
         let held = hold_up(&executor, 1, &gates);
@@ -230,7 +231,7 @@ fn pass_with(n: u64, gate: Gate) -> u64 {
 #[test]
 fn a_task_that_a_worker_has_taken_runs_as_far_as_anybody_sees() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for round in 0..20u64 {
             warm_up(&executor);
             let gates = GateKeeper::new();
@@ -261,7 +262,7 @@ fn a_task_that_a_worker_has_taken_runs_as_far_as_anybody_sees() {
 #[test]
 fn a_limit_that_comes_when_the_task_is_posted_counts_from_its_start() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         warm_up(&executor);
         let gates = GateKeeper::new();
         let held = hold_up(&executor, 1, &gates);
@@ -289,7 +290,7 @@ fn a_worker_that_is_killed_costs_the_task_that_it_has_begun() {
     }
     watched(|| {
         let scratch = common::Scratch::new();
-        let executor = executor(2);
+        let executor = processes(2);
         let mut random = Random::new();
         for round in 0..30 {
             warm_up(&executor);
@@ -335,7 +336,7 @@ fn a_worker_that_is_killed_costs_the_task_that_it_has_begun() {
 #[test]
 fn to_kill_a_task_costs_no_other() {
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         let mut random = Random::new();
         for _ in 0..20 {
             warm_up(&executor);
@@ -361,7 +362,7 @@ fn to_kill_a_task_costs_no_other() {
 #[test]
 fn a_stopped_worker_leaves_what_is_posted_to_the_other() {
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         warm_up(&executor);
         let stopped = executor.stats().workers[0].ident.unwrap() as u32;
         signal(stopped, libc::SIGSTOP);
@@ -383,7 +384,7 @@ fn a_stopped_worker_leaves_what_is_posted_to_the_other() {
 fn what_is_posted_is_cancelled_at_the_end_or_runs() {
     watched(|| {
         for cancel in [true, false] {
-            let executor = executor(2);
+            let executor = processes(2);
             warm_up(&executor);
             let gates = GateKeeper::new();
             let held = hold_up(&executor, 2, &gates);
@@ -409,7 +410,7 @@ fn at_any_moment_an_executor_may_end_or_be_dropped() {
     watched(|| {
         let mut random = Random::new();
         for round in 0..20 {
-            let executor = executor(2);
+            let executor = processes(2);
             warm_up(&executor);
             let futures: Vec<_> = (0..300)
                 .map(|x| executor.submit(task!(double(x))))
@@ -447,7 +448,7 @@ fn put(queue: Queue<u64>, n: u64) {
 #[test]
 fn small_and_large_tasks_and_those_with_primitives_keep_the_order() {
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         warm_up(&executor);
         let queue = Queue::new(0);
         let mut random = Random::new();
@@ -497,7 +498,7 @@ fn new_queue(n: u64) -> SimpleQueue<u64> {
 #[test]
 fn primitives_in_results_reach_who_asked_for_them() {
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         warm_up(&executor);
         let futures: Vec<_> = (0..300)
             .map(|n| executor.submit(task!(new_queue(n))))
@@ -511,7 +512,7 @@ fn primitives_in_results_reach_who_asked_for_them() {
 #[test]
 fn who_has_his_result_leaves_the_others_to_others() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         warm_up(&executor);
         let mut random = Random::new();
         for _ in 0..20 {
@@ -536,7 +537,7 @@ fn who_has_his_result_leaves_the_others_to_others() {
 #[test]
 fn many_threads_submit_and_take() {
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         thread::scope(|scope| {
             for offset in 0..4u64 {
                 let executor = &executor;
@@ -560,5 +561,77 @@ fn many_threads_submit_and_take() {
         });
         let stats = executor.stats();
         assert_eq!((stats.queued, stats.running, stats.failed), (0, 0, 0));
+    });
+}
+
+/// Kills a task when it is woken.
+struct Killing(Arc<TaskFuture<u64>>, mpsc::Sender<bool>);
+
+impl Wake for Killing {
+    fn wake(self: Arc<Self>) {
+        let _ = self.1.send(self.0.kill());
+    }
+}
+
+#[test]
+fn a_task_can_be_killed_by_who_is_woken_for_the_one_before() {
+    watched(|| {
+        let executor = processes(1);
+        warm_up(&executor);
+        for _ in 0..50 {
+            let gates = GateKeeper::new();
+            let held = hold_up(&executor, 1, &gates);
+            let mut first = executor.submit(task!(double(1)));
+            let second = Arc::new(executor.submit(task!(double(2))));
+            let third = executor.submit(task!(double(3)));
+            let (killed, is_killed) = mpsc::channel();
+            let waker = Waker::from(Arc::new(Killing(Arc::clone(&second), killed)));
+            let pending = Pin::new(&mut first).poll(&mut Context::from_waker(&waker));
+            assert!(pending.is_pending());
+            gates.open();
+            let is_killed = is_killed.recv().unwrap();
+            // The worker may have had the second one done by then, and then has the third one.
+            match second.result() {
+                Ok(result) => assert_eq!((result, is_killed), (4, false)),
+                Err(error) => {
+                    assert!(matches!(error, TaskError::Killed(_) | TaskError::Cancelled));
+                    assert!(is_killed);
+                }
+            }
+            assert_eq!(first.result().unwrap(), 2);
+            assert_eq!(third.result().unwrap(), 6);
+            held.into_iter().for_each(|held| held.result().unwrap());
+        }
+    });
+}
+
+#[test]
+fn what_is_posted_of_a_pool_that_is_terminated_fails() {
+    watched(|| {
+        for workers in [1, 2, 3] {
+            let pool = WorkerPool::builder()
+                .max_workers(workers)
+                .backend(Backend::Multiprocessing)
+                .build()
+                .unwrap();
+            let gates = GateKeeper::new();
+            let held: Vec<_> = (0..workers)
+                .map(|_| pool.apply_async(task!(pass(gates.gate()))).unwrap())
+                .collect();
+            gates.wait_for(workers);
+            let waiting: Vec<_> = (0..200)
+                .map(|n| pool.apply_async(task!(double(n))).unwrap())
+                .collect();
+            pool.terminate();
+            for result in waiting {
+                let error = result.get().unwrap_err();
+                assert!(matches!(error, TaskError::Terminated(Effect::DidNotRun)));
+            }
+            for result in held {
+                let error = result.get().unwrap_err();
+                assert!(matches!(error, TaskError::Terminated(Effect::MayHaveRun)));
+            }
+            pool.join().unwrap();
+        }
     });
 }

@@ -35,6 +35,7 @@ fn main() {
     if !program.is_empty() {
         return programs::run(&program);
     }
+    common::heed_interrupts();
     libtest_mimic::run(&Arguments::from_args(), trials()).exit();
 }
 

@@ -14,7 +14,9 @@ use std::{
     thread,
 };
 
-use common::{Gate, GateKeeper, Random, Scratch, Sign, eventually, runs, signal, watched};
+use common::{
+    Gate, GateKeeper, Random, Scratch, Sign, eventually, processes, runs, signal, watched,
+};
 use freethreading::{
     Backend, Death, Effect, TaskError, TaskFuture, WorkerDied, WorkerPoolExecutor, active_children,
     task,
@@ -23,14 +25,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_bytes::ByteBuf;
 
 freethreading::init_tests!();
-
-fn executor(max_workers: usize) -> WorkerPoolExecutor {
-    WorkerPoolExecutor::builder()
-        .max_workers(max_workers)
-        .backend(Backend::Multiprocessing)
-        .build()
-        .unwrap()
-}
 
 fn double(x: u64) -> u64 {
     x * 2
@@ -74,7 +68,7 @@ fn overflow_the_stack() {
 /// Runs a deadly task among good ones. It must be the only one to fail, and say how its worker died.
 fn among_others(deadly: fn(&WorkerPoolExecutor) -> TaskFuture<()>, expected: &[Death]) {
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         let before: Vec<_> = (0..20).map(|n| executor.submit(task!(double(n)))).collect();
         let doomed = deadly(&executor);
         let after: Vec<_> = (0..20).map(|n| executor.submit(task!(double(n)))).collect();
@@ -227,7 +221,7 @@ fn an_argument_may_abort_when_it_is_dropped() {
 #[test]
 fn a_result_may_abort_when_it_is_dropped() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         let home = std::process::id();
         let future = executor.submit(task!(|home| DeadlyToDrop(home)));
         let died = death(future.result());
@@ -241,7 +235,7 @@ fn a_worker_that_dies_after_its_result_costs_nothing() {
     watched(|| {
         let scratch = Scratch::new();
         let sign = scratch.sign("taken");
-        let executor = executor(1);
+        let executor = processes(1);
         let future = executor.submit(task!(|sign| {
             thread::spawn(move || {
                 sign.wait();
@@ -281,7 +275,7 @@ fn held(executor: &WorkerPoolExecutor) -> Held {
 #[test]
 fn a_worker_that_is_killed_while_it_runs_a_task_is_replaced() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for number in [libc::SIGKILL, libc::SIGTERM, libc::SIGKILL] {
             let held = held(&executor);
             let next = executor.submit(std::process::id);
@@ -297,7 +291,7 @@ fn a_worker_that_is_killed_while_it_runs_a_task_is_replaced() {
 #[test]
 fn those_who_wait_in_all_ways_learn_of_a_death() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         let held = held(&executor);
         let calls = Arc::new(AtomicUsize::new(0));
         let called = Arc::clone(&calls);
@@ -324,7 +318,7 @@ fn those_who_wait_in_all_ways_learn_of_a_death() {
 #[test]
 fn a_task_for_a_worker_that_was_just_killed_is_not_lost() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for _ in 0..100 {
             let pid = pid_of_worker(&executor);
             signal(pid, libc::SIGKILL);
@@ -336,7 +330,7 @@ fn a_task_for_a_worker_that_was_just_killed_is_not_lost() {
 #[test]
 fn tasks_for_workers_that_were_all_just_killed_are_not_lost() {
     watched(|| {
-        let executor = executor(3);
+        let executor = processes(3);
         for _ in 0..30 {
             let gates = GateKeeper::new();
             let pids = executor.map(
@@ -360,7 +354,7 @@ fn tasks_for_workers_that_were_all_just_killed_are_not_lost() {
 #[test]
 fn a_task_for_a_worker_that_died_a_while_ago_is_not_lost() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for _ in 0..30 {
             let pid = pid_of_worker(&executor);
             signal(pid, libc::SIGKILL);
@@ -382,7 +376,7 @@ fn stop(pid: u32) {
 #[test]
 fn a_task_that_its_worker_did_not_look_at_goes_to_another() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for len in [10, 8 << 20] {
             let pid = pid_of_worker(&executor);
             stop(pid);
@@ -400,7 +394,7 @@ fn a_task_that_its_worker_did_not_look_at_goes_to_another() {
 #[test]
 fn a_worker_may_be_killed_while_it_receives_a_large_argument() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         let mut random = Random::new();
         for _ in 0..30 {
             let pid = pid_of_worker(&executor);
@@ -423,7 +417,7 @@ fn a_worker_may_be_killed_while_it_receives_a_large_argument() {
 #[test]
 fn a_worker_may_be_killed_while_it_sends_a_large_result() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         let mut random = Random::new();
         for _ in 0..30 {
             let scratch = Scratch::new();
@@ -455,7 +449,7 @@ fn spin(rounds: usize) {
 #[test]
 fn a_death_after_the_executor_was_dropped_costs_its_task_only() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         let held = held(&executor);
         let next = executor.submit(task!(double(4)));
         drop(executor);
@@ -468,7 +462,7 @@ fn a_death_after_the_executor_was_dropped_costs_its_task_only() {
 #[test]
 fn a_death_during_the_shutdown_costs_its_task_only() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         let held = held(&executor);
         let next = executor.submit(task!(double(4)));
         thread::scope(|scope| {
@@ -484,7 +478,7 @@ fn a_death_during_the_shutdown_costs_its_task_only() {
 #[test]
 fn a_callback_may_submit_a_deadly_task() {
     watched(|| {
-        let executor = Arc::new(executor(1));
+        let executor = Arc::new(processes(1));
         let (sender, inner) = std::sync::mpsc::channel();
         let user = Arc::clone(&executor);
         executor
@@ -508,7 +502,7 @@ fn a_death_is_an_error_of_its_map() {
         n
     }
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         let mut map = executor.map(fussy, 0..10);
         for n in 0..3 {
             assert_eq!(map.next().unwrap().unwrap(), n);
@@ -522,7 +516,7 @@ fn a_death_is_an_error_of_its_map() {
 #[test]
 fn many_deaths_in_a_row_break_nothing() {
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         for n in 0..20 {
             let futures = [0; 3].map(|_| executor.submit(task!(raise(libc::SIGKILL))));
             for future in futures {
@@ -676,7 +670,7 @@ fn the_workers_of_a_killed_worker_end_too() {
     }
     fn note_and_have_others_wait(sign: Sign, gate: Gate) {
         sign.note(std::process::id());
-        let nested = executor(2);
+        let nested = processes(2);
         for _ in 0..2 {
             drop(nested.submit(task!(note_and_wait(sign.clone(), gate.clone()))));
         }
@@ -688,7 +682,7 @@ fn the_workers_of_a_killed_worker_end_too() {
             let notes = scratch.sign("pids").notes();
             notes.iter().map(|pid| pid.parse().unwrap()).collect()
         };
-        let executor = executor(1);
+        let executor = processes(1);
         let outer = task!(note_and_have_others_wait(
             scratch.sign("pids"),
             gates.gate()
@@ -708,7 +702,7 @@ fn the_workers_of_a_killed_worker_end_too() {
 #[test]
 fn standard_input_is_empty() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         let read = executor.submit(|| {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text).unwrap();
@@ -726,14 +720,14 @@ fn close(fd: RawFd) {
 #[test]
 fn a_task_may_close_the_standard_streams() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         let pid = pid_of_worker(&executor);
         let closed = executor.submit(|| (0..3).for_each(close));
         closed.result().unwrap();
         assert_eq!(pid_of_worker(&executor), pid);
         // Descriptors that a task opens now have the standard numbers, and workers can be started.
         let nested = executor.submit(|| {
-            let nested = self::executor(1);
+            let nested = processes(1);
             let file = fs::File::open("/dev/null").unwrap().into_raw_fd();
             println!("to nowhere");
             (nested.submit(task!(double(4))).result().unwrap(), file)
@@ -748,7 +742,7 @@ fn a_task_may_close_the_standard_streams() {
 #[test]
 fn a_task_that_closes_all_descriptors_costs_itself_only() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for n in 0..3 {
             let closing = executor.submit(|| (0..1024).for_each(close));
             death(closing.result());
@@ -771,7 +765,7 @@ fn a_task_that_writes_where_it_should_not_costs_itself_only() {
         }
     }
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         for n in 0..3 {
             let died = death(executor.submit(scribble).result());
             assert!(
@@ -799,7 +793,7 @@ fn interrupt_on(signal: i32) {
 fn signals_do_not_disturb_those_who_wait() {
     watched(|| {
         interrupt_on(libc::SIGUSR1);
-        let executor = executor(1);
+        let executor = processes(1);
         let gates = GateKeeper::new();
         let gate = gates.gate();
         let bytes = ByteBuf::from(vec![7; 32 << 20]);
@@ -846,7 +840,7 @@ fn thread_called(name: &str) -> libc::pid_t {
 #[test]
 fn signals_do_not_disturb_a_worker() {
     watched(|| {
-        let executor = executor(1);
+        let executor = processes(1);
         let pid = executor.submit(|| {
             interrupt_on(libc::SIGUSR1);
             std::process::id()

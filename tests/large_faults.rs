@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use common::{Gate, GateKeeper, Scratch, Sign, eventually, signal, watched};
+use common::{Gate, GateKeeper, Scratch, Sign, eventually, processes, signal, watched};
 use freethreading::{
     Backend, Death, Effect, Launcher, Portable, TaskError, TaskFuture, WorkerPool,
     WorkerPoolExecutor, task,
@@ -32,14 +32,6 @@ fn large() -> ByteBuf {
 
 fn echo<T>(value: T) -> T {
     value
-}
-
-fn executor(max_workers: usize) -> WorkerPoolExecutor {
-    WorkerPoolExecutor::builder()
-        .max_workers(max_workers)
-        .backend(Backend::Multiprocessing)
-        .build()
-        .unwrap()
 }
 
 #[track_caller]
@@ -150,7 +142,7 @@ impl Serialize for Unfinished {
 
 #[test]
 fn a_worker_killed_while_it_decodes_leaves_nothing() {
-    let executor = executor(1);
+    let executor = processes(1);
     leaks_nothing(|| {
         let scratch = Scratch::new();
         let sign = scratch.sign("decodes");
@@ -164,7 +156,7 @@ fn a_worker_killed_while_it_decodes_leaves_nothing() {
 
 #[test]
 fn a_worker_killed_while_it_encodes_leaves_nothing() {
-    let executor = executor(1);
+    let executor = processes(1);
     leaks_nothing(|| {
         let scratch = Scratch::new();
         let sign = scratch.sign("encodes");
@@ -180,7 +172,7 @@ fn a_worker_killed_while_it_encodes_leaves_nothing() {
 
 #[test]
 fn a_worker_killed_in_its_task_leaves_nothing() {
-    let executor = executor(1);
+    let executor = processes(1);
     leaks_nothing(|| {
         let scratch = Scratch::new();
         let sign = scratch.sign("runs");
@@ -197,7 +189,7 @@ fn a_worker_killed_in_its_task_leaves_nothing() {
 
 #[test]
 fn an_argument_that_no_worker_has_read_is_there_for_the_next() {
-    let executor = executor(1);
+    let executor = processes(1);
     leaks_nothing(|| {
         works(&executor);
         let pid = executor.submit(std::process::id).result().unwrap();
@@ -213,7 +205,7 @@ fn an_argument_that_no_worker_has_read_is_there_for_the_next() {
 
 #[test]
 fn tasks_that_are_cancelled_leave_nothing() {
-    let executor = executor(1);
+    let executor = processes(1);
     leaks_nothing(|| {
         let keeper = GateKeeper::new();
         let gate: Gate = keeper.gate();
@@ -233,7 +225,7 @@ fn tasks_that_are_cancelled_leave_nothing() {
 
 #[test]
 fn tasks_that_are_killed_leave_nothing() {
-    let executor = executor(1);
+    let executor = processes(1);
     leaks_nothing(|| {
         let scratch = Scratch::new();
         let sign = scratch.sign("runs");
@@ -256,7 +248,7 @@ fn poll<R: Portable>(future: &mut TaskFuture<R>) {
 
 #[test]
 fn results_that_nobody_wants_leave_nothing() {
-    let executor = executor(2);
+    let executor = processes(2);
     leaks_nothing(|| {
         // Dropped before and after the result is there, looked at and not.
         drop(executor.submit(task!(echo(large()))));
@@ -273,7 +265,7 @@ fn results_that_nobody_wants_leave_nothing() {
 
 #[test]
 fn tasks_that_fail_leave_nothing() {
-    let executor = executor(1);
+    let executor = processes(1);
     leaks_nothing(|| {
         let (bytes, argument) = (large(), large());
         let panics = executor.submit(task!(|bytes| refuse(bytes)));
@@ -332,7 +324,7 @@ impl Serialize for Broken {
 #[test]
 fn executors_that_end_leave_nothing() {
     leaks_nothing(|| {
-        let killed = executor(2);
+        let killed = processes(2);
         let futures: Vec<_> = (0..6)
             .map(|_| killed.submit(task!(echo(large()))))
             .collect();
@@ -342,7 +334,7 @@ fn executors_that_end_leave_nothing() {
             let _ = future.result();
         }
         drop(killed);
-        let cancelled = executor(1);
+        let cancelled = processes(1);
         let futures: Vec<_> = (0..6)
             .map(|_| cancelled.submit(task!(echo(large()))))
             .collect();
@@ -377,7 +369,7 @@ fn a_value_that_grows_while_it_is_encoded_travels_all_the_same() {
     let _alone = alone();
     watched(|| {
         let argument = Growing(large());
-        let len = executor(1).submit(task!(|argument| echo::<Growing>(argument).0.len()));
+        let len = processes(1).submit(task!(|argument| echo::<Growing>(argument).0.len()));
         assert_eq!(len.result().unwrap(), LARGE);
     });
 }
@@ -405,7 +397,7 @@ fn a_worker_elsewhere_gets_it_through_its_pipe() {
 fn all_of_it_is_given_back_after_a_while() {
     let _alone = alone();
     watched(|| {
-        let executor = executor(2);
+        let executor = processes(2);
         let futures: Vec<_> = (0..8)
             .map(|_| executor.submit(task!(echo(large()))))
             .collect();

@@ -17,7 +17,8 @@ use std::{
 };
 
 use common::{
-    Random, Scratch, Sign, Wakes, descriptors, eventually, runs, signal, threads, watched,
+    Random, Scratch, Sign, Wakes, descriptors, eventually, processes, runs, signal, threads,
+    watched,
 };
 use freethreading::{
     Backend, Barrier, BoundedSemaphore, Condition, Error, Event, IntoTask, Launcher, Lock, Queue,
@@ -35,14 +36,6 @@ use primitives::{
 
 freethreading::init_tests!();
 
-fn executor(max_workers: usize) -> WorkerPoolExecutor {
-    WorkerPoolExecutor::builder()
-        .max_workers(max_workers)
-        .backend(Backend::Multiprocessing)
-        .build()
-        .unwrap()
-}
-
 /// Starts a process that runs the task.
 fn start<M>(task: impl IntoTask<M>) -> Worker {
     let worker = Worker::new(task).backend(Backend::Multiprocessing);
@@ -52,7 +45,7 @@ fn start<M>(task: impl IntoTask<M>) -> Worker {
 
 /// Runs a task in a process that ends well afterwards; gives the result.
 fn elsewhere<M, T: IntoTask<M>>(task: T) -> T::Output {
-    let executor = executor(1);
+    let executor = processes(1);
     let result = executor.submit(task).result().unwrap();
     executor.shutdown(true, false);
     result
@@ -353,7 +346,7 @@ every_type! {
         for (n, end) in [End::Exit(0), End::Exit(3), End::Abort, End::Segfault].into_iter().enumerate() {
             let lock = L::free();
             let held = scratch.sign(&n.to_string());
-            let executor = executor(1);
+            let executor = processes(1);
             let died = executor.submit(task!(hold::<L>(lock.clone(), 1, held, end)));
             let error = died.result().unwrap_err();
             assert!(matches!(error, TaskError::WorkerDied(_)), "{error}");
@@ -362,7 +355,7 @@ every_type! {
     }
 
     fn an_executor_s_worker_that_is_killed_leaves_nothing_locked<L: Lockable>() {
-        let executor = executor(1);
+        let executor = processes(1);
         let lock = L::free();
         for _ in 0..10 {
             let scratch = Scratch::new();
@@ -517,7 +510,7 @@ fn what_a_task_left_locked_is_released_with_its_worker() {
     watched(|| {
         let scratch = Scratch::new();
         let (lock, came) = (Lock::new(), scratch.sign("came"));
-        let executor = executor(1);
+        let executor = processes(1);
         let panicked = executor.submit(task!(acquire_and_panic(lock.clone(), came.clone())));
         assert!(matches!(panicked.result(), Err(TaskError::Panicked(_))));
         assert!(!lock.try_acquire());
@@ -1062,7 +1055,7 @@ impl Ticks {
 /// A thousand tasks wait for what another process holds, and give up.
 fn give_up_a_thousand_waits<A: Awaitable>() {
     let object = A::closed(1001);
-    let executor = executor(1);
+    let executor = processes(1);
     // All that is needed is there, the thread that hears of other processes too.
     executor
         .submit(task!(open::<A>(object.clone(), 0)))
@@ -1117,7 +1110,7 @@ fn give_up_a_thousand_waits<A: Awaitable>() {
 /// A thousand tasks wait, and all come through; another process sees to it.
 fn see_a_thousand_waits_through<A: Awaitable>() {
     let object = A::closed(1000);
-    let executor = executor(1);
+    let executor = processes(1);
     executor.submit(|| ()).result().unwrap();
     let times = if A::ALL { 1 } else { 1000 };
     for _ in 0..3 {
@@ -1182,7 +1175,7 @@ every_type! {
 fn give_up_about_when_it_is_released(rounds: usize) {
     let lock = Lock::new();
     let go = Semaphore::new(0);
-    let executor = executor(1);
+    let executor = processes(1);
     let (theirs, told) = (lock.clone(), go.clone());
     let releasing = executor.submit(task!(|theirs, told, rounds| {
         for _ in 0..rounds {
@@ -1294,7 +1287,7 @@ struct Counts {
 
 /// After a few times, and after many more.
 fn leftovers(doing: Doing, times: usize) -> (Counts, Counts) {
-    let executor = executor(1);
+    let executor = processes(1);
     executor.submit(|| ()).result().unwrap();
     let after = |times| {
         for _ in 0..times {

@@ -243,6 +243,7 @@ fn main() -> ExitCode {
         (scenario.main)();
         return ExitCode::SUCCESS;
     }
+    common::heed_interrupts();
     let mut trials = Vec::new();
     for scenario in SCENARIOS {
         if scenario.backends.is_empty() {

@@ -12,7 +12,7 @@ use crate::{
         processes::wire::{self, Carriage},
     },
     error::{Panic, Part, TaskError},
-    task::{Function, Portable, cell::Work, entry},
+    task::{Function, Portable, entry, work::Work},
     unwind,
 };
 use items::Items;

@@ -212,6 +212,20 @@ pub(crate) trait Engine: Send + Sync {
     fn reap(&self) {}
 }
 
+/// Whoever wants a worker ended for a job waits so long until it has replied to the one before.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a worker makes of new orders for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Heed {
+    Heeded,
+    /// It does not have the job, yet or any more, or cannot tell it from another.
+    NotNow,
+    /// It has done the job, and is about to say so.
+    TooLate,
+}
+
 /// How long somebody waits for a job.
 #[derive(Clone, Copy)]
 pub(crate) enum Patience {
@@ -247,8 +261,8 @@ pub(crate) trait Runner: Send + Sync {
     /// Ends the worker at once, whatever it does; `false` if this kind of worker cannot be.
     fn kill(&self) -> bool;
 
-    /// Looks at the orders of a job again, if it is the one at hand: else `false`.
-    fn heed(&self, job: &Arc<dyn Job>) -> bool;
+    /// Looks at the orders of a job again, if it is the one at hand. Whoever has waited long enough insists.
+    fn heed(&self, job: &Arc<dyn Job>, insists: bool) -> Heed;
 
     /// Blocks, and does what is to be done for the worker meanwhile, until a job of it is over, as `is_over`
     /// says, or patience is at its end. `false` if that is not for the caller to do: then it has to wait

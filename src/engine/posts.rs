@@ -243,9 +243,9 @@ impl Scheduler {
         state.post();
     }
 
-    /// Ends a worker for the sake of a job, as `end` does unless the worker has come to another job: then `false`,
-    /// as from there. It will not come to another while it ends.
-    pub(super) fn doom(&self, id: u64, end: impl FnOnce() -> bool) -> bool {
+    /// Ends a worker for the sake of a job, as `end` does, which says whether it did. The worker will not come to
+    /// another job while it ends.
+    pub(super) fn doom(&self, id: u64, end: impl FnOnce() -> bool) {
         let mut state = self.state.lock();
         state.retract();
         let ends = end();
@@ -255,7 +255,6 @@ impl Scheduler {
         } else {
             state.post();
         }
-        ends
     }
 
     /// Says of a job whose worker is gone whether it may have begun.

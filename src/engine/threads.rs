@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Engine, Job, Runner, Scheduler, Settled, fail,
+    Engine, Heed, Job, Runner, Scheduler, Settled, fail,
     processes::wire::Carriage,
     scheduler::{After, Next, Setback},
     slot::Slot,
@@ -257,9 +257,9 @@ impl Runner for ThreadRunner {
         false
     }
 
-    fn heed(&self, _job: &Arc<dyn Job>) -> bool {
+    fn heed(&self, _job: &Arc<dyn Job>, _insists: bool) -> Heed {
         // The task looks itself.
-        true
+        Heed::Heeded
     }
 
     fn ask(&self) {

@@ -11,7 +11,10 @@ use std::{
 use crate::{
     engine::{Job, Scheduler, room::Admission},
     error::TaskError,
-    task::cell::{Shared, TaskCell, Watcher, Work},
+    task::{
+        cell::{Shared, TaskCell, Watcher},
+        work::Work,
+    },
     trace, unwind,
 };
 

@@ -32,8 +32,9 @@ use crate::{
     shim::{AtomicU64, Ordering},
     task::{
         Portable,
-        cell::{TaskCell, Watcher, Work},
+        cell::{TaskCell, Watcher},
         entry,
+        work::Work,
     },
     unwind,
 };

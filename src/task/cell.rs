@@ -18,17 +18,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Portable, Task};
+use super::work::Work;
 use crate::{
-    codec::Encoded,
     engine::{
-        self, Job, Orders, Patience, Payload, Post, Posting, Request, Runner, Settled,
-        processes::{
-            reactor,
-            wire::{self, Carriage},
-        },
+        self, Heed, Job, Orders, PATIENCE, Patience, Payload, Post, Posting, Request, Runner,
+        Settled,
+        processes::{reactor, wire::Carriage},
     },
-    error::{Part, TaskError},
+    error::TaskError,
     executor::TaskFuture,
     shim::{Mutex, MutexGuard, Thread, hint, park, thread},
     unwind,
@@ -37,73 +34,6 @@ use crate::{
 
 /// How often a blocking taker looks, giving way to other threads in between, before it sleeps.
 const LOOKS: u32 = if cfg!(freethreading_loom) { 1 } else { 16 };
-
-/// What a worker can do: a call that is made here, or encoded and made elsewhere.
-pub(crate) trait Work: Send + 'static {
-    type Output: Send + 'static;
-
-    /// Gives the path of the function, for messages.
-    fn name(&self) -> fn() -> &'static str;
-
-    /// Does it on this thread.
-    fn call(self) -> Self::Output;
-
-    /// Encodes it as a request with this number.
-    fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError>;
-
-    /// Decodes what came back.
-    fn decode(payload: Encoded<'_>) -> Result<Self::Output, TaskError>;
-}
-
-impl<A: Portable, R: Portable> Work for Task<A, R> {
-    type Output = R;
-
-    fn name(&self) -> fn() -> &'static str {
-        self.function.entry().function_name
-    }
-
-    fn call(self) -> R {
-        self.function.call(self.args)
-    }
-
-    fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError> {
-        wire::request(
-            id,
-            self.function.entry(),
-            wire::Reply::Value,
-            carriage,
-            &self.args,
-        )
-    }
-
-    fn decode(payload: Encoded<'_>) -> Result<R, TaskError> {
-        payload.decode(Part::Result).map_err(TaskError::Decode)
-    }
-}
-
-/// A task whose result nobody wants.
-pub(crate) struct Discarding<A, R>(pub(crate) Task<A, R>);
-
-impl<A: Portable, R: Portable> Work for Discarding<A, R> {
-    type Output = ();
-
-    fn name(&self) -> fn() -> &'static str {
-        self.0.name()
-    }
-
-    fn call(self) {
-        drop(self.0.call());
-    }
-
-    fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError> {
-        let Task { args, function } = &self.0;
-        wire::request(id, function.entry(), wire::Reply::Nothing, carriage, args)
-    }
-
-    fn decode(_payload: Encoded<'_>) -> Result<(), TaskError> {
-        Ok(())
-    }
-}
 
 pub(crate) type Callback<R> = Box<dyn FnOnce(&TaskFuture<R>) + Send>;
 
@@ -640,6 +570,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
     }
 
     fn kill(self: Arc<Self>) -> bool {
+        let since = Instant::now();
         loop {
             if Arc::clone(&self).cancel() {
                 return true;
@@ -649,10 +580,13 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
                 orders.stop = begun;
                 running = begun;
             });
-            match runner {
-                Some(runner) if runner.heed(&(Arc::clone(&self) as Arc<dyn Job>)) => return true,
+            let job = Arc::clone(&self) as Arc<dyn Job>;
+            let insists = since.elapsed() > PATIENCE;
+            match runner.map(|runner| runner.heed(&job, insists)) {
+                Some(Heed::Heeded) => return true,
+                Some(Heed::TooLate) => return false,
                 None if running => return true,
-                _ => {}
+                None | Some(Heed::NotNow) => {}
             }
             if let Stage::Settled { outcome, .. } = &self.state.lock().stage {
                 return matches!(
@@ -682,7 +616,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
         });
         if let Some(runner) = runner {
             // One that does not have it yet looks for orders when it gets it.
-            runner.heed(&(self as Arc<dyn Job>));
+            let _ = runner.heed(&(self as Arc<dyn Job>), false);
         }
     }
 
@@ -762,6 +696,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
 #[cfg(all(test, not(freethreading_loom)))]
 mod tests {
     use super::*;
+    use crate::Task;
 
     #[test]
     fn a_task_costs_little_memory() {
@@ -772,147 +707,4 @@ mod tests {
 }
 
 #[cfg(all(test, freethreading_loom))]
-mod loom_models {
-    use loom::{
-        sync::atomic::{AtomicUsize, Ordering::SeqCst},
-        thread::spawn,
-    };
-
-    use super::*;
-
-    /// Gives 7, and counts how often it is run.
-    struct Seven(Arc<AtomicUsize>);
-
-    impl Work for Seven {
-        type Output = u32;
-
-        fn name(&self) -> fn() -> &'static str {
-            || "seven"
-        }
-
-        fn call(self) -> u32 {
-            self.0.fetch_add(1, SeqCst);
-            7
-        }
-
-        fn request(&self, _: u64, _: Carriage) -> Result<Request, TaskError> {
-            unreachable!("models run on threads")
-        }
-
-        fn decode(_: Encoded<'_>) -> Result<u32, TaskError> {
-            unreachable!("models run on threads")
-        }
-    }
-
-    struct Model {
-        runs: Arc<AtomicUsize>,
-        callbacks: Arc<AtomicUsize>,
-        cell: Arc<TaskCell<Seven>>,
-        future: TaskFuture<u32>,
-    }
-
-    fn new_model() -> Model {
-        let runs = Arc::new(AtomicUsize::new(0));
-        let cell = TaskCell::new(Seven(Arc::clone(&runs)));
-        Model {
-            runs,
-            callbacks: Arc::new(AtomicUsize::new(0)),
-            future: TaskFuture::new(Arc::clone(&cell) as Arc<dyn Shared<u32>>),
-            cell,
-        }
-    }
-
-    impl Model {
-        fn add_callback(&self) {
-            let callbacks = Arc::clone(&self.callbacks);
-            self.future.add_done_callback(move |future| {
-                assert!(future.done());
-                callbacks.fetch_add(1, SeqCst);
-            });
-        }
-    }
-
-    /// What a worker thread does.
-    fn work(cell: &Arc<TaskCell<Seven>>) {
-        if cell.call(None).is_some() {
-            Arc::clone(cell).publish();
-        }
-    }
-
-    #[test]
-    fn loom_a_blocked_taker_gets_the_result() {
-        loom::model(|| {
-            let model = new_model();
-            let cell = Arc::clone(&model.cell);
-            let worker = spawn(move || work(&cell));
-            assert_eq!(model.future.result().unwrap(), 7);
-            worker.join().unwrap();
-        });
-    }
-
-    #[test]
-    fn loom_an_awaiting_taker_gets_the_result() {
-        loom::model(|| {
-            let model = new_model();
-            let cell = Arc::clone(&model.cell);
-            let worker = spawn(move || work(&cell));
-            assert_eq!(loom::future::block_on(model.future).unwrap(), 7);
-            worker.join().unwrap();
-        });
-    }
-
-    #[test]
-    fn loom_of_two_takers_one_gets_the_result() {
-        loom::model(|| {
-            let model = new_model();
-            work(&model.cell);
-            let future = TaskFuture::new(Arc::clone(&model.cell) as Arc<dyn Shared<u32>>);
-            let other = spawn(move || future.result().is_ok());
-            let mine = model.future.result().is_ok();
-            assert_ne!(mine, other.join().unwrap());
-        });
-    }
-
-    #[test]
-    fn loom_a_task_runs_or_is_cancelled_and_calls_back_once() {
-        loom::model(|| {
-            let model = new_model();
-            model.add_callback();
-            let cell = Arc::clone(&model.cell);
-            let worker = spawn(move || work(&cell));
-            let cancelled = model.future.cancel();
-            worker.join().unwrap();
-            assert_eq!(model.runs.load(SeqCst), usize::from(!cancelled));
-            assert_eq!(model.callbacks.load(SeqCst), 1);
-            assert_eq!(model.future.result().is_err(), cancelled);
-        });
-    }
-
-    #[test]
-    fn loom_a_callback_added_meanwhile_is_called_once() {
-        loom::model(|| {
-            let model = new_model();
-            let cell = Arc::clone(&model.cell);
-            let worker = spawn(move || work(&cell));
-            model.add_callback();
-            worker.join().unwrap();
-            assert_eq!(model.callbacks.load(SeqCst), 1);
-        });
-    }
-
-    #[test]
-    fn loom_the_first_outcome_stays() {
-        loom::model(|| {
-            let model = new_model();
-            let cell = Arc::clone(&model.cell);
-            let loser = spawn(move || {
-                let _ = cell.settle(Err(TaskError::Shutdown));
-            });
-            let _ = model.cell.settle(Err(TaskError::Cancelled));
-            let first = model.cell.error();
-            loser.join().unwrap();
-            let last = model.cell.error();
-            assert_eq!(format!("{first:?}"), format!("{last:?}"));
-        });
-    }
-}
+mod models;

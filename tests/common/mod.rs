@@ -47,6 +47,22 @@ impl Drop for ReleaseOnFailure {
     }
 }
 
+/// An executor of so many worker processes.
+pub fn processes(max_workers: usize) -> freethreading::WorkerPoolExecutor {
+    freethreading::WorkerPoolExecutor::builder()
+        .max_workers(max_workers)
+        .backend(freethreading::Backend::Multiprocessing)
+        .build()
+        .unwrap()
+}
+
+/// Whoever starts the tests may ignore interrupts, as a shell does for what runs in the background, and then so do
+/// the programs that are started here.
+pub fn heed_interrupts() {
+    // SAFETY: the default action runs no code of this program's.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+}
+
 /// Waits until the condition holds, for what no handle tells: files, processes, other programs. The
 /// watchdog ends a wait in vain.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

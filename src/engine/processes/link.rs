@@ -36,7 +36,7 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::{
     super::{
-        Job, Patience, Request, Runner, Scheduler, fail,
+        Heed, Job, Patience, Request, Runner, Scheduler, fail,
         scheduler::{After, Setback},
     },
     launcher::{Launched, PIPE_SIZE},
@@ -229,9 +229,15 @@ impl State {
         self.held.remove(position)
     }
 
-    /// Whether the process has this job, and no other.
-    fn has_only(&self, job: &Arc<dyn Job>) -> bool {
-        self.held.len() == 1 && self.held.iter().all(|current| current.is(job))
+    /// Whether the process can be killed for the sake of this job: it may not have replied to others yet, which
+    /// only who insists takes into account.
+    fn may_end_for(&self, job: &Arc<dyn Job>, insists: bool) -> Heed {
+        match self.held.iter().position(|current| current.is(job)) {
+            None => Heed::NotNow,
+            Some(at) if at + 1 < self.held.len() => Heed::TooLate,
+            Some(at) if at > 0 && !insists => Heed::NotNow,
+            Some(_) => Heed::Heeded,
+        }
     }
 
     /// The process is to be killed; the first reason stays, unless all workers are.
@@ -499,20 +505,23 @@ impl Runner for Link {
         true
     }
 
-    fn heed(&self, job: &Arc<dyn Job>) -> bool {
+    fn heed(&self, job: &Arc<dyn Job>, insists: bool) -> Heed {
         let orders = {
             let mut state = self.state.lock();
             let mut held = state.held.iter_mut();
             let Some(current) = held.find(|current| current.is(job)) else {
-                return false;
+                return Heed::NotNow;
             };
             let orders = job.orders();
             current.deadline = orders.deadline;
             orders
         };
-        let heeded = !orders.stop || self.condemn_for(job, Sentence::Killed);
+        let heed = match orders.stop {
+            true => self.condemn_for(job, Sentence::Killed, insists),
+            false => Heed::Heeded,
+        };
         self.changed.notify_one();
-        heeded
+        heed
     }
 
     fn seat(&self) -> Option<u16> {

@@ -12,7 +12,7 @@ use tokio::net::unix::pipe;
 use super::{Current, Link, Sentence, burial::unread, frames::write_some};
 use crate::{
     engine::{
-        Job, Request, Runner, fail,
+        Heed, Job, PATIENCE, Request, Runner, fail,
         processes::{
             launcher::PIPE_SIZE,
             wire::{self, PREFIX},
@@ -210,24 +210,32 @@ impl Link {
         };
         if let Some(job) = late {
             let limit = job.orders().limit.unwrap_or_default();
-            if !self.condemn_for(&job, Sentence::TimeLimit(limit)) {
+            let insists = at.elapsed() > PATIENCE;
+            if self.condemn_for(&job, Sentence::TimeLimit(limit), insists) != Heed::Heeded {
                 // The process is just about to reply.
                 tokio::time::sleep(A_MOMENT).await;
             }
         }
     }
 
-    /// The process is to be killed for the sake of a job, if it has that and no other: `false` if it has come to
-    /// another one, and so is done with this.
-    pub(super) fn condemn_for(&self, job: &Arc<dyn Job>, sentence: Sentence) -> bool {
+    /// The process is to be killed for the sake of a job, unless it has done that, or may not have replied to
+    /// the one before yet: that is a moment, but for a process that is stopped just then.
+    pub(super) fn condemn_for(
+        &self,
+        job: &Arc<dyn Job>,
+        sentence: Sentence,
+        insists: bool,
+    ) -> Heed {
+        let mut heed = Heed::NotNow;
         self.scheduler.doom(self.id, || {
             let mut state = self.state.lock();
-            let condemned = state.has_only(job);
-            if condemned {
+            heed = state.may_end_for(job, insists);
+            if heed == Heed::Heeded {
                 state.condemn(sentence);
             }
-            condemned
-        })
+            heed == Heed::Heeded
+        });
+        heed
     }
 
     /// Waits until the process has had nothing to do for too long, and lets it go then.
