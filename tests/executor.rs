@@ -312,6 +312,7 @@ freethreading::test_backends! {
             let futures: Vec<_> =
                 (0..10).map(|_| executor.submit(task!(pass(gates.gate())))).collect();
             executor.shutdown(false, false);
+            assert!(matches!(executor.submit(|| ()).result(), Err(TaskError::Shutdown)));
             assert!(futures.iter().all(|future| !future.done()));
             gates.open();
             assert!(futures.iter().all(|future| future.result().is_ok()));
@@ -355,6 +356,73 @@ freethreading::test_backends! {
             });
             assert!(futures.iter().all(TaskFuture::done));
             assert_eq!(futures.iter().filter(|future| future.result().is_ok()).count(), 5);
+        });
+    }
+
+    #[test]
+    fn what_is_submitted_during_the_shutdown_has_an_outcome() {
+        watched(|| {
+            for cancels in [false, true] {
+                let executor = WorkerPoolExecutor::new(2).unwrap();
+                let submitted = AtomicU32::new(0);
+                let outcomes: Vec<_> = thread::scope(|scope| {
+                    let submitters = [0; 3].map(|_| scope.spawn(|| {
+                        let next = |n| {
+                            submitted.fetch_add(1, Ordering::Relaxed);
+                            executor.submit(task!(add(n, 1)))
+                        };
+                        (0..500).map(next).collect::<Vec<_>>()
+                    }));
+                    while submitted.load(Ordering::Relaxed) < 200 {
+                        thread::yield_now();
+                    }
+                    executor.shutdown(true, cancels);
+                    submitters.map(|submitter| submitter.join().unwrap()).into()
+                });
+                for futures in outcomes {
+                    let mut is_over = false;
+                    for (n, future) in (0..).zip(futures) {
+                        assert!(future.done());
+                        match future.result() {
+                            Ok(sum) => assert!(!is_over && sum == n + 1),
+                            Err(TaskError::Cancelled) => assert!(!is_over && cancels),
+                            Err(TaskError::Shutdown) => is_over = true,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn what_waits_for_a_busy_worker_runs_in_the_order_of_submission() {
+        watched(|| {
+            let scratch = Scratch::new();
+            let sign = scratch.sign("order");
+            let gates = GateKeeper::new();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let first = executor.submit(task!(pass(gates.gate())));
+            gates.wait_for(1);
+            let futures: Vec<_> = (0..300)
+                .map(|n| {
+                    let sign = sign.clone();
+                    executor.submit(task!(|sign, n| sign.note(n)))
+                })
+                .collect();
+            assert_eq!(executor.stats().queued, 300);
+            gates.open();
+            first.result().unwrap();
+            // More come while these run.
+            let later: Vec<_> = (300..400)
+                .map(|n| {
+                    let sign = sign.clone();
+                    executor.submit(task!(|sign, n| sign.note(n)))
+                })
+                .collect();
+            assert!(futures.into_iter().chain(later).all(|future| future.result().is_ok()));
+            let expected: Vec<_> = (0..400).map(|n| n.to_string()).collect();
+            assert_eq!(sign.notes(), expected);
         });
     }
 

@@ -1,6 +1,7 @@
 //! What runs tasks. A [`Scheduler`] holds the queue and the workers of one executor (or of one
 //! `Worker`); an [`Engine`] makes the workers; a [`Runner`] is one of them, a thread or a process.
 
+mod inbox;
 mod posts;
 pub(crate) mod processes;
 pub(crate) mod room;

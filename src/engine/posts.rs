@@ -134,6 +134,7 @@ impl State {
     /// Takes all that waits for a worker.
     pub(super) fn take_all(&mut self) -> VecDeque<Arc<dyn Job>> {
         self.retract();
+        self.inbox.shut(&mut self.queue);
         std::mem::take(&mut self.queue)
     }
 
@@ -142,6 +143,9 @@ impl State {
         loop {
             self.harvest();
             let Some(posts) = self.posts.as_mut().filter(|posts| !posts.jobs.is_empty()) else {
+                if self.queue.is_empty() {
+                    self.inbox.refill(&mut self.queue);
+                }
                 return self.queue.pop_front();
             };
             let (number, job) = posts.jobs.pop_front()?;

@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Engine, Job, Runner, fail,
+    inbox::Inbox,
     posts::Posts,
     processes::wire::Carriage,
     room::{Admission, Called, Census, Room},
@@ -44,6 +45,7 @@ pub(crate) struct Scheduler {
     engine: Box<dyn Engine>,
     plan: Plan,
     pub(super) state: Mutex<State>,
+    inbox: Arc<Inbox<Arc<dyn Job>>>,
     /// Closed, nothing queued, and no worker left.
     pub(crate) finished: Latch<()>,
 }
@@ -85,6 +87,8 @@ pub(crate) enum Hiring {
 
 pub(super) struct State {
     pub(super) queue: VecDeque<Arc<dyn Job>>,
+    /// What was submitted while all workers were busy, and comes after the queue.
+    pub(super) inbox: Arc<Inbox<Arc<dyn Job>>>,
     /// Where the queue is limited.
     pub(super) room: Option<Room>,
     /// What the workers take by themselves, where they can.
@@ -220,6 +224,11 @@ impl State {
         }
     }
 
+    /// What is submitted from now on has more to be done for it than to be kept.
+    fn shut(&mut self) {
+        self.inbox.shut(&mut self.queue);
+    }
+
     /// Whether no job will come any more.
     fn is_over(&self) -> bool {
         self.closed && self.holds == 0
@@ -237,12 +246,14 @@ impl State {
 impl Scheduler {
     pub(crate) fn new(engine: Box<dyn Engine>, plan: Plan) -> Arc<Scheduler> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let inbox = Arc::new(Inbox::new());
         let scheduler = Arc::new(Scheduler {
             // Relaxed: only distinctness counts.
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             engine,
             state: Mutex::new(State {
                 queue: VecDeque::new(),
+                inbox: Arc::clone(&inbox),
                 room: plan.max_pending.map(Room::new),
                 posts: None,
                 has_no_board: false,
@@ -263,6 +274,7 @@ impl Scheduler {
                 setbacks: 0,
                 interruptions: 0,
             }),
+            inbox,
             plan,
             finished: Latch::new(),
         });
@@ -419,6 +431,9 @@ impl Scheduler {
 
     /// Takes a job; if it cannot be run, the job says so.
     pub(crate) fn submit(self: &Arc<Self>, job: Arc<dyn Job>, admission: Option<&Admission<'_>>) {
+        let Err(job) = self.inbox.put(job) else {
+            return;
+        };
         let mut state = self.state.lock();
         if let Some(admission) = admission {
             admission.spend(&mut state.room);
@@ -447,6 +462,7 @@ impl Scheduler {
                 state.retract();
                 state.queue.push_front(job);
             }
+            End::Back if self.may_open(&state) => return self.inbox.open(job),
             End::Back => state.queue.push_back(job),
         }
         state.post();
@@ -456,6 +472,12 @@ impl Scheduler {
             drop(state);
             self.start();
         }
+    }
+
+    /// Whether to keep a job is all that there is to do for those who submit, as long as the workers are busy.
+    fn may_open(&self, state: &State) -> bool {
+        let is_plain = self.carriage().is_none() && !self.is_limited();
+        is_plain && state.live == self.max() && !state.takes_none()
     }
 
     /// For work that was accepted as a whole and is submitted bit by bit.
@@ -540,6 +562,7 @@ impl Scheduler {
         };
         let mut state = self.state.lock();
         state.live -= 1;
+        state.shut();
         // Other workers will get to what is queued.
         let stranded = match state.live {
             0 => state.take_all(),
@@ -622,6 +645,7 @@ impl Scheduler {
         state.idle.retain(|other| other.id() != id);
         state.doomed.retain(|&other| other != id);
         state.live -= 1;
+        state.shut();
         if let Some(room) = &mut state.room {
             room.asked(id);
         }
@@ -669,6 +693,7 @@ impl Scheduler {
     pub(crate) fn close(&self, cancel_queued: bool) {
         let mut state = self.state.lock();
         state.closed = true;
+        state.shut();
         state.cancelling |= cancel_queued;
         let idle = state.dismissed();
         let cancelled = if cancel_queued {
@@ -689,6 +714,7 @@ impl Scheduler {
     pub(crate) fn terminate(&self) {
         let mut state = self.state.lock();
         state.closed = true;
+        state.shut();
         state.terminated = true;
         let idle = std::mem::take(&mut state.idle);
         let queued = state.take_all();
@@ -718,7 +744,7 @@ impl Scheduler {
             let mut state = self.state.lock();
             state.harvest();
             let stats = Stats {
-                queued: state.queue.len() + state.posted(),
+                queued: state.queue.len() + state.inbox.len() + state.posted(),
                 completed: state.past.0,
                 failed: state.past.1,
                 restarted: state.restarted,
