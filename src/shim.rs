@@ -13,7 +13,7 @@ pub(crate) enum Scope {
 #[cfg(not(freethreading_loom))]
 mod imp {
     use super::Scope;
-    pub(crate) use crate::spin::SpinLock;
+    pub(crate) use crate::spin::{SpinLock, SpinLockGuard};
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::{
         hint,
@@ -92,7 +92,7 @@ mod imp {
 
 #[cfg(freethreading_loom)]
 mod imp {
-    pub(crate) use self::Mutex as SpinLock;
+    pub(crate) use self::{Mutex as SpinLock, MutexGuard as SpinLockGuard};
     use super::Scope;
     pub(crate) use loom::{
         cell::UnsafeCell,

@@ -16,6 +16,7 @@ use parking_lot::lock_api::{self, GuardSend, RawMutex};
 use crate::arena::look::{Looker, look};
 
 pub(crate) type SpinLock<T> = lock_api::Mutex<RawSpinLock, T>;
+pub(crate) type SpinLockGuard<'a, T> = lock_api::MutexGuard<'a, RawSpinLock, T>;
 
 /// How often to give way to other threads before sleeping.
 const YIELDS: u32 = 100;

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     backend::Backend,
     error::{Effect, StartError, TaskError},
+    shim::SpinLock,
     stats::{Moment, Tally, WorkerStats},
     task::duty::{self, Duty},
     unwind,
@@ -97,7 +98,7 @@ struct ThreadRunner {
     record: Arc<Record>,
     /// The next job, or `None` to end.
     slot: Slot<Option<Arc<dyn Job>>>,
-    desk: Mutex<Desk>,
+    desk: SpinLock<Desk>,
     tally: Tally,
 }
 
@@ -119,7 +120,7 @@ impl ThreadRunner {
             id: runner_id(),
             record,
             slot: Slot::new(),
-            desk: Mutex::default(),
+            desk: SpinLock::default(),
             tally: Tally::default(),
         }
     }
@@ -203,25 +204,25 @@ impl ThreadRunner {
             if let Some(settled) = called {
                 self.tally.count(settled.failed);
             }
+            if solo {
+                verdict = job.error().map_or(Ok(()), Err);
+            }
             next = match called {
                 // Who sees the result is to find this worker free,
                 Some(Settled {
                     calls_back: false, ..
                 }) => {
                     let next = scheduler.next(self, after);
-                    Arc::clone(&job).publish();
+                    job.publish();
                     next
                 }
                 // but no job is to wait behind a callback.
                 Some(_) => {
-                    Arc::clone(&job).publish();
+                    job.publish();
                     scheduler.next(self, after)
                 }
                 None => scheduler.next(self, After::Nothing),
             };
-            if solo {
-                verdict = job.error().map_or(Ok(()), Err);
-            }
         }
     }
 }

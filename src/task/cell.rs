@@ -27,7 +27,7 @@ use crate::{
     },
     error::TaskError,
     executor::TaskFuture,
-    shim::{Mutex, MutexGuard, Thread, hint, park, thread},
+    shim::{SpinLock, SpinLockGuard, Thread, hint, park, thread},
     unwind,
     wakers::Wakers,
 };
@@ -49,7 +49,7 @@ pub(crate) trait Watcher: Send + Sync {
 /// Kept small, since a million of them may wait.
 pub(crate) struct TaskCell<W: Work> {
     name: fn() -> &'static str,
-    state: Mutex<State<W>>,
+    state: SpinLock<State<W>>,
 }
 
 struct State<W: Work> {
@@ -188,7 +188,7 @@ impl<W: Work> TaskCell<W> {
     fn with_stage(name: fn() -> &'static str, stage: Stage<W>) -> Arc<Self> {
         Arc::new(TaskCell {
             name,
-            state: Mutex::new(State {
+            state: SpinLock::new(State {
                 stage,
                 waiting: None,
             }),
@@ -247,7 +247,7 @@ impl<W: Work> TaskCell<W> {
     }
 
     /// The state once the outcome is decided; blocks until then, or until the deadline.
-    fn settled_by(&self, deadline: Option<Instant>) -> Option<MutexGuard<'_, State<W>>> {
+    fn settled_by(&self, deadline: Option<Instant>) -> Option<SpinLockGuard<'_, State<W>>> {
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let mut noticed = false;
         for look in 0.. {
@@ -298,7 +298,7 @@ impl<W: Work> TaskCell<W> {
     }
 
     /// The state if the outcome is decided, else remembers to wake the caller.
-    fn poll_settled(&self, context: &mut Context<'_>) -> Poll<MutexGuard<'_, State<W>>> {
+    fn poll_settled(&self, context: &mut Context<'_>) -> Poll<SpinLockGuard<'_, State<W>>> {
         // Wakers are cloned and dropped outside of the lock: they may do anything.
         let mut waker = None;
         let (mut noticed, mut attended) = (false, false);
@@ -342,7 +342,7 @@ impl<W: Work> TaskCell<W> {
         }
     }
 
-    fn take_settled(&self, mut state: MutexGuard<'_, State<W>>) -> Result<W::Output, TaskError> {
+    fn take_settled(&self, mut state: SpinLockGuard<'_, State<W>>) -> Result<W::Output, TaskError> {
         let Stage::Settled { outcome, .. } = &mut state.stage else {
             unreachable!("only a settled task has a result");
         };
