@@ -14,6 +14,8 @@ pub(crate) enum Looker {
     Mutex,
     /// Whether a waiter was told something.
     Waiter,
+    /// The same, having let another thread run.
+    WaiterYielding,
     /// Whether a lock or a permit can be had.
     Lock,
     /// The same, by a task that is polled.
@@ -50,7 +52,7 @@ impl Looker {
             // Other tasks have to wait for it.
             Looker::Polled => 3..=6,
             // They give way instead.
-            Looker::Yielding | Looker::Taken => 0..=0,
+            Looker::WaiterYielding | Looker::Yielding | Looker::Taken => 0..=0,
         }
     }
 }
@@ -73,17 +75,28 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
     found
 }
 
-/// Lets another thread run and looks once, unless that was in vain before, or took longer than to be woken.
+/// Lets another thread run and looks once, unless that was in vain before, or took long not long ago.
+///
+/// What is won is the microsecond that it takes to fall asleep and to be woken. Where somebody else wants the
+/// processor, some milliseconds may be lost: at most one part in [`PRICE`] of all the time.
 pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> bool {
     const LONG: Duration = Duration::from_micros(50);
+    const PRICE: u32 = 100;
 
     if luck::skips(looker) {
         return false;
     }
     let start = Instant::now();
+    if luck::rests(start) {
+        return false;
+    }
     thread::yield_now();
     let found = attempt();
-    luck::learn(looker, found && start.elapsed() < LONG);
+    let taken = start.elapsed();
+    if taken > LONG {
+        luck::rest_until(start + taken * PRICE);
+    }
+    luck::learn(looker, found && taken <= LONG);
     found
 }
 
@@ -100,7 +113,7 @@ pub(super) fn give_way_and<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<
 /// How it went for this thread.
 #[cfg(not(freethreading_loom))]
 mod luck {
-    use std::cell::Cell;
+    use std::{cell::Cell, time::Instant};
 
     use super::Looker;
 
@@ -117,6 +130,16 @@ mod luck {
     thread_local! {
         static LUCK: [Cell<Luck>; LOOKERS] =
             const { [const { Cell::new(Luck { skip: 0, penalty: 0 }) }; LOOKERS] };
+        /// Until when it does not give way.
+        static REST: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn rests(now: Instant) -> bool {
+        REST.get().is_some_and(|end| now < end)
+    }
+
+    pub(super) fn rest_until(end: Instant) {
+        REST.set(Some(end));
     }
 
     pub(super) fn skips(looker: Looker) -> bool {
@@ -152,6 +175,12 @@ mod luck {
     pub(super) fn skips(_: super::Looker) -> bool {
         true
     }
+
+    pub(super) fn rests(_: std::time::Instant) -> bool {
+        true
+    }
+
+    pub(super) fn rest_until(_: std::time::Instant) {}
 
     pub(super) fn learn(_: super::Looker, _: bool) {}
 }

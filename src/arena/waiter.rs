@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     arena, bell,
-    look::{Looker, look},
+    look::{Looker, give_way_once, look},
     me,
     pool::{Tag, Unit},
     slot::ListId,
@@ -365,7 +365,9 @@ impl Waiter {
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> bool {
         let state = &self.node.state;
         let is_told = || State::of(state.load(Ordering::Relaxed)).is_told();
-        if look(Looker::Waiter, || is_told().then_some(())).is_some() {
+        if look(Looker::Waiter, || is_told().then_some(())).is_some()
+            || give_way_once(Looker::WaiterYielding, is_told)
+        {
             return true;
         }
         loop {
