@@ -242,6 +242,7 @@ impl Locked {
     }
 
     /// Notes that a waiter has come after all that were there before.
+    #[inline]
     pub(crate) fn stamp(&self, waiter: &waiter::Node) {
         let ticket = self.tickets.load(Ordering::Relaxed) + 1;
         self.tickets.store(ticket, Ordering::Relaxed);
@@ -249,6 +250,7 @@ impl Locked {
     }
 
     /// Puts a waiter behind the others, or in front of them if it has waited before.
+    #[inline]
     pub(crate) fn push(&self, list: usize, index: u32, waiter: &waiter::Node, front: bool) {
         let id = ListId {
             slot: self.slot.index(),
@@ -278,6 +280,7 @@ impl Locked {
     }
 
     /// Takes a waiter, which is in this list, out of it.
+    #[inline]
     pub(crate) fn unlink(&self, list: usize, waiter: &waiter::Node) {
         let ends = &self.lists[list];
         let next = waiter.next.load(Ordering::Relaxed);
@@ -297,6 +300,7 @@ impl Locked {
     /// Takes the first waiter out of a list. It has to be told something, or put into another list.
     ///
     /// Should this process be killed before it does so, the waiter is put back.
+    #[inline]
     pub(crate) fn take(&self, list: usize) -> Option<(u32, &'static waiter::Node)> {
         let index = self.lists[list].first.load(Ordering::Relaxed);
         let waiter = arena().waiters.get(index)?;

@@ -102,6 +102,7 @@ pub(super) const WAITER: u16 = 1;
 
 impl Node {
     /// Tells the waiter something; it has to be woken afterwards.
+    #[inline]
     pub(crate) fn tell(&'static self, message: State) -> Woken {
         let owner = self.owner();
         let local = self.local.load(Ordering::Relaxed);
@@ -109,14 +110,11 @@ impl Node {
         // for something else, by its process; a wake-up that comes late does no harm.
         if local != 0 {
             self.state.store(message as u32, Ordering::Release);
-            return match owner == me() {
-                true => Woken::Task(local - 1),
-                false => Woken::Elsewhere(owner, local - 1),
-            };
+            return Woken::task(owner, local - 1);
         }
         match State::of(self.state.swap(message as u32, Ordering::Release)) {
-            State::Sleeping => Woken::Sleeper(&self.state, Scope::Everywhere),
-            State::Dozing => Woken::Sleeper(&self.state, Scope::Here),
+            State::Sleeping => Woken::Sleeper(&self.state),
+            State::Dozing => Woken::Dozer(&self.state),
             _ => Woken::Nobody,
         }
     }
@@ -127,9 +125,8 @@ impl Node {
         match self.state() {
             state if !state.is_told() => Woken::Nobody,
             // By a process that is gone: there were several, so it does not doze.
-            _ if local == 0 => Woken::Sleeper(&self.state, Scope::Everywhere),
-            _ if self.owner() == me() => Woken::Task(local - 1),
-            _ => Woken::Elsewhere(self.owner(), local - 1),
+            _ if local == 0 => Woken::Sleeper(&self.state),
+            _ => Woken::task(self.owner(), local - 1),
         }
     }
 
@@ -163,26 +160,41 @@ impl Node {
 }
 
 /// Somebody who was told something and is to be woken, once no lock is held.
+///
+/// Each kind has one number, so that it is passed in two registers: written to memory and read at once, it
+/// would take longer than all that is done with it.
 #[must_use]
 #[derive(Clone, Copy)]
 pub(crate) enum Woken {
     /// It will look by itself.
     Nobody,
     /// A thread that sleeps.
-    Sleeper(&'static Futex, Scope),
-    /// A task of this process.
-    Task(u32),
-    /// A task of another process.
-    Elsewhere(u16, u32),
+    Sleeper(&'static Futex),
+    /// A thread that only this process can wake.
+    Dozer(&'static Futex),
+    /// A task of this process, by its place.
+    Task(u64),
+    /// A task of another process: its place, and above it the process.
+    Elsewhere(u64),
 }
 
 impl Woken {
+    fn task(process: u16, local: u32) -> Woken {
+        let local = u64::from(local);
+        match process == me() {
+            true => Woken::Task(local),
+            false => Woken::Elsewhere(u64::from(process) << 32 | local),
+        }
+    }
+
+    #[inline]
     pub(crate) fn wake(self) {
         match self {
             Woken::Nobody => {}
-            Woken::Sleeper(futex, scope) => futex.wake(scope),
-            Woken::Task(local) => wake_task(local),
-            Woken::Elsewhere(process, local) => bell::ring(process, local),
+            Woken::Sleeper(futex) => futex.wake(Scope::Everywhere),
+            Woken::Dozer(futex) => futex.wake(Scope::Here),
+            Woken::Task(local) => wake_task(local as u32),
+            Woken::Elsewhere(task) => bell::ring((task >> 32) as u16, task as u32),
         }
     }
 }
@@ -297,6 +309,7 @@ impl Waiter {
     }
 
     /// Before it is put into a list.
+    #[inline]
     pub(crate) fn prepare(&self, sleeper: Sleeper<'_>) {
         let local = match sleeper {
             Sleeper::Thread => 0,

@@ -66,9 +66,8 @@ enum AnyLock {
 #[derive(Debug)]
 pub struct ConditionGuard<'a> {
     condition: &'a Condition,
-    owner: Owner,
-    /// A wait that was dropped half-way has lost the lock.
-    held: bool,
+    /// Who holds the lock; a wait that was dropped half-way has lost it.
+    owner: Option<Owner>,
 }
 
 impl Condition {
@@ -298,8 +297,7 @@ impl Condition {
     fn guard(&self, owner: Owner) -> ConditionGuard<'_> {
         ConditionGuard {
             condition: self,
-            owner,
-            held: true,
+            owner: Some(owner),
         }
     }
 
@@ -344,11 +342,9 @@ impl Condition {
 }
 
 impl ConditionGuard<'_> {
-    fn check(&self) -> Result<(), NotOwned> {
-        match self.held {
-            true => self.condition.raw().check(self.owner),
-            false => Err(NotOwned),
-        }
+    fn check(&self) -> Result<Owner, NotOwned> {
+        let owner = self.owner.ok_or(NotOwned)?;
+        self.condition.raw().check(owner).map(|()| owner)
     }
 
     /// [`Condition::wait`].
@@ -361,8 +357,8 @@ impl ConditionGuard<'_> {
     ///
     /// [`NotOwned`] if a wait that was dropped half-way has lost the lock.
     pub fn wait(&mut self) -> Result<(), NotOwned> {
-        self.check()?;
-        self.condition.wait_until(self.owner, None).map(drop)
+        let owner = self.check()?;
+        self.condition.wait_until(owner, None).map(drop)
     }
 
     /// [`Condition::wait_timeout`].
@@ -375,8 +371,8 @@ impl ConditionGuard<'_> {
     ///
     /// As of [`wait`](ConditionGuard::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool, NotOwned> {
-        self.check()?;
-        self.condition.wait_until(self.owner, deadline(timeout))
+        let owner = self.check()?;
+        self.condition.wait_until(owner, deadline(timeout))
     }
 
     /// [`Condition::wait_async`].
@@ -390,10 +386,10 @@ impl ConditionGuard<'_> {
     ///
     /// As of [`wait`](ConditionGuard::wait).
     pub async fn wait_async(&mut self) -> Result<(), NotOwned> {
-        self.check()?;
-        self.held = false;
-        ConditionWait::new(self.condition.raw(), self.owner).await;
-        self.held = true;
+        let owner = self.check()?;
+        self.owner = None;
+        ConditionWait::new(self.condition.raw(), owner).await;
+        self.owner = Some(owner);
         Ok(())
     }
 
@@ -407,9 +403,9 @@ impl ConditionGuard<'_> {
     ///
     /// As of [`wait`](ConditionGuard::wait).
     pub fn wait_for(&mut self, predicate: impl FnMut() -> bool) -> Result<(), NotOwned> {
-        self.check()?;
+        let owner = self.check()?;
         self.condition
-            .wait_for_until(self.owner, None, predicate)
+            .wait_for_until(owner, None, predicate)
             .map(drop)
     }
 
@@ -427,9 +423,9 @@ impl ConditionGuard<'_> {
         timeout: Duration,
         predicate: impl FnMut() -> bool,
     ) -> Result<bool, NotOwned> {
-        self.check()?;
+        let owner = self.check()?;
         self.condition
-            .wait_for_until(self.owner, deadline(timeout), predicate)
+            .wait_for_until(owner, deadline(timeout), predicate)
     }
 
     /// [`Condition::wait_for_async`].
@@ -475,9 +471,9 @@ impl ConditionGuard<'_> {
 
 impl Drop for ConditionGuard<'_> {
     fn drop(&mut self) {
-        if self.held {
+        if let Some(owner) = self.owner {
             // It may have been released behind the guard's back.
-            let _ = self.condition.raw().release(self.owner);
+            let _ = self.condition.raw().release(owner);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     hash::{Hash, Hasher},
+    num::NonZero,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -11,37 +12,47 @@ use crate::arena::me;
 /// Where the index of the process is in the number.
 const PROCESS_SHIFT: u32 = 48;
 
-/// A number that no other task or thread has, in any process that uses the arena now; never zero.
+/// Set in all numbers, so that none is zero.
+const SET: NonZero<u64> = NonZero::<u64>::MIN;
+
+/// It is a task.
+const TASK: u64 = 2;
+
+/// Where the number of the task or the thread is.
+const NUMBER_SHIFT: u32 = 2;
+
+/// A number that no other task or thread has, in any process that uses the arena now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner(u64);
+pub(super) struct Owner(NonZero<u64>);
 
 impl Owner {
     /// Whoever calls.
     #[inline]
     pub(super) fn current() -> Owner {
         match tokio::task::try_id() {
-            Some(task) => Owner::of(number_of(task) << 1 | 1),
-            None => Owner::of(number_of_thread() << 1),
+            Some(task) => Owner::of(number_of(task), TASK),
+            None => Owner::of(number_of_thread(), 0),
         }
     }
 
     #[inline]
-    fn of(number: u64) -> Owner {
-        // A process that makes 2^47 tasks takes years.
-        Owner(u64::from(me()) << PROCESS_SHIFT | number & ((1 << PROCESS_SHIFT) - 1))
+    fn of(number: u64, flag: u64) -> Owner {
+        // A process that makes 2^46 tasks takes years.
+        let number = number << NUMBER_SHIFT & ((1 << PROCESS_SHIFT) - 1);
+        Owner(SET | u64::from(me()) << PROCESS_SHIFT | number | flag)
     }
 
     /// Whether it is the thread or the task that calls: nothing that it does can happen meanwhile.
     #[inline]
     pub(super) fn is_current(self) -> bool {
-        match self.0 & 1 {
-            0 => self == Owner::of(number_of_thread() << 1),
+        match self.number() & TASK {
+            0 => self == Owner::of(number_of_thread(), 0),
             _ => self == Owner::current(),
         }
     }
 
     pub(super) fn number(self) -> u64 {
-        self.0
+        self.0.get()
     }
 }
 
@@ -115,7 +126,6 @@ mod tests {
             let (one, two) = (task().await.unwrap(), task().await.unwrap());
             assert_ne!(one, two);
             assert_ne!(one, thread);
-            assert_ne!(one.number(), 0);
         });
     }
 }

@@ -287,16 +287,15 @@ impl Future for ConditionWait {
 impl Drop for ConditionWait {
     /// The lock stays given up; a notification goes to somebody else.
     fn drop(&mut self) {
-        if let Stage::InLine(waiter) = &self.stage
-            && !leave(self.condition, waiter)
-        {
-            self.lock_again(true);
+        match &self.stage {
+            Stage::Start | Stage::Done => return,
+            Stage::InLine(waiter) if leave(self.condition, waiter) => return,
+            Stage::InLine(_) => self.lock_again(true),
+            Stage::Locking(_) => {}
         }
-        if let Stage::Locking(waiting) = std::mem::replace(&mut self.stage, Stage::Done) {
-            drop(waiting);
-            if self.notified {
-                self.condition.notify(1);
-            }
+        self.stage = Stage::Done;
+        if self.notified {
+            self.condition.notify(1);
         }
     }
 }
