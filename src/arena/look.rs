@@ -75,28 +75,27 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
     found
 }
 
-/// Lets another thread run and looks once, unless that was in vain before, or took long not long ago.
-///
-/// What is won is the microsecond that it takes to fall asleep and to be woken. Where somebody else wants the
-/// processor, some milliseconds may be lost: at most one part in [`PRICE`] of all the time.
+/// Lets another thread run and looks once, unless that was in vain before, or has cost too much.
 pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> bool {
+    /// To be woken takes less.
     const LONG: Duration = Duration::from_micros(50);
-    const PRICE: u32 = 100;
 
     if luck::skips(looker) {
         return false;
     }
     let start = Instant::now();
-    if luck::rests(start) {
+    if !budget::allows(start) {
         return false;
     }
     thread::yield_now();
     let found = attempt();
     let taken = start.elapsed();
-    if taken > LONG {
-        luck::rest_until(start + taken * PRICE);
-    }
     luck::learn(looker, found && taken <= LONG);
+    if taken > LONG {
+        budget::pay(start, taken);
+    } else if found {
+        budget::earn();
+    }
     found
 }
 
@@ -113,7 +112,7 @@ pub(super) fn give_way_and<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<
 /// How it went for this thread.
 #[cfg(not(freethreading_loom))]
 mod luck {
-    use std::{cell::Cell, time::Instant};
+    use std::cell::Cell;
 
     use super::Looker;
 
@@ -130,16 +129,6 @@ mod luck {
     thread_local! {
         static LUCK: [Cell<Luck>; LOOKERS] =
             const { [const { Cell::new(Luck { skip: 0, penalty: 0 }) }; LOOKERS] };
-        /// Until when it does not give way.
-        static REST: Cell<Option<Instant>> = const { Cell::new(None) };
-    }
-
-    pub(super) fn rests(now: Instant) -> bool {
-        REST.get().is_some_and(|end| now < end)
-    }
-
-    pub(super) fn rest_until(end: Instant) {
-        REST.set(Some(end));
     }
 
     pub(super) fn skips(looker: Looker) -> bool {
@@ -176,11 +165,49 @@ mod luck {
         true
     }
 
-    pub(super) fn rests(_: std::time::Instant) -> bool {
-        true
+    pub(super) fn learn(_: super::Looker, _: bool) {}
+}
+
+/// What it has won, and cost, this thread to give way.
+///
+/// What is won each time is the microsecond or so that it takes to fall asleep and to be woken. Now and then it
+/// takes a thousand times as long; where somebody else wants the processor and does not give it back, it does so
+/// nearly always. So it is given up when all that was won is spent, for as long as makes the rest of the
+/// loss a small part of the time.
+mod budget {
+    use std::{
+        cell::Cell,
+        time::{Duration, Instant},
+    };
+
+    /// So much is earned each time.
+    const GAIN: Duration = Duration::from_micros(1);
+
+    /// No more than this is saved up; there is as much to begin with.
+    const SAVINGS: Duration = Duration::from_millis(4);
+
+    /// How many times as long as what was lost it is given up.
+    const PRICE: u32 = 100;
+
+    thread_local! {
+        static SAVED: Cell<Duration> = const { Cell::new(SAVINGS) };
+        /// Until when it is given up.
+        static PAUSE: Cell<Option<Instant>> = const { Cell::new(None) };
     }
 
-    pub(super) fn rest_until(_: std::time::Instant) {}
+    pub(super) fn allows(now: Instant) -> bool {
+        PAUSE.get().is_none_or(|end| end <= now)
+    }
 
-    pub(super) fn learn(_: super::Looker, _: bool) {}
+    pub(super) fn earn() {
+        SAVED.set((SAVED.get() + GAIN).min(SAVINGS));
+    }
+
+    pub(super) fn pay(now: Instant, cost: Duration) {
+        let saved = SAVED.get();
+        SAVED.set(saved.saturating_sub(cost));
+        if let Some(lost) = cost.checked_sub(saved) {
+            PAUSE.set(Some(now + lost * PRICE));
+        }
+    }
 }
