@@ -27,6 +27,9 @@ use crate::{
 /// So much room is enough for most values.
 pub(crate) const ENOUGH: usize = 256;
 
+/// Values up to this size are likely to need no more room than that.
+const SMALL: usize = 128;
+
 /// What an encoding has beside the bytes in its frame.
 #[derive(Default)]
 pub(crate) struct Freight {
@@ -64,7 +67,8 @@ pub(crate) fn ship<T: Serialize>(
     limit: usize,
 ) -> Result<Freight, CodecError> {
     let start = frame.len();
-    let (encoded, luggage) = passage::pack(reach, || {
+    let mut luggage = Luggage::default();
+    let encoded = passage::pack(reach, &mut luggage, || {
         contain::<T, _>(part, || {
             // Primitives are packed twice then, which does no harm.
             let size = usize::try_from(bincode::serialized_size(value)?).unwrap_or(usize::MAX);
@@ -95,23 +99,27 @@ fn encode_in_extent<T: Serialize>(value: &T, size: usize) -> bincode::Result<Opt
     Ok(Some(extent))
 }
 
-/// Whether a value has become larger since its size was taken, as one can that others change.
+/// Whether a value is larger than the room there is. It can have become so since its size was taken.
 fn has_outgrown(error: &bincode::ErrorKind) -> bool {
     matches!(error, bincode::ErrorKind::Io(error) if error.kind() == ErrorKind::WriteZero)
 }
 
-/// Appends the encoding of `value` to `out`; `out` is as before when that fails. Gives the primitives that
-/// it names, which are errors where they cannot be [`Reach`]ed.
+/// Appends the encoding of `value` to `out`, which is as before when that fails. The primitives that it names, which
+/// are errors where they cannot be [`Reach`]ed, are added to the luggage.
 #[inline]
 pub(crate) fn encode<T: Serialize>(
     value: &T,
     out: &mut Vec<u8>,
     part: Part,
     reach: Reach,
-) -> Result<Luggage, CodecError> {
+    luggage: &mut Luggage,
+) -> Result<(), CodecError> {
     let start = out.len();
-    let (encoded, luggage) = passage::pack(reach, || {
+    let encoded = passage::pack(reach, luggage, || {
         contain::<T, _>(part, || {
+            if size_of::<T>() <= SMALL && append_small(value, out)? {
+                return Ok(());
+            }
             // What is likely to fit is not measured first. Primitives are packed twice then, which does
             // no harm.
             if out.spare_capacity_mut().len() < ENOUGH {
@@ -123,7 +131,32 @@ pub(crate) fn encode<T: Serialize>(
     if encoded.is_err() {
         out.truncate(start);
     }
-    encoded.map(|()| luggage)
+    encoded
+}
+
+/// Appends the encoding of a value if that has no more than [`SMALL`] bytes; `false` if it has more.
+///
+/// The room is of a fixed size, so that the compiler can keep in a register how much is used. A vector would
+/// have to be asked for more room at each number.
+#[inline]
+fn append_small<T: Serialize>(value: &T, out: &mut Vec<u8>) -> bincode::Result<bool> {
+    let start = out.len();
+    out.resize(start + SMALL, 0);
+    let mut rest = &mut out[start..];
+    match bincode::serialize_into(&mut rest, value) {
+        Ok(()) => {
+            let left = rest.len();
+            out.truncate(start + SMALL - left);
+            Ok(true)
+        }
+        Err(error) => {
+            out.truncate(start);
+            match has_outgrown(&error) {
+                true => Ok(false),
+                false => Err(error),
+            }
+        }
+    }
 }
 
 /// The value that `bytes` encode.

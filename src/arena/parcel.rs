@@ -1,6 +1,6 @@
 //! Items on their way into a shared queue or out of it, and what goes with them.
 
-use std::{io, mem};
+use std::{cell::RefCell, io};
 
 use super::{
     arena,
@@ -16,41 +16,14 @@ pub(crate) struct Parcel {
     pub(crate) luggage: Vec<u64>,
 }
 
-impl Drop for Parcel {
-    fn drop(&mut self) {
-        buffer::give(mem::take(&mut self.bytes));
-    }
-}
-
-/// Each thread keeps a buffer for the next item.
-mod buffer {
-    use std::cell::Cell;
-
-    use crate::codec::ENOUGH;
-
-    /// What is larger is not kept.
-    const LARGEST: usize = 4096;
-
-    thread_local! {
-        static KEPT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    }
-
-    /// Empty, and with capacity for what most items need.
-    #[inline]
-    pub(super) fn take() -> Vec<u8> {
-        // Thread-locals are gone while a thread ends.
-        let mut buffer = KEPT.try_with(Cell::take).unwrap_or_default();
-        buffer.reserve(ENOUGH);
-        buffer
-    }
-
-    #[inline]
-    pub(super) fn give(mut buffer: Vec<u8>) {
-        if buffer.capacity() != 0 && buffer.capacity() <= LARGEST {
-            buffer.clear();
-            let _ = KEPT.try_with(|kept| kept.set(buffer));
-        }
-    }
+thread_local! {
+    /// Each thread keeps one for items that nobody has to wait with.
+    static KEPT: RefCell<Parcel> = const {
+        RefCell::new(Parcel {
+            bytes: Vec::new(),
+            luggage: Vec::new(),
+        })
+    };
 }
 
 /// Blocks that are this process's alone: claimed ahead of time, or to be freed, neither of which is
@@ -88,17 +61,34 @@ impl Reserve {
 }
 
 impl Parcel {
-    /// An empty one, with room for most items.
+    /// Calls `code` with an empty one, which is this thread's; it stays where it is, since to move one takes
+    /// longer than to fill it.
     #[inline]
-    pub(crate) fn new() -> Self {
-        Parcel {
-            bytes: buffer::take(),
-            luggage: Vec::new(),
+    pub(crate) fn lend<T>(code: impl FnOnce(&mut Parcel) -> T) -> T {
+        let mut code = Some(code);
+        let mut call = |parcel: &mut Parcel| code.take().map(|code| code(parcel));
+        // It is in use if items contain queues that are used while they are encoded, and thread-locals are
+        // gone while a thread ends.
+        let lent = KEPT.try_with(|kept| {
+            let mut parcel = kept.try_borrow_mut().ok()?;
+            let result = call(&mut parcel);
+            parcel.empty();
+            result
+        });
+        match lent {
+            Ok(Some(result)) => result,
+            _ => call(&mut Parcel::default()).expect("it was not called before"),
         }
     }
 
     pub(crate) fn empty(&mut self) {
+        /// What is larger is not kept.
+        const LARGEST: usize = 4096;
+
         self.bytes.clear();
+        if self.bytes.capacity() > LARGEST {
+            self.bytes = Vec::new();
+        }
         self.luggage.clear();
     }
 
@@ -116,5 +106,28 @@ impl Parcel {
                 release(SlotRef::new(id.index, slot));
             }
         }
+    }
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_lent_a_parcel_gets_an_empty_one() {
+        Parcel::lend(|outer| {
+            outer.bytes.extend([1; 10]);
+            outer.luggage.push(1);
+            Parcel::lend(|inner| {
+                assert!(inner.bytes.is_empty());
+                inner.bytes.extend([2; 10_000]);
+            });
+            assert_eq!(outer.bytes, [1; 10]);
+        });
+        Parcel::lend(|again| {
+            assert!(again.bytes.is_empty() && again.luggage.is_empty());
+            again.bytes.extend([3; 10_000]);
+        });
+        Parcel::lend(|small| assert!(small.bytes.capacity() < 10_000));
     }
 }

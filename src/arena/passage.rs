@@ -80,26 +80,27 @@ thread_local! {
     static HANDLES: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `code`, which encodes something that goes so far; gives what it has packed.
-pub(crate) fn pack<T>(reach: Reach, code: impl FnOnce() -> T) -> (T, Luggage) {
+/// Calls `code`, which encodes something that goes so far; what it has packed is added to the luggage.
+#[inline]
+pub(crate) fn pack<T>(reach: Reach, luggage: &mut Luggage, code: impl FnOnce() -> T) -> T {
     /// What encloses this, which may be an encoding too, goes on as before.
     struct Outer {
         packing: bool,
         packed: usize,
     }
     impl Outer {
-        fn carry_away(&self) -> Luggage {
-            if PACKED.get() == self.packed {
-                return Luggage::default();
-            }
+        #[cold]
+        fn carry_away(&self) -> Vec<Handle> {
             PACKED.set(self.packed);
-            Luggage(HANDLES.with_borrow_mut(|handles| handles.split_off(self.packed)))
+            HANDLES.with_borrow_mut(|handles| handles.split_off(self.packed))
         }
     }
     impl Drop for Outer {
         fn drop(&mut self) {
             PACKING.set(self.packing);
-            drop(self.carry_away());
+            if PACKED.get() != self.packed {
+                drop(self.carry_away());
+            }
         }
     }
     let outer = Outer {
@@ -107,8 +108,10 @@ pub(crate) fn pack<T>(reach: Reach, code: impl FnOnce() -> T) -> (T, Luggage) {
         packed: PACKED.get(),
     };
     let result = code();
-    let luggage = outer.carry_away();
-    (result, luggage)
+    if PACKED.get() != outer.packed {
+        luggage.0.extend(outer.carry_away());
+    }
+    result
 }
 
 /// Whether a primitive can be encoded here and now, or why not.

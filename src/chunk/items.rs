@@ -116,11 +116,23 @@ mod tests {
     };
 
     use super::*;
-    use crate::{arena::passage::Reach, codec, error::Part};
+    use crate::{
+        arena::passage::{Luggage, Reach},
+        codec,
+        error::Part,
+    };
 
     fn encoded(value: &impl Serialize) -> Vec<u8> {
         let mut encoded = Vec::new();
-        codec::encode(value, &mut encoded, Part::Argument, Reach::Beyond).unwrap();
+        let mut none = Luggage::default();
+        codec::encode(
+            value,
+            &mut encoded,
+            Part::Argument,
+            Reach::Beyond,
+            &mut none,
+        )
+        .unwrap();
         encoded
     }
 

@@ -27,13 +27,16 @@ impl EncodedTask {
     pub(crate) fn of<M>(task: impl IntoTask<M>) -> Result<Self, CodecError> {
         let task = task.into_task();
         let mut payload = Vec::new();
-        let encoded = codec::encode(&task.args, &mut payload, Part::Argument, Reach::Tree);
+        let mut luggage = Luggage::default();
+        let (args, part) = (&task.args, Part::Argument);
+        let encoded = codec::encode(args, &mut payload, part, Reach::Tree, &mut luggage);
         let entry = task.function.entry();
         unwind::contain(|| drop(task));
+        encoded?;
         Ok(EncodedTask {
             entry,
             payload: payload.into(),
-            luggage: encoded?,
+            luggage,
         })
     }
 

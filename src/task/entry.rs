@@ -271,7 +271,7 @@ unsafe extern "C" fn first_image(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arena::passage::Reach;
+    use crate::arena::passage::{Luggage, Reach};
 
     fn double(x: u32) -> u32 {
         x * 2
@@ -285,7 +285,15 @@ mod tests {
     fn an_entry_is_found_by_its_id_and_runs() {
         let found = Entry::find(entry_of(double).id().unwrap()).unwrap();
         let (mut args, mut reply) = (Vec::new(), Vec::new());
-        codec::encode(&(21u32,), &mut args, Part::Argument, Reach::Beyond).unwrap();
+        let mut none = Luggage::default();
+        codec::encode(
+            &(21u32,),
+            &mut args,
+            Part::Argument,
+            Reach::Beyond,
+            &mut none,
+        )
+        .unwrap();
         let frame = &mut reply;
         let limit = usize::MAX;
         found

@@ -35,7 +35,7 @@ fn gate(slot: &Locked) -> Gate {
 }
 
 fn take(slot: &Locked) -> Option<Vec<u8>> {
-    let mut parcel = Parcel::new();
+    let mut parcel = Parcel::default();
     let ring = Ring::of(slot.slot);
     ring.take(&gate(slot), &mut parcel, &mut Reserve::default())?
         .unwrap();
@@ -205,7 +205,7 @@ proptest! {
             let mut spent = Reserve::default();
             for _ in 0..10 {
                 let gate = gate(&slot);
-                match ring.take(&gate, &mut Parcel::new(), &mut spent) {
+                match ring.take(&gate, &mut Parcel::default(), &mut spent) {
                     None => break,
                     Some(Ok(())) => {}
                     Some(Err(Damaged)) => ring.give_up(&slot, &gate),
@@ -238,7 +238,7 @@ fn a_primitive_in_an_item_is_held_by_the_queue() {
     .unwrap();
     drop(lock);
     let again = Handle::attach(id, Kind::Lock).unwrap();
-    let mut taken = Parcel::new();
+    let mut taken = Parcel::default();
     ring.take(&gate(&slot), &mut taken, &mut Reserve::default())
         .unwrap()
         .unwrap();

@@ -22,7 +22,7 @@ use crate::{
     arena::{
         self,
         extent::{Extent, ExtentName},
-        passage::Reach,
+        passage::{Luggage, Reach},
     },
     backend::Backend,
     codec::{self, Freight},
@@ -170,7 +170,9 @@ pub(super) fn codec(limit: usize) -> LengthDelimitedCodec {
 pub(super) fn begin<H: Serialize>(frame: &mut Vec<u8>, header: &H) {
     frame.clear();
     frame.extend_from_slice(&[0; PREFIX]);
-    codec::encode(header, frame, Part::Argument, Reach::Beyond).expect("headers are plain data");
+    let mut none = Luggage::default();
+    codec::encode(header, frame, Part::Argument, Reach::Beyond, &mut none)
+        .expect("headers are plain data");
 }
 
 /// Puts the length in front of a frame that is complete, unless it is too large.

@@ -24,7 +24,7 @@ use crate::{
     arena::{
         handle::Handle,
         parcel::Parcel,
-        passage::{self, Reach},
+        passage::{self, Luggage, Reach},
         slot::{Kind, LISTS, Locked},
         waiter::{State, Wakes},
     },
@@ -69,9 +69,13 @@ impl<T: Portable> ItemCodec<T> {
     fn new() -> Self {
         ItemCodec {
             encode: |item, parcel| {
-                let luggage = codec::encode(item, &mut parcel.bytes, Part::Argument, Reach::Tree)
+                let mut luggage = Luggage::default();
+                let (bytes, part) = (&mut parcel.bytes, Part::Argument);
+                codec::encode(item, bytes, part, Reach::Tree, &mut luggage)
                     .map_err(CodecError::of_item)?;
-                parcel.luggage = luggage.ids();
+                if !luggage.is_empty() {
+                    parcel.luggage = luggage.ids();
+                }
                 Ok(())
             },
             decode: |parcel, item| {
@@ -235,7 +239,7 @@ impl<T: Portable> Core<T> {
         };
         // User code runs here, and no lock is held; who wants an item meanwhile waits for us.
         let encode = |item| {
-            let mut parcel = Parcel::new();
+            let mut parcel = Parcel::default();
             (local.codec().encode)(item, &mut parcel).map(|()| parcel)
         };
         let parcels: Result<Vec<_>, _> = items.iter().map(encode).collect();

@@ -30,10 +30,11 @@ impl<T: Send + 'static> Core<T> {
     #[cold]
     #[inline(never)]
     fn get_later(&self, stage: Stage, deadline: Option<Instant>) -> Result<T, GetError> {
-        if stage == Stage::Shared
-            && let Some(item) = self.get_shared()
-        {
-            return item;
+        if stage == Stage::Shared {
+            let mut item = None;
+            if let Some(taken) = self.get_shared(&mut item) {
+                return opened(taken, item);
+            }
         }
         let mut getting = Getting::new(self);
         let taken = getting
@@ -55,22 +56,25 @@ impl<T: Send + 'static> Core<T> {
             Ok(item) => return Ok(item),
             Err(stage) => stage,
         };
-        if stage == Stage::Shared
-            && let Some(item) = self.get_shared()
-        {
-            return item;
+        if stage == Stage::Shared {
+            let mut item = None;
+            if let Some(taken) = self.get_shared(&mut item) {
+                return opened(taken, item);
+            }
         }
         let taken = WaitAsync::new(Getting::new(self)).await;
         self.unpack(Some(taken))
     }
 
-    /// Takes an item of the queue, which is shared, if there is one.
+    /// Takes an item of the queue, which is shared, if there is one. It is written to where it stays: to move
+    /// it takes as long as to decode it.
     #[inline]
-    fn get_shared(&self) -> Option<Result<T, GetError>> {
-        let mut parcel = Parcel::new();
-        Some(match self.raw().try_get_alone(&mut parcel)? {
-            Ok(()) => self.open(&parcel),
-            Err(why) => self.unpack(Some(Taken::Damaged(why))),
+    fn get_shared(&self, item: &mut Option<T>) -> Option<Result<(), GetError>> {
+        Parcel::lend(|parcel| {
+            Some(match self.raw().try_get_alone(parcel)? {
+                Ok(()) => self.open(parcel, item),
+                Err(why) => Err(damaged::<T>(why)),
+            })
         })
     }
 
@@ -80,24 +84,32 @@ impl<T: Send + 'static> Core<T> {
         match taken {
             None => Err(GetError::Empty),
             Some(Taken::Item(item)) => Ok(item),
-            Some(Taken::Parcel(parcel)) => self.open(&parcel),
-            Some(Taken::Damaged(why)) => {
-                let error = CodecError::new(Part::Result, std::any::type_name::<T>(), &why);
-                Err(GetError::Decode(error.of_item()))
+            Some(Taken::Parcel(parcel)) => {
+                let mut item = None;
+                opened(self.open(&parcel, &mut item), item)
             }
+            Some(Taken::Damaged(why)) => Err(damaged::<T>(why)),
         }
     }
 }
 
+fn opened<T>(done: Result<(), GetError>, item: Option<T>) -> Result<T, GetError> {
+    done.map(|()| item.expect("what was decoded is there"))
+}
+
+#[cold]
+fn damaged<T>(why: &'static str) -> GetError {
+    let error = CodecError::new(Part::Result, std::any::type_name::<T>(), &why);
+    GetError::Decode(error.of_item())
+}
+
 impl<T> Core<T> {
-    /// The item that is in a parcel.
+    /// Decodes the item that is in a parcel.
     #[inline]
-    fn open(&self, parcel: &Parcel) -> Result<T, GetError> {
-        let mut item = None;
-        let decoded = (self.local.codec().decode)(parcel, &mut item);
+    fn open(&self, parcel: &Parcel, item: &mut Option<T>) -> Result<(), GetError> {
+        let decoded = (self.local.codec().decode)(parcel, item);
         parcel.release_luggage();
-        decoded.map_err(GetError::Decode)?;
-        Ok(item.expect("what was decoded is there"))
+        decoded.map_err(GetError::Decode)
     }
 
     /// What is most likely, without any preparation: takes an item of this process, if there is one; or
@@ -174,7 +186,7 @@ impl<T> Resource for Getting<'_, T> {
             Ok(item) => Some(Taken::Item(item)),
             Err(Stage::Here | Stage::Moving(_)) => None,
             Err(Stage::Shared) => {
-                let mut parcel = Parcel::new();
+                let mut parcel = Parcel::default();
                 let taken = self.core.raw().try_get_alone(&mut parcel)?;
                 Some(Taken::of(parcel, taken))
             }
@@ -195,7 +207,7 @@ impl<T> Resource for Getting<'_, T> {
                 // Who moves the items tells those in line when that is done.
                 Err(Stage::Here | Stage::Moving(_)) => return Err(Miss::Join(GETTERS)),
                 Err(Stage::Shared) => {
-                    let (mut parcel, raw) = (Parcel::new(), self.core.raw());
+                    let (mut parcel, raw) = (Parcel::default(), self.core.raw());
                     let taken =
                         raw.try_get_locked(slot, &mut parcel, &mut self.spent, &mut self.wakes);
                     return match taken {

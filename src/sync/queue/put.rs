@@ -1,6 +1,6 @@
 //! Putting an item in.
 
-use std::time::Instant;
+use std::{mem, time::Instant};
 
 use super::{
     core::Core,
@@ -15,29 +15,27 @@ use crate::{
         wait::{Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
     },
-    error::PutError,
+    error::{CodecError, PutError},
 };
 
 impl<T: Send + 'static> Core<T> {
     #[inline]
     pub(super) fn put(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
-        match self.put_at_once(item) {
+        if self.local.is_shared() {
+            return self.put_there(item, deadline);
+        }
+        match self.put_here(item) {
             Ok(()) => Ok(()),
-            Err(refused) => self.put_later(refused, deadline),
+            Err((item, _)) => Putting::new(self, item).block(deadline),
         }
     }
 
-    #[cold]
     #[inline(never)]
-    fn put_later(&self, refused: (T, Stage), deadline: Option<Instant>) -> Result<(), PutError<T>> {
-        let mut putting = match self.putting(refused)? {
-            Some(putting) => putting,
-            None => return Ok(()),
-        };
-        putting
-            .attempt()
-            .or_else(|| Waiting::new(putting).block(deadline))
-            .unwrap_or(Ok(()))
+    fn put_there(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
+        match self.put_shared(&item) {
+            Ok(None) => Ok(()),
+            kept => Putting::with(self, item, kept)?.block(deadline),
+        }
     }
 
     pub(super) fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
@@ -56,22 +54,17 @@ impl<T: Send + 'static> Core<T> {
     }
 
     pub(super) async fn put_async(&self, item: T) -> Result<(), PutError<T>> {
-        let refused = match self.put_at_once(item) {
-            Ok(()) => return Ok(()),
-            Err(refused) => refused,
+        let putting = match self.local.is_shared() {
+            true => match self.put_shared(&item) {
+                Ok(None) => return Ok(()),
+                kept => Putting::with(self, item, kept)?,
+            },
+            false => match self.put_here(item) {
+                Ok(()) => return Ok(()),
+                Err((item, _)) => Putting::new(self, item),
+            },
         };
-        match self.putting(refused)? {
-            Some(putting) => WaitAsync::new(putting).await,
-            None => Ok(()),
-        }
-    }
-
-    /// What is to be waited with; `None` if the queue is shared and the item is in it.
-    fn putting(&self, (item, stage): (T, Stage)) -> Result<Option<Putting<'_, T>>, PutError<T>> {
-        match stage {
-            Stage::Shared => self.put_shared(item),
-            Stage::Here | Stage::Moving(_) => Ok(Some(Putting::new(self, item))),
-        }
+        WaitAsync::new(putting).await
     }
 }
 
@@ -79,10 +72,7 @@ impl<T> Core<T> {
     /// What is most likely, without any preparation: puts the item if there is room, and it is to stay in
     /// this process; or says where the items are.
     #[inline]
-    fn put_at_once(&self, item: T) -> Result<(), (T, Stage)> {
-        if self.local.is_shared() {
-            return Err((item, Stage::Shared));
-        }
+    fn put_here(&self, item: T) -> Result<(), (T, Stage)> {
         if self.local.plain.try_put(item)? {
             self.tell(GETTERS, false);
         }
@@ -93,7 +83,7 @@ impl<T> Core<T> {
     fn try_put_plain(&self, item: T) -> Result<(), (T, Stage)> {
         let mut item = item;
         loop {
-            match self.put_at_once(item) {
+            match self.put_here(item) {
                 Err((back, stage)) if self.local.was_moving(stage) => item = back,
                 put => return put,
             }
@@ -101,21 +91,16 @@ impl<T> Core<T> {
     }
 }
 
-impl<T: Send + 'static> Core<T> {
+impl<T> Core<T> {
     /// Puts the item into the queue, which is shared: most likely it is small and there is room. If not,
-    /// gives what is to be waited with.
+    /// gives it in encoded form.
     #[inline]
-    fn put_shared(&self, item: T) -> Result<Option<Putting<'_, T>>, PutError<T>> {
-        let mut parcel = Parcel::new();
-        if let Err(error) = (self.local.codec().encode)(&item, &mut parcel) {
-            return Err(PutError::Encode(item, error));
-        }
-        if parcel.is_small() && self.raw().try_put_small(&parcel) {
-            return Ok(None);
-        }
-        let mut putting = Putting::new(self, item);
-        putting.take_along(parcel)?;
-        Ok(Some(putting))
+    fn put_shared(&self, item: &T) -> Result<Option<Parcel>, CodecError> {
+        Parcel::lend(|parcel| {
+            (self.local.codec().encode)(item, parcel)?;
+            let is_put = parcel.is_small() && self.raw().try_put_small(parcel);
+            Ok((!is_put).then(|| mem::take(parcel)))
+        })
     }
 }
 
@@ -143,6 +128,30 @@ impl<'a, T> Putting<'a, T> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn block(mut self, deadline: Option<Instant>) -> Result<(), PutError<T>> {
+        self.attempt()
+            .or_else(|| Waiting::new(self).block(deadline))
+            .unwrap_or(Ok(()))
+    }
+
+    /// A put of an item that is encoded, if it could be.
+    #[cold]
+    fn with(
+        core: &'a Core<T>,
+        item: T,
+        parcel: Result<Option<Parcel>, CodecError>,
+    ) -> Result<Self, PutError<T>> {
+        let mut putting = Putting::new(core, item);
+        match parcel {
+            Ok(None) => {}
+            Ok(Some(parcel)) => putting.take_along(parcel)?,
+            Err(error) => return Err(PutError::Encode(putting.item(), error)),
+        }
+        Ok(putting)
+    }
+
     fn item(&mut self) -> T {
         self.item.take().expect("an item that was not put is there")
     }
@@ -153,7 +162,7 @@ impl<'a, T> Putting<'a, T> {
             return Ok(());
         }
         let item = self.item();
-        let mut parcel = Parcel::new();
+        let mut parcel = Parcel::default();
         if let Err(error) = (self.core.local.codec().encode)(&item, &mut parcel) {
             return Err(PutError::Encode(item, error));
         }

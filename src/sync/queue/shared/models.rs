@@ -83,7 +83,7 @@ fn loom_each_of_those_who_wait_for_room_is_told_of_it() {
 
 /// An item that fills a line.
 fn item(number: u8) -> Parcel {
-    let mut parcel = Parcel::new();
+    let mut parcel = Parcel::default();
     parcel.bytes.extend([number; 48]);
     parcel
 }
@@ -99,7 +99,7 @@ impl RawQueue {
     }
 
     fn take_item(self) -> Option<u8> {
-        let mut parcel = Parcel::new();
+        let mut parcel = Parcel::default();
         self.try_get_alone(&mut parcel)?.unwrap();
         assert!(parcel.bytes.iter().all(|&byte| byte == parcel.bytes[0]));
         Some(parcel.bytes[0])
@@ -167,7 +167,7 @@ fn loom_who_waits_for_an_item_is_told_of_it() {
         let waiter = Waiter::claim();
         loop {
             {
-                let (mut parcel, slot) = (Parcel::new(), raw.0.lock());
+                let (mut parcel, slot) = (Parcel::default(), raw.0.lock());
                 let (mut spent, mut wakes) = (Reserve::default(), Wakes::default());
                 let taken = raw.try_get_locked(&slot, &mut parcel, &mut spent, &mut wakes);
                 if taken.is_some() {
