@@ -73,6 +73,29 @@ fn take_stream_apart<R>(map: Map<R>) -> (Vec<R>, Option<TaskError>) {
 
 freethreading::test_backends! {
     #[test]
+    fn an_error_is_noticed_although_what_follows_takes_for_ever() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            // So many that several are waited for at once.
+            let quick = (0..200).map(|n| (n, None));
+            let rest = [(666, None), (1, Some(gates.gate())), (2, None), (3, None)];
+            let map = executor.map(
+                |(n, gate): (u64, Option<Gate>)| {
+                    assert_ne!(n, 666);
+                    number_at((n, gate))
+                },
+                quick.chain(rest).collect::<Vec<_>>(),
+            );
+            assert!(matches!(map.into_vec(), Err(TaskError::Panicked(_))));
+            gates.open();
+            executor.shutdown(true, false);
+            // What had not begun was cancelled.
+            assert!(executor.stats().completed <= 202);
+        });
+    }
+
+    #[test]
     fn results_come_in_the_order_of_the_items() {
         watched(|| {
             let gates = GateKeeper::new();

@@ -130,6 +130,36 @@ impl<'a> Mapping<'a> {
     }
 }
 
+/// How many chunks behind the first one to wait for.
+struct Stride(usize);
+
+impl Stride {
+    /// Waits until the first chunk is done, and some more if that takes no longer than a moment: whoever is woken for
+    /// each of them takes a processor from a worker each time.
+    fn wait<R>(&mut self, chunks: &VecDeque<TaskFuture<R>>, deadline: Option<Instant>) {
+        /// An error among them is noticed so much later at most.
+        const MOMENT: Duration = Duration::from_millis(10);
+
+        let Some(first) = chunks.front() else {
+            return;
+        };
+        // What comes from worker processes is decoded while they do the next.
+        if first.done() || first.encoded_len().is_some() {
+            return;
+        }
+        let start = Instant::now();
+        let end = start + MOMENT;
+        let last = &chunks[self.0.min(chunks.len() - 1)];
+        last.wait_until(Some(deadline.map_or(end, |deadline| deadline.min(end))));
+        let taken = start.elapsed();
+        if taken < MOMENT / 4 {
+            self.0 = (2 * self.0).max(1);
+        } else if taken >= MOMENT {
+            self.0 /= 2;
+        }
+    }
+}
+
 /// A map that reads its input as results are taken; made by [`Mapping::buffersize`].
 #[derive(Clone, Copy, Debug)]
 #[must_use = "settings do nothing until `map` is called"]
@@ -241,7 +271,9 @@ impl<R> Map<R> {
         self.used = true;
         let mut results: Vec<R> = self.values.take().into_iter().flatten().collect();
         let mut pieces = Vec::with_capacity(self.chunks.len());
+        let mut stride = Stride(0);
         while let Some(chunk) = self.chunks.front() {
+            stride.wait(&self.chunks, self.deadline);
             let chunk = chunk.result_until(self.deadline)?;
             self.chunks.pop_front();
             match chunk.values {
