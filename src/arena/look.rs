@@ -79,6 +79,8 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
 pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> bool {
     /// To be woken takes less.
     const LONG: Duration = Duration::from_micros(50);
+    /// Whoever is waited for is quicker, mostly; others keep the processor for longer.
+    const VERY_LONG: Duration = Duration::from_millis(1);
 
     if luck::skips(looker) {
         return false;
@@ -91,7 +93,7 @@ pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> b
     let found = attempt();
     let taken = start.elapsed();
     luck::learn(looker, found && taken <= LONG);
-    if taken > LONG {
+    if taken > VERY_LONG {
         budget::pay(start, taken);
     } else if found {
         budget::earn();
@@ -171,9 +173,9 @@ mod luck {
 /// What it has won, and cost, this thread to give way.
 ///
 /// What is won each time is the microsecond or so that it takes to fall asleep and to be woken. Now and then it
-/// takes a thousand times as long; where somebody else wants the processor and does not give it back, it does so
-/// nearly always. So it is given up when all that was won is spent, for as long as makes the rest of the
-/// loss a small part of the time.
+/// takes a thousand times as long, while a process starts for instance; where somebody else wants the processor
+/// and does not give it back, it does so nearly always. So when what was won is spent it is given up for a while,
+/// for longer and longer as long as that stays so.
 mod budget {
     use std::{
         cell::Cell,
@@ -183,31 +185,57 @@ mod budget {
     /// So much is earned each time.
     const GAIN: Duration = Duration::from_micros(1);
 
-    /// No more than this is saved up; there is as much to begin with.
+    /// No more than this is saved up.
     const SAVINGS: Duration = Duration::from_millis(4);
 
-    /// How many times as long as what was lost it is given up.
-    const PRICE: u32 = 100;
+    const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+    /// A hundred times what one attempt costs then.
+    const LAST_PAUSE: Duration = Duration::from_millis(640);
+
+    #[derive(Clone, Copy)]
+    struct Budget {
+        saved: Duration,
+        /// How long to give it up next time.
+        pause: Duration,
+        /// Until when it is given up.
+        end: Option<Instant>,
+    }
 
     thread_local! {
-        static SAVED: Cell<Duration> = const { Cell::new(SAVINGS) };
-        /// Until when it is given up.
-        static PAUSE: Cell<Option<Instant>> = const { Cell::new(None) };
+        static BUDGET: Cell<Budget> = const {
+            Cell::new(Budget {
+                saved: Duration::ZERO,
+                pause: FIRST_PAUSE,
+                end: None,
+            })
+        };
     }
 
     pub(super) fn allows(now: Instant) -> bool {
-        PAUSE.get().is_none_or(|end| end <= now)
+        BUDGET.get().end.is_none_or(|end| end <= now)
     }
 
     pub(super) fn earn() {
-        SAVED.set((SAVED.get() + GAIN).min(SAVINGS));
+        let mut budget = BUDGET.get();
+        budget.saved += GAIN;
+        if budget.saved >= SAVINGS {
+            budget.saved = SAVINGS;
+            budget.pause = FIRST_PAUSE;
+        }
+        BUDGET.set(budget);
     }
 
     pub(super) fn pay(now: Instant, cost: Duration) {
-        let saved = SAVED.get();
-        SAVED.set(saved.saturating_sub(cost));
-        if let Some(lost) = cost.checked_sub(saved) {
-            PAUSE.set(Some(now + lost * PRICE));
+        let mut budget = BUDGET.get();
+        match budget.saved.checked_sub(cost) {
+            Some(saved) => budget.saved = saved,
+            None => {
+                budget.saved = Duration::ZERO;
+                budget.end = Some(now + cost + budget.pause);
+                budget.pause = (2 * budget.pause).min(LAST_PAUSE);
+            }
         }
+        BUDGET.set(budget);
     }
 }
