@@ -1,6 +1,11 @@
 //! Taking an item out.
 
-use std::{mem, time::Instant};
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
 
 use super::{
     core::Core,
@@ -51,19 +56,11 @@ impl<T: Send + 'static> Core<T> {
         self.get(deadline)
     }
 
-    pub(super) async fn get_async(&self) -> Result<T, GetError> {
-        let stage = match self.get_at_once() {
-            Ok(item) => return Ok(item),
-            Err(stage) => stage,
-        };
-        if stage == Stage::Shared {
-            let mut item = None;
-            if let Some(taken) = self.get_shared(&mut item) {
-                return opened(taken, item);
-            }
+    pub(super) fn get_async(&self) -> GetAsync<'_, T> {
+        GetAsync {
+            core: self,
+            waiting: None,
         }
-        let taken = WaitAsync::new(Getting::new(self)).await;
-        self.unpack(Some(taken))
     }
 
     /// Takes an item of the queue, which is shared, if there is one. It is written to where it stays: to move
@@ -134,6 +131,52 @@ impl<T> Core<T> {
                 got => return got,
             }
         }
+    }
+}
+
+/// A get that is awaited, written out like [`PutAsync`](super::put::PutAsync).
+pub(super) struct GetAsync<'a, T> {
+    core: &'a Core<T>,
+    /// After the first poll.
+    waiting: Option<WaitAsync<Getting<'a, T>>>,
+}
+
+impl<T> Unpin for GetAsync<'_, T> {}
+
+impl<T: Send + 'static> Future for GetAsync<'_, T> {
+    type Output = Result<T, GetError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.waiting.is_some() {
+            return self.wait(context);
+        }
+        match self.core.get_at_once() {
+            Ok(item) => Poll::Ready(Ok(item)),
+            Err(stage) => self.begin(stage, context),
+        }
+    }
+}
+
+impl<T: Send + 'static> GetAsync<'_, T> {
+    #[inline(never)]
+    fn begin(&mut self, stage: Stage, context: &mut Context<'_>) -> Poll<Result<T, GetError>> {
+        if stage == Stage::Shared {
+            let mut item = None;
+            if let Some(taken) = self.core.get_shared(&mut item) {
+                return Poll::Ready(opened(taken, item));
+            }
+        }
+        self.waiting = Some(WaitAsync::new(Getting::new(self.core)));
+        self.wait(context)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Result<T, GetError>> {
+        let waiting = self.waiting.as_mut().expect("there is a wait");
+        let taken = Pin::new(waiting).poll(context);
+        taken.map(|taken| self.core.unpack(Some(taken)))
     }
 }
 

@@ -1,6 +1,11 @@
 //! Putting an item in.
 
-use std::{mem, time::Instant};
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
 
 use super::{
     core::Core,
@@ -53,18 +58,69 @@ impl<T: Send + 'static> Core<T> {
         }
     }
 
-    pub(super) async fn put_async(&self, item: T) -> Result<(), PutError<T>> {
-        let putting = match self.local.is_shared() {
-            true => match self.put_shared(&item) {
-                Ok(None) => return Ok(()),
-                kept => Putting::with(self, item, kept)?,
+    pub(super) fn put_async(&self, item: T) -> PutAsync<'_, T> {
+        PutAsync {
+            core: self,
+            item: Some(item),
+            waiting: None,
+        }
+    }
+}
+
+/// A put that is awaited. Written out, so that what is most likely is compiled into the caller: a result
+/// that is returned through memory takes longer than all the rest.
+pub(super) struct PutAsync<'a, T> {
+    core: &'a Core<T>,
+    /// Before the first poll.
+    item: Option<T>,
+    /// After it.
+    waiting: Option<WaitAsync<Putting<'a, T>>>,
+}
+
+impl<T> Unpin for PutAsync<'_, T> {}
+
+impl<T: Send + 'static> Future for PutAsync<'_, T> {
+    type Output = Result<(), PutError<T>>;
+
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let core = self.core;
+        match self.item.take() {
+            None => self.wait(context),
+            Some(item) if core.local.is_shared() => self.begin_there(item, context),
+            Some(item) => match core.put_here(item) {
+                Ok(()) => Poll::Ready(Ok(())),
+                Err((item, _)) => self.begin(Putting::new(core, item), context),
             },
-            false => match self.put_here(item) {
-                Ok(()) => return Ok(()),
-                Err((item, _)) => Putting::new(self, item),
-            },
-        };
-        WaitAsync::new(putting).await
+        }
+    }
+}
+
+impl<'a, T: Send + 'static> PutAsync<'a, T> {
+    #[inline(never)]
+    fn begin_there(&mut self, item: T, context: &mut Context<'_>) -> Poll<Result<(), PutError<T>>> {
+        match self.core.put_shared(&item) {
+            Ok(None) => Poll::Ready(Ok(())),
+            kept => self.begin(Putting::with(self.core, item, kept)?, context),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin(
+        &mut self,
+        putting: Putting<'a, T>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PutError<T>>> {
+        self.waiting = Some(WaitAsync::new(putting));
+        self.wait(context)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PutError<T>>> {
+        let waiting = self.waiting.as_mut().expect("polled before the end only");
+        Pin::new(waiting).poll(context)
     }
 }
 
