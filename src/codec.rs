@@ -6,7 +6,7 @@
 use std::{
     any::type_name,
     fmt::Display,
-    io::{self, ErrorKind, Read},
+    io::{self, ErrorKind, Read, Write},
 };
 
 use bincode::{BincodeRead, Options};
@@ -23,12 +23,6 @@ use crate::{
     error::{CodecError, Part},
     unwind,
 };
-
-/// So much room is enough for most values.
-pub(crate) const ENOUGH: usize = 256;
-
-/// Values up to this size are likely to need no more room than that.
-const SMALL: usize = 128;
 
 /// What an encoding has beside the bytes in its frame.
 #[derive(Default)]
@@ -99,7 +93,7 @@ fn encode_in_extent<T: Serialize>(value: &T, size: usize) -> bincode::Result<Opt
     Ok(Some(extent))
 }
 
-/// Whether a value is larger than the room there is. It can have become so since its size was taken.
+/// Whether a value has become larger since its size was taken, as one can that others change.
 fn has_outgrown(error: &bincode::ErrorKind) -> bool {
     matches!(error, bincode::ErrorKind::Io(error) if error.kind() == ErrorKind::WriteZero)
 }
@@ -117,15 +111,10 @@ pub(crate) fn encode<T: Serialize>(
     let start = out.len();
     let encoded = passage::pack(reach, luggage, || {
         contain::<T, _>(part, || {
-            if size_of::<T>() <= SMALL && append_small(value, out)? {
-                return Ok(());
-            }
-            // What is likely to fit is not measured first. Primitives are packed twice then, which does
-            // no harm.
-            if out.spare_capacity_mut().len() < ENOUGH {
-                out.reserve(usize::try_from(bincode::serialized_size(value)?).unwrap_or(0));
-            }
-            bincode::serialize_into(&mut *out, value)
+            let mut appender = Appender::new(out);
+            bincode::serialize_into(&mut appender, value)?;
+            appender.finish();
+            Ok(())
         })
     });
     if encoded.is_err() {
@@ -134,28 +123,65 @@ pub(crate) fn encode<T: Serialize>(
     encoded
 }
 
-/// Appends the encoding of a value if that has no more than [`SMALL`] bytes; `false` if it has more.
-///
-/// The room is of a fixed size, so that the compiler can keep in a register how much is used. A vector would
-/// have to be asked for more room at each number.
-#[inline]
-fn append_small<T: Serialize>(value: &T, out: &mut Vec<u8>) -> bincode::Result<bool> {
-    let start = out.len();
-    out.resize(start + SMALL, 0);
-    let mut rest = &mut out[start..];
-    match bincode::serialize_into(&mut rest, value) {
-        Ok(()) => {
-            let left = rest.len();
-            out.truncate(start + SMALL - left);
-            Ok(true)
-        }
-        Err(error) => {
-            out.truncate(start);
-            match has_outgrown(&error) {
-                true => Ok(false),
-                false => Err(error),
+/// Writes behind what is in a vector, at first into room that is there already: mostly that is enough, and the
+/// compiler can keep in a register how much of it is used. A vector would have to be asked for more at each number.
+struct Appender<'a> {
+    /// Ends with room that is not used yet.
+    out: &'a mut Vec<u8>,
+    /// How much of it is used.
+    len: usize,
+}
+
+impl<'a> Appender<'a> {
+    /// To begin with.
+    const ROOM: usize = 128;
+
+    #[inline]
+    fn new(out: &'a mut Vec<u8>) -> Self {
+        let len = out.len();
+        out.resize(len + Self::ROOM, 0);
+        Appender { out, len }
+    }
+
+    #[inline]
+    fn finish(self) {
+        self.out.truncate(self.len);
+    }
+
+    #[cold]
+    fn spill(&mut self, bytes: &[u8]) {
+        /// So much is cleared at once for what may follow.
+        const MORE: usize = 4096;
+
+        self.out.truncate(self.len);
+        self.out.extend_from_slice(bytes);
+        self.len = self.out.len();
+        let spare = self.out.capacity() - self.len;
+        self.out.resize(self.len + spare.min(MORE), 0);
+    }
+}
+
+impl Write for Appender<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.out.get_mut(self.len..self.len + bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.len += bytes.len();
             }
+            None => self.spill(bytes),
         }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

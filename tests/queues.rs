@@ -26,7 +26,7 @@ use freethreading::{
     Semaphore, SimpleQueue, TooManyTaskDone, Worker, get_backend, task,
 };
 use futures::{FutureExt, executor::block_on, future::join_all};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser, ser::SerializeSeq};
 use serde_bytes::ByteBuf;
 
 freethreading::init_tests!();
@@ -1485,6 +1485,111 @@ fn a_queue_may_become_shared_while_it_is_used() {
                 }
             }
             queue.join();
+        }
+    });
+}
+
+/// Another process has the queue from now on.
+fn share<T: Portable>(queue: &Queue<T>) {
+    let worker = Worker::new(task!(nothing(queue.clone()))).backend(Backend::Multiprocessing);
+    worker.start().unwrap();
+    worker.join().unwrap();
+}
+
+/// Items whose code makes something of its own of what the encoder says, or can be run once only.
+#[derive(Debug)]
+enum Stubborn {
+    /// Gives errors another message.
+    Rewraps(Vec<u64>),
+    /// Expects that there are none.
+    Expects(Vec<u64>),
+    /// Does not look whether there are any.
+    Swallows(Vec<u64>),
+    /// Has nothing the next time.
+    Once(Mutex<Vec<u64>>),
+}
+
+impl Serialize for Stubborn {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Stubborn::Rewraps(numbers) => numbers
+                .serialize(serializer)
+                .map_err(|error| ser::Error::custom(format!("of mine: {error}"))),
+            Stubborn::Expects(numbers) => {
+                Ok(numbers.serialize(serializer).expect("memory suffices"))
+            }
+            Stubborn::Swallows(numbers) => {
+                let mut sequence = serializer.serialize_seq(Some(numbers.len()))?;
+                for number in numbers {
+                    let _ = sequence.serialize_element(number);
+                }
+                sequence.end()
+            }
+            Stubborn::Once(numbers) => {
+                std::mem::take(&mut *numbers.lock().unwrap()).serialize(serializer)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Stubborn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(Stubborn::Rewraps)
+    }
+}
+
+#[test]
+fn items_are_encoded_once_and_into_as_much_room_as_they_take() {
+    watched(|| {
+        let queue = Queue::new(0);
+        share::<Stubborn>(&queue);
+        for len in [0, 1, 14, 15, 16, 17, 30, 100, 1000, 100_000] {
+            let numbers = || (0..len).collect::<Vec<u64>>();
+            let items = [
+                Stubborn::Rewraps(numbers()),
+                Stubborn::Expects(numbers()),
+                Stubborn::Swallows(numbers()),
+                Stubborn::Once(Mutex::new(numbers())),
+            ];
+            for item in items {
+                queue.put(item).unwrap();
+                match queue.get().unwrap() {
+                    Stubborn::Rewraps(got) => assert_eq!(got, numbers()),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_future_that_was_ready_is_not_to_be_polled_again() {
+    watched(|| {
+        for is_shared in [false, true] {
+            let queue = Queue::new(1);
+            if is_shared {
+                share(&queue);
+            }
+            let panics = |poll: &mut dyn FnMut()| {
+                assert!(catch_unwind(AssertUnwindSafe(poll)).is_err());
+            };
+            let mut at_once = queue.put_async(1);
+            assert!((&mut at_once).now_or_never().is_some());
+            panics(&mut || drop((&mut at_once).now_or_never()));
+            let mut later = queue.put_async(2);
+            assert!((&mut later).now_or_never().is_none());
+            let mut first = queue.get_async();
+            assert_eq!((&mut first).now_or_never().unwrap().unwrap(), 1);
+            panics(&mut || drop((&mut first).now_or_never()));
+            assert!((&mut later).now_or_never().unwrap().is_ok());
+            panics(&mut || drop((&mut later).now_or_never()));
+            assert_eq!(queue.get_nowait().unwrap(), 2);
+            assert_eq!(queue.qsize(), 0);
+            let mut awaited = queue.get_async();
+            assert!((&mut awaited).now_or_never().is_none());
+            queue.put(3).unwrap();
+            assert_eq!((&mut awaited).now_or_never().unwrap().unwrap(), 3);
+            panics(&mut || drop((&mut awaited).now_or_never()));
         }
     });
 }

@@ -71,6 +71,8 @@ impl Parcel {
         // gone while a thread ends.
         let lent = KEPT.try_with(|kept| {
             let mut parcel = kept.try_borrow_mut().ok()?;
+            // Should anything have unwound through here, there is something left.
+            parcel.empty();
             let result = call(&mut parcel);
             parcel.empty();
             result
@@ -129,5 +131,13 @@ mod tests {
             again.bytes.extend([3; 10_000]);
         });
         Parcel::lend(|small| assert!(small.bytes.capacity() < 10_000));
+        let panic = std::panic::catch_unwind(|| {
+            Parcel::lend(|parcel| {
+                parcel.bytes.extend([4; 10]);
+                panic!("in the middle");
+            });
+        });
+        assert!(panic.is_err());
+        Parcel::lend(|parcel| assert!(parcel.bytes.is_empty()));
     }
 }

@@ -153,7 +153,7 @@ impl Stride {
         last.wait_until(Some(deadline.map_or(end, |deadline| deadline.min(end))));
         let taken = start.elapsed();
         if taken < MOMENT / 4 {
-            self.0 = (2 * self.0).max(1);
+            self.0 = (2 * self.0).clamp(1, chunks.len());
         } else if taken >= MOMENT {
             self.0 /= 2;
         }

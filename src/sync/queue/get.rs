@@ -58,7 +58,7 @@ impl<T: Send + 'static> Core<T> {
 
     pub(super) fn get_async(&self) -> GetAsync<'_, T> {
         GetAsync {
-            core: self,
+            core: Some(self),
             waiting: None,
         }
     }
@@ -136,7 +136,8 @@ impl<T> Core<T> {
 
 /// A get that is awaited, written out like [`PutAsync`](super::put::PutAsync).
 pub(super) struct GetAsync<'a, T> {
-    core: &'a Core<T>,
+    /// Until the end.
+    core: Option<&'a Core<T>>,
     /// After the first poll.
     waiting: Option<WaitAsync<Getting<'a, T>>>,
 }
@@ -148,35 +149,48 @@ impl<T: Send + 'static> Future for GetAsync<'_, T> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let core = self.core.expect("it is polled after the end");
         if self.waiting.is_some() {
-            return self.wait(context);
+            return self.wait(core, context);
         }
-        match self.core.get_at_once() {
-            Ok(item) => Poll::Ready(Ok(item)),
-            Err(stage) => self.begin(stage, context),
+        match core.get_at_once() {
+            Ok(item) => {
+                self.core = None;
+                Poll::Ready(Ok(item))
+            }
+            Err(stage) => self.begin(core, stage, context),
         }
     }
 }
 
-impl<T: Send + 'static> GetAsync<'_, T> {
+impl<'a, T: Send + 'static> GetAsync<'a, T> {
     #[inline(never)]
-    fn begin(&mut self, stage: Stage, context: &mut Context<'_>) -> Poll<Result<T, GetError>> {
+    fn begin(
+        &mut self,
+        core: &'a Core<T>,
+        stage: Stage,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<T, GetError>> {
         if stage == Stage::Shared {
             let mut item = None;
-            if let Some(taken) = self.core.get_shared(&mut item) {
+            if let Some(taken) = core.get_shared(&mut item) {
+                self.core = None;
                 return Poll::Ready(opened(taken, item));
             }
         }
-        self.waiting = Some(WaitAsync::new(Getting::new(self.core)));
-        self.wait(context)
+        self.waiting = Some(WaitAsync::new(Getting::new(core)));
+        self.wait(core, context)
     }
 
     #[cold]
     #[inline(never)]
-    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Result<T, GetError>> {
+    fn wait(&mut self, core: &Core<T>, context: &mut Context<'_>) -> Poll<Result<T, GetError>> {
         let waiting = self.waiting.as_mut().expect("there is a wait");
         let taken = Pin::new(waiting).poll(context);
-        taken.map(|taken| self.core.unpack(Some(taken)))
+        if taken.is_ready() {
+            self.core = None;
+        }
+        taken.map(|taken| core.unpack(Some(taken)))
     }
 }
 

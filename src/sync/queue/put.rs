@@ -119,8 +119,12 @@ impl<'a, T: Send + 'static> PutAsync<'a, T> {
     #[cold]
     #[inline(never)]
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PutError<T>>> {
-        let waiting = self.waiting.as_mut().expect("polled before the end only");
-        Pin::new(waiting).poll(context)
+        let waiting = self.waiting.as_mut().expect("it is polled after the end");
+        let put = Pin::new(waiting).poll(context);
+        if put.is_ready() {
+            self.waiting = None;
+        }
+        put
     }
 }
 
