@@ -174,19 +174,19 @@ mod luck {
 ///
 /// What is won each time is the microsecond or so that it takes to fall asleep and to be woken. Now and then it
 /// takes a thousand times as long, while a process starts for instance; where somebody else wants the processor
-/// and does not give it back, it does so nearly always. So when what was won is spent it is given up for a while,
-/// for longer and longer as long as that stays so.
+/// and does not give it back, it does so nearly always. So it is given up for a while if that comes again before
+/// it was of use many times, and for longer and longer as long as that stays so.
 mod budget {
     use std::{
         cell::Cell,
         time::{Duration, Instant},
     };
 
-    /// So much is earned each time.
-    const GAIN: Duration = Duration::from_micros(1);
+    /// So often it may take long,
+    const LOSSES: u32 = 3;
 
-    /// No more than this is saved up.
-    const SAVINGS: Duration = Duration::from_millis(4);
+    /// until it has been of use so often without.
+    const WINS: u32 = 50;
 
     const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
@@ -195,21 +195,24 @@ mod budget {
 
     #[derive(Clone, Copy)]
     struct Budget {
-        saved: Duration,
+        losses: u32,
+        /// Since the last loss.
+        wins: u32,
         /// How long to give it up next time.
         pause: Duration,
         /// Until when it is given up.
         end: Option<Instant>,
     }
 
+    const FRESH: Budget = Budget {
+        losses: 0,
+        wins: 0,
+        pause: FIRST_PAUSE,
+        end: None,
+    };
+
     thread_local! {
-        static BUDGET: Cell<Budget> = const {
-            Cell::new(Budget {
-                saved: Duration::ZERO,
-                pause: FIRST_PAUSE,
-                end: None,
-            })
-        };
+        static BUDGET: Cell<Budget> = const { Cell::new(FRESH) };
     }
 
     pub(super) fn allows(now: Instant) -> bool {
@@ -218,23 +221,21 @@ mod budget {
 
     pub(super) fn earn() {
         let mut budget = BUDGET.get();
-        budget.saved += GAIN;
-        if budget.saved >= SAVINGS {
-            budget.saved = SAVINGS;
-            budget.pause = FIRST_PAUSE;
+        budget.wins += 1;
+        if budget.wins >= WINS {
+            budget = FRESH;
         }
         BUDGET.set(budget);
     }
 
     pub(super) fn pay(now: Instant, cost: Duration) {
         let mut budget = BUDGET.get();
-        match budget.saved.checked_sub(cost) {
-            Some(saved) => budget.saved = saved,
-            None => {
-                budget.saved = Duration::ZERO;
-                budget.end = Some(now + cost + budget.pause);
-                budget.pause = (2 * budget.pause).min(LAST_PAUSE);
-            }
+        budget.wins = 0;
+        budget.losses += 1;
+        if budget.losses >= LOSSES {
+            budget.losses = LOSSES;
+            budget.end = Some(now + cost + budget.pause);
+            budget.pause = (2 * budget.pause).min(LAST_PAUSE);
         }
         BUDGET.set(budget);
     }
