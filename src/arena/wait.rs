@@ -116,7 +116,7 @@ impl<R: Resource> Waiting<R> {
         self.poll_on(sleeper)
     }
 
-    /// Not inlined: within a caller's future this is slower by a fifth.
+    /// Not inlined: what a caller's future is compiled with is to be what is most likely.
     #[inline(never)]
     fn poll_on(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
         if self.joined {

@@ -373,7 +373,8 @@ impl Waiter {
         self.node.outcome.load(Ordering::Relaxed)
     }
 
-    /// Sleeps until the waiter was told something: `false` if the time was up before. What it was told
+    /// Looks, gives way to other threads once, and sleeps until the waiter was told something: `false` if the time was
+    /// up before. What it was told
     /// is for [`state`](Waiter::state) to say, which sees it all: Relaxed here.
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> bool {
         let state = &self.node.state;

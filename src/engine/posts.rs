@@ -77,7 +77,7 @@ impl State {
         self.posts.as_ref().map_or(0, |posts| posts.jobs.len())
     }
 
-    /// Whether anything waits for a worker.
+    /// Whether anything waits for a worker; asked when the inbox is shut.
     pub(super) fn has_jobs(&self) -> bool {
         !self.queue.is_empty() || self.posted() > 0
     }

@@ -1,7 +1,8 @@
 //! The queue and the workers of one executor, or of one `Worker`.
 //!
 //! A submitted job goes to an idle worker, else into the queue, and a further worker is started if
-//! there may be one. A worker that has finished a job asks for the [`Next`], unless it is a process that has
+//! there may be one. While threads that there may be are all busy, it goes to the [inbox](super::inbox) instead,
+//! behind what is queued. A worker that has finished a job asks for the [`Next`], unless it is a process that has
 //! taken one by itself of those that are [posted](super::posts). The lock covers moves in
 //! the queue and in the lists only: jobs, callbacks and system calls run outside of it.
 
