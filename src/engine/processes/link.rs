@@ -56,7 +56,7 @@ use crate::{
     worker::record::Record,
 };
 use burial::{Burial, bury_in_arena, death_of};
-use frames::{Heard, checked};
+use frames::{Heard, Listener, checked};
 
 /// A process that has not said hello by then never will.
 const GREETING_TIME: Duration = Duration::from_secs(60);
@@ -73,7 +73,7 @@ const FAILURE_LIMIT: usize = 1 << 20;
 /// The number of the request that runs the initializer; jobs have others.
 const INITIALIZER: u64 = 0;
 
-type Replies = FramedRead<Heard, LengthDelimitedCodec>;
+type Replies = FramedRead<Listener, LengthDelimitedCodec>;
 
 pub(super) struct Link {
     id: u64,
@@ -90,8 +90,8 @@ pub(super) struct Link {
     lanes: Option<Lanes>,
     /// The end of the replies' lane, once it is in use. Who has it takes all replies that come meanwhile.
     replies: Mutex<Option<Reader>>,
-    /// How many bytes of the process's pipe were read.
-    heard: Arc<Mutex<u64>>,
+    /// What was read from the process's pipe.
+    heard: Arc<Mutex<Heard>>,
     /// Tells the link's task that there is something to write, or that the process is to be killed.
     changed: Notify,
 }
@@ -316,7 +316,7 @@ impl Link {
         // Relaxed: it was told of no board yet, and the scheduler's lock orders that.
         self.seat.store(u32::from(seat), Ordering::Relaxed);
         self.state.lock().place = place;
-        let output = Heard::new(output, Arc::clone(&self.heard));
+        let output = Listener::new(output, Arc::clone(&self.heard));
         let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
         let ending = self.serve(input, &mut replies, &mut child, ticket).await;
         let ends_itself = matches!(ending, Ending::Closed | Ending::ClosedInInitializer);

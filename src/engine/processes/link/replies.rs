@@ -16,10 +16,7 @@ use crate::{
     codec,
     engine::{
         Body, Job, Patience, Payload,
-        processes::{
-            reactor, tidy,
-            wire::{BELL, FromWorker},
-        },
+        processes::{reactor, tidy, wire::FromWorker},
         scheduler::After,
     },
     error::TaskError,
@@ -193,18 +190,11 @@ impl Link {
             Err(error) => return protocol(&error.to_string()),
         };
         match reply.try_get_u64() {
-            Ok(said) if self.has_heard(said) => self.receive(reply),
+            Ok(said) if self.heard.lock().may_follow(said) => self.receive(reply),
             // A task has written to the pipe, and whoever reads that finds out what.
             Ok(_) => protocol("it said more than it knows of"),
             Err(_) => protocol("its reply has no start"),
         }
-    }
-
-    /// Whether so much was said through the pipe when the process replied, as far as can be known: it may have
-    /// rung afterwards.
-    fn has_heard(&self, said: u64) -> bool {
-        let heard = *self.heard.lock();
-        heard <= said || heard == said + BELL.len() as u64
     }
 
     /// The process is busy again, or known to be idle, before anybody sees the result. It has gone on by itself if
