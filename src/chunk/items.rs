@@ -3,11 +3,11 @@
 
 use std::{mem, vec};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::{
     cast::cast,
-    numbers::Numbers,
+    numbers::{Bounds, Numbers},
     piece::{Carver, Piece},
 };
 
@@ -62,12 +62,31 @@ impl<T: 'static> Items<T> {
     }
 }
 
-/// As a vector of them is encoded.
+/// Items on their way to another process; all that is sent of a range is its bounds.
+#[derive(Serialize, Deserialize)]
+enum Travelling<V> {
+    InMemory(V),
+    Numbers(Bounds),
+}
+
 impl<T: Serialize + 'static> Serialize for Items<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Items::InMemory(piece) => piece.as_slice().serialize(serializer),
-            Items::Numbers(numbers) => serializer.collect_seq(numbers.iter()),
+        let travelling = match self {
+            Items::InMemory(piece) => Travelling::InMemory(piece.as_slice()),
+            Items::Numbers(numbers) => Travelling::Numbers(numbers.bounds()),
+        };
+        travelling.serialize(serializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de> + 'static> Deserialize<'de> for Items<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Travelling::<Vec<T>>::deserialize(deserializer)? {
+            Travelling::InMemory(items) => Ok(Items::InMemory(items.into())),
+            Travelling::Numbers(bounds) => match Numbers::within(bounds) {
+                Some(numbers) => Ok(Items::Numbers(numbers)),
+                None => Err(D::Error::custom("a range of what are no whole numbers")),
+            },
         }
     }
 }
@@ -115,11 +134,14 @@ mod tests {
         rc::Rc,
     };
 
+    use serde::de::DeserializeOwned;
+
     use super::*;
     use crate::{
         arena::passage::{Luggage, Reach},
         codec,
-        error::Part,
+        error::{CodecError, Part},
+        task::Portable,
     };
 
     fn encoded(value: &impl Serialize) -> Vec<u8> {
@@ -134,6 +156,10 @@ mod tests {
         )
         .unwrap();
         encoded
+    }
+
+    fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+        codec::decode(bytes, Part::Argument)
     }
 
     /// All chunks of the input, which are to have so many items.
@@ -192,14 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn items_are_encoded_like_a_vector() {
-        fn check<I: Iterator<Item: Serialize + Debug + 'static> + Clone>(items: I) {
+    fn items_arrive_as_they_were_sent() {
+        fn check<I: Iterator<Item: Portable + Debug + PartialEq> + Clone>(items: I) {
             let vector: Vec<_> = items.clone().collect();
             for skipped in [0, 1, vector.len()] {
                 let mut all = Items::collect(items.clone());
                 all.cut(skipped);
-                let rest = &vector[skipped.min(vector.len())..];
-                assert_eq!(encoded(&all), encoded(&rest), "{rest:?}");
+                let arrived = decoded::<Items<I::Item>>(&encoded(&all)).unwrap();
+                let mut rest = Vec::new();
+                arrived.for_each(|item| rest.push(item));
+                assert_eq!(rest, &vector[skipped.min(vector.len())..]);
             }
         }
         check(0..5u64);
@@ -209,6 +237,21 @@ mod tests {
         check(5..5u16);
         check(vec!["a".to_string(), "b".into()].into_iter());
         check((0..3u32).map(|n| n.to_string()));
+    }
+
+    #[test]
+    fn a_range_is_sent_by_its_bounds() {
+        let short = encoded(&Items::collect(0..5u64)).len();
+        assert_eq!(encoded(&Items::collect(0..usize::MAX)).len(), short);
+    }
+
+    #[test]
+    fn a_range_of_what_are_no_numbers_is_refused() {
+        let range = encoded(&Items::collect(2..5u8));
+        assert_eq!(decoded::<Items<i64>>(&range).unwrap().len(), 3);
+        let error = decoded::<Items<bool>>(&range).err();
+        let message = error.expect("there is no such range").to_string();
+        assert!(message.contains("no whole numbers"), "{message}");
     }
 
     #[test]

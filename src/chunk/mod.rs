@@ -22,7 +22,7 @@ use piece::Piece;
 pub(crate) struct Chunk<I, R> {
     name: fn() -> &'static str,
     here: fn(Items<I>, Piece<R>) -> ChunkResult<R>,
-    elsewhere: Function<(Vec<I>,), Reply<R>>,
+    elsewhere: Function<(Items<I>,), Reply<R>>,
 }
 
 /// What a worker process makes of a chunk: the results up to a panic, if there was one.
@@ -41,9 +41,12 @@ impl<I: Portable, R: Portable> Chunk<I, R> {
     where
         F: Fn(I) -> R + Send + Sync + 'static,
     {
-        let elsewhere = |items: Vec<I>| {
-            let mut results = Vec::with_capacity(items.len());
-            let run = || results.extend(items.into_iter().map(entry::summon::<F>()));
+        let elsewhere = |items: Items<I>| {
+            let mut results = Vec::new();
+            // A range can be of any length: if there is no room for so many, there may never be so many.
+            let _ = results.try_reserve_exact(items.len());
+            let function = entry::summon::<F>();
+            let run = || items.for_each(|item| results.push(function(item)));
             let panic = unwind::catch(run).err();
             (results, panic)
         };

@@ -8,15 +8,30 @@ use std::{
     ops::{Range, RangeInclusive},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::cast::cast;
 
 /// A range of whole numbers, each of which is made where it is needed.
 pub(crate) struct Numbers<T> {
+    bounds: Bounds,
+    /// `T` is one of the types of whole numbers.
+    made: PhantomData<fn() -> T>,
+}
+
+/// A range as it travels.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Bounds {
     /// The first one, in the lowest bits.
     first: u128,
     len: usize,
-    /// `T` is one of the types of whole numbers.
-    made: PhantomData<fn() -> T>,
+}
+
+/// Calls the macro with all types of whole numbers.
+macro_rules! with_types_of_numbers {
+    ($call:ident) => {
+        $call!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize)
+    };
 }
 
 impl<T> Clone for Numbers<T> {
@@ -54,27 +69,42 @@ impl<T: 'static> Numbers<T> {
                 })*
             };
         }
-        look_for!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
+        with_types_of_numbers!(look_for);
         None
     }
 
+    /// The type has to be one of whole numbers.
     fn new(first: u128, len: usize) -> Self {
+        let bounds = Bounds { first, len };
         Numbers {
-            first,
-            len,
+            bounds,
             made: PhantomData,
         }
     }
 
+    /// Those that have come from another process, unless there are no such ones of this type.
+    pub(super) fn within(bounds: Bounds) -> Option<Self> {
+        macro_rules! is_one_of {
+            ($($number:ty)*) => {
+                [$(TypeId::of::<$number>()),*].contains(&TypeId::of::<T>())
+            };
+        }
+        with_types_of_numbers!(is_one_of).then(|| Numbers::new(bounds.first, bounds.len))
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.bounds.len
     }
 
     /// The number at the index.
     #[inline]
     pub(crate) fn at(&self, index: usize) -> T {
-        debug_assert!(index < self.len);
-        let number = self.first.wrapping_add(index as u128);
+        debug_assert!(index < self.len());
+        let number = self.bounds.first.wrapping_add(index as u128);
         // SAFETY: `T` is a type of whole numbers, any bits are one of those, and the lowest bits of the
         // sum are the sum in fewer bits, whether it has a sign or not.
         unsafe {
@@ -89,15 +119,15 @@ impl<T: 'static> Numbers<T> {
     }
 
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = T> {
-        (0..self.len).map(|index| self.at(index))
+        (0..self.len()).map(|index| self.at(index))
     }
 
     /// Takes the first ones away, up to `max`.
     pub(crate) fn cut(&mut self, max: usize) -> Self {
-        let cut = Numbers::new(self.first, self.len.min(max));
-        self.first = self.first.wrapping_add(cut.len as u128);
-        self.len -= cut.len;
-        cut
+        let Bounds { first, len } = self.bounds;
+        let cut = len.min(max);
+        *self = Numbers::new(first.wrapping_add(cut as u128), len - cut);
+        Numbers::new(first, cut)
     }
 }
 
