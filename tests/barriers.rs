@@ -13,7 +13,7 @@ use common::{
     Panicking, Scratch, Sign, Wakes, eventually, threads, watched,
     ways::{Hand, LONG, Other, Team, Way, current_thread, every_way},
 };
-use freethreading::{Barrier, BarrierError, Error, Panic, TaskError, get_ident, task};
+use freethreading::{Barrier, BarrierError, Error, Event, Panic, TaskError, get_ident, task};
 use futures::{FutureExt, executor::block_on, future::join_all};
 
 freethreading::init_tests!();
@@ -171,6 +171,31 @@ every_way! {
         assert_eq!(team(3, |n| ways.of(n), &barrier).results(), [None; 3]);
         assert!(barrier.broken());
         assert_eq!(barrier.n_waiting(), 0);
+    }
+
+    fn who_gives_up_while_the_action_runs_is_missed_after_it(ways) {
+        fn act(begun: Event, end: Event) {
+            begun.set();
+            end.wait();
+        }
+        let (begun, end) = (Event::new(), Event::new());
+        let barrier = Barrier::new(2).unwrap();
+        let barrier = barrier.action(task!(act(begun.clone(), end.clone())));
+        let team = team(2, |n| ways.of(n), &barrier);
+        begun.wait();
+        // All these have come for the next time.
+        let mut patient = Hand::waiting(barrier.wait_async());
+        assert_eq!(index(barrier.wait_timeout(Duration::from_millis(1))), None);
+        drop(Hand::waiting(barrier.wait_async()));
+        assert!(!barrier.broken());
+        end.set();
+        let mut indices = team.results();
+        indices.sort();
+        assert_eq!(indices, [Some(0), Some(1)]);
+        assert!(barrier.broken());
+        assert_eq!(index(patient.ready()), None);
+        barrier.reset();
+        assert_works(|n| ways.of(n), &barrier);
     }
 
     fn abort_breaks_the_barrier_for_those_who_wait(ways) {
@@ -387,30 +412,38 @@ freethreading::test_backends! {
             };
             barriers.into_iter().map(arrive).collect()
         }
+        fn check(wait: fn(&Barrier, Duration) -> Result<usize, BarrierError>, way: Way) {
+            let barriers: Vec<_> = (0..200).map(|_| Barrier::new(2).unwrap()).collect();
+            let team = Team::new(1, |_| task!(arrive(way, barriers.clone())));
+            // Now the one, now the other is to come first.
+            let mut timeout = Duration::from_micros(100);
+            let step = Duration::from_micros(5);
+            let waits: Vec<_> = barriers
+                .iter()
+                .map(|barrier| {
+                    let index = index(wait(barrier, timeout));
+                    match index {
+                        Some(_) => timeout = timeout.saturating_sub(step),
+                        None => timeout += step,
+                    }
+                    (index, barrier.broken())
+                })
+                .collect();
+            for ((here, broken), there) in waits.into_iter().zip(&team.results()[0]) {
+                match here.zip(*there) {
+                    Some(both) => assert!([(0, 1), (1, 0)].contains(&both), "{both:?}"),
+                    None => assert_eq!((here, *there), (None, None)),
+                }
+                assert_eq!(broken, here.is_none());
+            }
+        }
         watched(|| {
             for way in Way::ALL {
-                let barriers: Vec<_> = (0..200).map(|_| Barrier::new(2).unwrap()).collect();
-                let team = Team::new(1, |_| task!(arrive(way, barriers.clone())));
-                // Now the one, now the other is to come first.
-                let mut timeout = Duration::from_micros(100);
-                let step = Duration::from_micros(5);
-                let waits: Vec<_> = barriers
-                    .iter()
-                    .map(|barrier| {
-                        let index = index(barrier.wait_timeout(timeout));
-                        match index {
-                            Some(_) => timeout = timeout.saturating_sub(step),
-                            None => timeout += step,
-                        }
-                        index
-                    })
-                    .collect();
-                for (here, there) in waits.into_iter().zip(&team.results()[0]) {
-                    match here.zip(*there) {
-                        Some(both) => assert!([(0, 1), (1, 0)].contains(&both), "{both:?}"),
-                        None => assert_eq!((here, *there), (None, None)),
-                    }
-                }
+                check(Barrier::wait_timeout, way);
+                check(
+                    |barrier, limit| block_on(barrier.clone().timeout(limit).wait_async()),
+                    way,
+                );
             }
         });
     }

@@ -78,7 +78,7 @@ fn remove(node: &'static Node) {
         State::Waiting | State::Sleeping | State::Dozing => {
             let mut wakes = Wakes::default();
             locked.unlink(list, node);
-            bereaved::left(&locked, kind, &mut wakes);
+            bereaved::left(&locked, kind, list, &mut wakes);
             drop(locked);
             wakes.wake();
         }

@@ -1,8 +1,9 @@
 //! Waiting for something, blocking or not: look, get in line and look again, wait, look again.
 
 use std::{
-    pin::Pin,
-    task::{Context, Poll},
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -266,6 +267,31 @@ pub(crate) struct WaitAsync<R: Resource>(Waiting<R>);
 impl<R: Resource> WaitAsync<R> {
     pub(crate) fn new(resource: R) -> Self {
         WaitAsync(Waiting::new(resource))
+    }
+
+    /// The same until the other future is ready; `None` if it was not there before.
+    pub(crate) async fn until(mut self, end: impl Future<Output = ()>) -> Option<R::Output>
+    where
+        R: Unpin,
+    {
+        let mut end = pin!(end);
+        poll_fn(|context| {
+            let sleeper = Sleeper::Task(context.waker());
+            if let Poll::Ready(output) = self.0.poll(sleeper) {
+                return Poll::Ready(Some(output));
+            }
+            ready!(end.as_mut().poll(context));
+            loop {
+                if self.0.leave() {
+                    return Poll::Ready(None);
+                }
+                // It was told just now.
+                if let Poll::Ready(output) = self.0.poll(sleeper) {
+                    return Poll::Ready(Some(output));
+                }
+            }
+        })
+        .await
     }
 }
 

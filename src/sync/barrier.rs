@@ -40,6 +40,9 @@ const ROUND: usize = 3;
 /// The index of the process that runs the action.
 const ACTOR: usize = 4;
 
+/// Somebody has come while the action ran, and has given up.
+const FORSAKEN: usize = 5;
+
 /// The list of those who have come.
 const COME: usize = 0;
 
@@ -63,7 +66,8 @@ const TRY_AGAIN: u32 = 3;
 ///
 /// It can be used again and again. If one of those who wait gives up (its time is up, its future is
 /// dropped, its process dies), or somebody aborts, the barrier breaks: all who wait and all who come get
-/// [`BarrierError::Broken`], until it is reset.
+/// [`BarrierError::Broken`], until it is reset. If all have come and the action runs, that they pass depends on
+/// the action alone: who gives up meanwhile, having come for the next time, breaks the barrier after that.
 ///
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
 /// handles to the same barrier.
@@ -138,9 +142,19 @@ impl RawBarrier {
     fn end_round(self, slot: &Locked, phase: Phase, outcome: u32, wakes: &mut Wakes) {
         self.set(ROUND, self.get(ROUND).wrapping_add(1));
         self.set(ARRIVED, 0);
+        self.set(FORSAKEN, 0);
         self.set(PHASE, phase as u64);
         slot.pop_all(COME, wakes, outcome);
         slot.pop_all(OUTSIDE, wakes, TRY_AGAIN);
+    }
+
+    /// Somebody has given up who was in this list.
+    pub(super) fn left(self, slot: &Locked, list: usize, wakes: &mut Wakes) {
+        match self.phase() {
+            // Of the round that is about to be passed nobody is missing.
+            Phase::Acting if list == OUTSIDE => self.set(FORSAKEN, 1),
+            _ => self.break_it(slot, wakes),
+        }
     }
 
     /// The barrier breaks.
@@ -173,7 +187,13 @@ impl RawBarrier {
             // The action itself may have aborted or reset the barrier.
             let same = self.phase() == Phase::Acting && self.get(ROUND) == round;
             match (same, well) {
-                (true, true) => self.end_round(&slot, Phase::Filling, PASSED, &mut wakes),
+                (true, true) => {
+                    let next = match self.get(FORSAKEN) {
+                        0 => Phase::Filling,
+                        _ => Phase::Broken,
+                    };
+                    self.end_round(&slot, next, PASSED, &mut wakes);
+                }
                 (true, false) => self.break_it(&slot, &mut wakes),
                 (false, _) => {}
             }
@@ -250,8 +270,8 @@ impl Resource for Arriving {
     }
 
     /// Whoever gives up breaks the barrier.
-    fn left(&mut self, slot: &Locked, _list: usize) {
-        self.barrier.break_it(slot, &mut self.wakes);
+    fn left(&mut self, slot: &Locked, list: usize) {
+        self.barrier.left(slot, list, &mut self.wakes);
     }
 
     fn pass_on(&mut self, _message: State, _outcome: u32) {}
@@ -313,13 +333,12 @@ impl Barrier {
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<usize, BarrierError> {
-        match Waiting::new(self.arriving()).block(deadline) {
-            Some(arrival) => self.go_on(arrival),
-            None => Err(BarrierError::Broken),
-        }
+        self.go_on(Waiting::new(self.arriving()).block(deadline))
     }
 
-    fn go_on(&self, (arrival, index): (Arrival, usize)) -> Result<usize, BarrierError> {
+    /// The wait is over; `None` if that is since its time was up.
+    fn go_on(&self, arrived: Option<(Arrival, usize)>) -> Result<usize, BarrierError> {
+        let (arrival, index) = arrived.ok_or(BarrierError::Broken)?;
         match (arrival, &self.action) {
             (Arrival::Passed, _) => Ok(index),
             (Arrival::Broken, _) => Err(BarrierError::Broken),
@@ -381,16 +400,18 @@ impl Barrier {
     ///
     /// As of [`wait`](Barrier::wait).
     pub async fn wait_async(&self) -> Result<usize, BarrierError> {
-        let arrival = WaitAsync::new(self.arriving());
-        let Some(deadline) = self.timeout.and_then(deadline) else {
-            return self.go_on(arrival.await);
-        };
-        tokio::select! {
-            biased;
-            arrival = arrival => self.go_on(arrival),
-            // With the arrival the barrier breaks.
-            () = reactor::sleep_until(deadline) => Err(BarrierError::Broken),
+        match self.timeout.and_then(deadline) {
+            Some(deadline) => self.wait_or(reactor::sleep_until(deadline)).await,
+            None => self.go_on(Some(WaitAsync::new(self.arriving()).await)),
         }
+    }
+
+    /// Waits until the future is ready at most.
+    pub(super) async fn wait_or(
+        &self,
+        end: impl Future<Output = ()>,
+    ) -> Result<usize, BarrierError> {
+        self.go_on(WaitAsync::new(self.arriving()).until(end).await)
     }
 
     /// Breaks the barrier: all who wait, and all who come, get an error.

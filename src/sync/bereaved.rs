@@ -12,13 +12,13 @@ use crate::arena::{
     waiter::{State, Wakes},
 };
 
-/// One of the waiters of the process has left the list.
-pub(crate) fn left(slot: &Locked, kind: Kind, wakes: &mut Wakes) {
+/// One of the waiters of the process has left this list.
+pub(crate) fn left(slot: &Locked, kind: Kind, list: usize, wakes: &mut Wakes) {
     match kind {
         Kind::Lock | Kind::RLock => RawLock(slot.slot).tidy(slot),
         Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot.slot).tidy(slot),
         Kind::Event => RawEvent(slot.slot).tidy(slot),
-        Kind::Barrier => RawBarrier::of(slot.slot).break_it(slot, wakes),
+        Kind::Barrier => RawBarrier::of(slot.slot).left(slot, list, wakes),
         Kind::Condition | Kind::Queue | Kind::SimpleQueue => {}
     }
 }

@@ -1,4 +1,4 @@
-use std::pin::pin;
+use std::{future::ready, pin::pin};
 
 use loom::{future::block_on, sync::Arc, thread};
 
@@ -35,7 +35,16 @@ fn loom_barrier_lets_all_pass_round_after_round() {
 
 #[test]
 fn loom_barrier_breaks_for_all_or_for_none() {
-    model(3, || {
+    breaks_for_all_or_for_none(|barrier| barrier.wait_timeout(NO_TIME));
+}
+
+#[test]
+fn loom_barrier_breaks_for_all_or_for_none_where_time_is_up_in_a_poll() {
+    breaks_for_all_or_for_none(|barrier| block_on(barrier.wait_or(ready(()))));
+}
+
+fn breaks_for_all_or_for_none(wait_hastily: fn(&Barrier) -> Result<usize, BarrierError>) {
+    model(3, move || {
         let barrier = Barrier::new(2).unwrap();
         let other = {
             let barrier = barrier.clone();
@@ -43,7 +52,7 @@ fn loom_barrier_breaks_for_all_or_for_none() {
         };
         let hasty = {
             let barrier = barrier.clone();
-            thread::spawn(move || barrier.wait_timeout(NO_TIME))
+            thread::spawn(move || wait_hastily(&barrier))
         };
         match (hasty.join().unwrap(), other.join().unwrap()) {
             (Ok(its), Ok(theirs)) => assert_eq!(its + theirs, 1),
