@@ -121,6 +121,22 @@ fn is_free(condition: &Condition) -> bool {
     Other::new().run(task!(try_acquire(condition.clone())))
 }
 
+/// Whoever calls does not hold the lock.
+#[track_caller]
+fn assert_errors(ways: Ways, condition: &Condition) {
+    for n in 0..4 {
+        assert!(ways.of(n).wait(condition).is_err());
+        // Also where there would be nothing to wait for.
+        assert!(ways.of(n).wait_for(condition, || true).is_err());
+    }
+    assert!(condition.wait_timeout(Duration::ZERO).is_err());
+    assert!(condition.wait_for_timeout(Duration::ZERO, || true).is_err());
+    assert!(condition.notify(1).is_err());
+    assert!(condition.notify(0).is_err());
+    assert!(condition.notify_all().is_err());
+    assert!(condition.release().is_err());
+}
+
 every_way! {
     fn the_default_lock_is_reentrant(ways) {
         for (n, condition) in [Condition::new(), Condition::default()].into_iter().enumerate() {
@@ -168,6 +184,41 @@ every_way! {
         condition.release().unwrap();
     }
 
+    /// A lock does not belong to anybody, but one that has a condition knows who has acquired it.
+    fn who_has_acquired_a_given_lock_itself_is_known(ways) {
+        fn acquire(way: Way, lock: &Lock) {
+            match way {
+                Way::Blocking => lock.acquire(),
+                Way::Timed => assert!(lock.acquire_timeout(LONG)),
+                Way::Async | Way::Tokio => way.run(lock.acquire_async()),
+            }
+        }
+        fn hold(way: Way, lock: Lock, held: Event, end: Event) {
+            acquire(way, &lock);
+            held.set();
+            end.wait();
+            lock.release().unwrap();
+        }
+        let lock = Lock::new();
+        let condition = Condition::with_lock(&lock);
+        for n in 0..4 {
+            let (held, end) = (Event::new(), Event::new());
+            let holder = Team::new(1, |_| {
+                task!(hold(ways.of(n), lock.clone(), held.clone(), end.clone()))
+            });
+            held.wait();
+            assert_errors(ways, &condition);
+            assert!(lock.locked());
+            end.set();
+            assert_eq!(holder.results(), [()]);
+            assert_errors(ways, &condition);
+            acquire(ways.of(n), &lock);
+            condition.notify_all().unwrap();
+            condition.release().unwrap();
+            assert!(!lock.locked());
+        }
+    }
+
     fn a_given_rlock_nests(ways) {
         let lock = RLock::new();
         let condition = Condition::with_rlock(&lock);
@@ -204,20 +255,6 @@ every_way! {
             let _guard = condition.lock();
             held.set();
             end.wait();
-        }
-        #[track_caller]
-        fn assert_errors(ways: Ways, condition: &Condition) {
-            for n in 0..4 {
-                assert!(ways.of(n).wait(condition).is_err());
-                // Also where there would be nothing to wait for.
-                assert!(ways.of(n).wait_for(condition, || true).is_err());
-            }
-            assert!(condition.wait_timeout(Duration::ZERO).is_err());
-            assert!(condition.wait_for_timeout(Duration::ZERO, || true).is_err());
-            assert!(condition.notify(1).is_err());
-            assert!(condition.notify(0).is_err());
-            assert!(condition.notify_all().is_err());
-            assert!(condition.release().is_err());
         }
         for condition in conditions() {
             let stage = Stage::new(condition.clone());

@@ -89,13 +89,16 @@ impl Condition {
         Condition::over(AnyLock::RLock(RLock::try_new()?))
     }
 
-    /// A new condition that shares a lock.
+    /// A new condition that shares a lock. Who acquires it by itself holds the lock of the condition, and the
+    /// other way round: from now on the task or the thread that does so is noted, as an [`RLock`]'s owner is.
     ///
     /// # Panics
     ///
     /// If the system has no memory for it.
     pub fn with_lock(lock: &Lock) -> Self {
-        Condition::over(AnyLock::Lock(lock.clone())).unwrap_or_else(|error| panic!("{error}"))
+        let condition = Condition::over(AnyLock::Lock(lock.clone()));
+        lock.raw().take_notes();
+        condition.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// A new condition that shares a re-entrant lock.

@@ -18,17 +18,20 @@ use crate::{
         waiter::{Node, State, Wakes, Woken},
     },
     shim::Ordering,
+    sync::owner::Owner,
 };
 
 /// The word: flags, and above them the index of the process that has the lock.
 const WORD: usize = 0;
 const HELD: u64 = 1;
 const WAITED_FOR: u64 = 2;
-/// It was acquired through a condition, which has noted who did.
-const NOTED: u64 = 4;
+/// It has a condition, so that whoever acquires it notes who he is; set under the slot's mutex, and for good.
+const NOTES: u64 = 4;
+/// Who holds it has noted that, or is about to.
+const NOTED: u64 = 8;
 const OWNER_SHIFT: u32 = 16;
 
-/// Who has acquired a Lock through a condition, since it knows no owner itself. Only written by who holds
+/// Who holds a lock that [`NOTES`]; zero if nobody does, or is just about to note it. Only written by who has
 /// the lock: Relaxed.
 const HOLDER: usize = 1;
 
@@ -62,17 +65,57 @@ impl RawLock {
         &self.0.slot.words[HOLDER]
     }
 
-    /// Notes who has just acquired the lock; that is forgotten when it is released.
-    pub(super) fn note(self, owner: u64) {
-        self.holder().store(owner, Ordering::Relaxed);
-        // Release: who finds that it is noted finds who it is.
-        self.word().fetch_or(NOTED, Ordering::Release);
+    /// From now on it is noted who acquires it.
+    pub(super) fn take_notes(self) {
+        let _slot = self.0.lock();
+        self.word().fetch_or(NOTES, Ordering::Relaxed);
     }
 
-    /// Who holds it, if that was noted.
+    /// Notes who has the lock, until it is released.
+    pub(super) fn note(self, owner: u64) {
+        self.holder().store(owner, Ordering::Relaxed);
+    }
+
+    /// Who holds it, if it was noted.
     pub(super) fn noted(self) -> Option<u64> {
-        let is_noted = self.word().load(Ordering::Acquire) & NOTED != 0;
-        is_noted.then(|| self.holder().load(Ordering::Relaxed))
+        self.noted_in(self.word().load(Ordering::Acquire))
+    }
+
+    /// The same, where the word was this.
+    fn noted_in(self, word: u64) -> Option<u64> {
+        // Nobody is found here who had the lock before: the word was read with Acquire.
+        (word & NOTED != 0).then(|| self.holder().load(Ordering::Relaxed))
+    }
+
+    /// Whether the lock is held, and nobody else is known to hold it.
+    pub(super) fn may_be_held_by(self, owner: Owner) -> bool {
+        let word = self.word().load(Ordering::Acquire);
+        let noted = self.noted_in(word);
+        word & HELD != 0 && noted.is_none_or(|noted| noted == owner.number())
+    }
+
+    /// The lock is about to be free, and the word to be this, with what is left of what it was.
+    fn freed(self, word: u64, waited_for: u64) -> u64 {
+        if word & NOTED != 0 {
+            self.note(0);
+        }
+        word & NOTES | waited_for
+    }
+
+    /// The word of a lock that is taken, which was this.
+    fn taken(word: u64, process: u16) -> u64 {
+        let noted = match word & NOTES {
+            0 => 0,
+            _ => NOTES | NOTED,
+        };
+        held_by(process) | noted | word & WAITED_FOR
+    }
+
+    /// The lock is the caller's now.
+    fn sign(self, word: u64) {
+        if word & NOTED != 0 {
+            self.note(Owner::current().number());
+        }
     }
 
     fn handing(&self) -> &crate::shim::AtomicU64 {
@@ -91,18 +134,21 @@ impl RawLock {
         }
     }
 
-    /// The same, where others wait or somebody is faster.
+    /// The same, where others wait, somebody is faster, or it is to be noted.
     #[cold]
     fn try_take(self, mut word: u64) -> bool {
         while word & HELD == 0 {
-            let taken = self.held() | word & WAITED_FOR;
+            let taken = Self::taken(word, self.0.mine());
             match self.word().compare_exchange_weak(
                 word,
                 taken,
                 Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return true,
+                Ok(_) => {
+                    self.sign(taken);
+                    return true;
+                }
                 Err(now) => word = now,
             }
         }
@@ -142,15 +188,17 @@ impl RawLock {
     #[cold]
     fn release_slow(self) -> bool {
         let mut word = self.word().load(Ordering::Relaxed);
-        // Nobody waits, and it was acquired by another process or through a condition.
+        // Nobody waits, and it was acquired by another process, or that was noted.
         while word & WAITED_FOR == 0 {
             if word & HELD == 0 {
                 return false;
             }
-            match self
-                .word()
-                .compare_exchange_weak(word, 0, Ordering::Release, Ordering::Relaxed)
-            {
+            match self.word().compare_exchange_weak(
+                word,
+                self.freed(word, 0),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return true,
                 Err(now) => word = now,
             }
@@ -170,9 +218,12 @@ impl RawLock {
             if word & WAITED_FOR != 0 {
                 break;
             }
-            let freed = self
-                .word()
-                .compare_exchange(word, 0, Ordering::Release, Ordering::Relaxed);
+            let freed = self.word().compare_exchange(
+                word,
+                self.freed(word, 0),
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
             if freed.is_ok() {
                 return true;
             }
@@ -186,18 +237,20 @@ impl RawLock {
     /// The lock, which is held, goes to a starved waiter, or is freed and somebody is told.
     fn hand_on(self, slot: &Locked) -> Woken {
         let next = slot.take(LINE);
-        let flag = match slot.is_empty(LINE) {
+        let waited_for = match slot.is_empty(LINE) {
             true => 0,
             false => WAITED_FOR,
         };
+        // While it is held, waited for, and the mutex is ours, nobody else changes the word.
+        let freed = self.freed(self.word().load(Ordering::Relaxed), waited_for);
         // The word before the message, since who is told looks at once. Release: who has the lock next
         // sees what was done under it.
-        let free = || self.word().store(flag, Ordering::Release);
+        let free = || self.word().store(freed, Ordering::Release);
         match next {
             Some((index, next)) if next.is_starved() => {
                 self.handing().store(u64::from(index), Ordering::Release);
-                let word = held_by(next.owner()) | flag;
-                self.word().store(word, Ordering::Release);
+                let taken = Self::taken(freed, next.owner());
+                self.word().store(taken, Ordering::Release);
                 let woken = next.tell(State::Handed);
                 self.handing().store(0, Ordering::Release);
                 woken
@@ -280,7 +333,9 @@ impl RawLock {
             |waiter: &Node| waiter.list().slot == slot.slot.index() && !waiter.state().is_told();
         if arena().waiters.get(handing).is_some_and(was_not_told) {
             // It was to have the lock, and does not know: nobody has it.
-            self.word().store(WAITED_FOR, Ordering::Release);
+            let word = self.word().load(Ordering::Relaxed);
+            self.word()
+                .store(self.freed(word, WAITED_FOR), Ordering::Release);
         }
         slot.pop_all(LINE, wakes, 0);
         self.tidy(slot);
@@ -289,7 +344,7 @@ impl RawLock {
     /// A process is gone: if it had the lock, it is given back, unless the process has ended by itself;
     /// then somebody else may. Says whether it was given back.
     pub(super) fn inherit(self, dead: Dead, before: impl FnOnce()) -> bool {
-        let is_its = |word: u64| word & !(WAITED_FOR | NOTED) == held_by(dead.process);
+        let is_its = |word: u64| word & !(WAITED_FOR | NOTES | NOTED) == held_by(dead.process);
         // Acquire: what was done under the lock before the dead one had it is seen, and so by who has it next.
         if !is_its(self.word().load(Ordering::Acquire)) {
             return false;
@@ -303,7 +358,8 @@ impl RawLock {
             if dead.crashed {
                 return self.give_back(&is_its);
             }
-            let orphaned = held_by(0) | word & WAITED_FOR;
+            // Nobody is known to hold it then.
+            let orphaned = held_by(0) | word & (WAITED_FOR | NOTES);
             let left =
                 self.word()
                     .compare_exchange(word, orphaned, Ordering::Relaxed, Ordering::Relaxed);
@@ -349,6 +405,7 @@ impl Resource for RawLock {
 
     /// What was done under the lock before came with the message.
     fn handed(&mut self) -> Option<()> {
+        self.sign(self.word().load(Ordering::Relaxed));
         Some(())
     }
 

@@ -57,9 +57,7 @@ impl Raw {
     pub(super) fn check(self, owner: Owner) -> Result<(), NotOwned> {
         let owned = match self.lock {
             RawAnyLock::RLock(lock) => lock.is_owned_by(owner),
-            RawAnyLock::Lock(lock) => {
-                lock.is_held() && lock.noted().is_none_or(|noted| noted == owner.number())
-            }
+            RawAnyLock::Lock(lock) => lock.may_be_held_by(owner),
         };
         if owned { Ok(()) } else { Err(NotOwned) }
     }
@@ -67,26 +65,14 @@ impl Raw {
     pub(super) fn acquire_until(self, owner: Owner, deadline: Option<Instant>) -> bool {
         match self.lock {
             RawAnyLock::RLock(lock) => lock.acquire_until(owner, deadline),
-            RawAnyLock::Lock(lock) => {
-                let acquired = lock.acquire_until(deadline);
-                if acquired {
-                    lock.note(owner.number());
-                }
-                acquired
-            }
+            RawAnyLock::Lock(lock) => lock.acquire_until(deadline),
         }
     }
 
     pub(super) fn try_acquire(self, owner: Owner) -> bool {
         match self.lock {
             RawAnyLock::RLock(lock) => lock.try_acquire(owner),
-            RawAnyLock::Lock(lock) => {
-                let acquired = lock.try_acquire();
-                if acquired {
-                    lock.note(owner.number());
-                }
-                acquired
-            }
+            RawAnyLock::Lock(lock) => lock.try_acquire(),
         }
     }
 
@@ -94,10 +80,8 @@ impl Raw {
         match self.lock {
             RawAnyLock::RLock(lock) => lock.acquire_async().await,
             RawAnyLock::Lock(lock) => {
-                let owner = Owner::current();
                 lock.acquire_async().await;
-                lock.note(owner.number());
-                owner
+                Owner::current()
             }
         }
     }

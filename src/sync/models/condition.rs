@@ -28,6 +28,30 @@ fn loom_condition_hears_every_change() {
     });
 }
 
+#[test]
+fn loom_condition_knows_who_has_its_lock() {
+    model(3, || {
+        let lock = Lock::new();
+        let condition = Condition::with_lock(&lock);
+        let other = {
+            let (lock, condition) = (lock.clone(), condition.clone());
+            elsewhere(move || {
+                lock.acquire();
+                condition.notify(1).unwrap();
+                lock.release().unwrap();
+            })
+        };
+        assert!(condition.notify(1).is_err());
+        lock.acquire();
+        condition.notify(1).unwrap();
+        condition.release().unwrap();
+        // Whoever has it, it is somebody else.
+        assert!(condition.notify(1).is_err());
+        other.join().unwrap();
+        assert!(!lock.locked());
+    });
+}
+
 /// A thread and a task go on one after the other, each with the lock.
 #[test]
 fn loom_condition_notifies_all() {
