@@ -17,8 +17,8 @@ use std::{
 
 use common::{Gate, GateKeeper, Random, Scratch, Sign, eventually, watched};
 use freethreading::{
-    Backend, Effect, Error, Part, TaskError, TaskFuture, WorkerPoolExecutor, active_children,
-    current_worker, get_ident, task,
+    Backend, Effect, Error, Part, TaskError, TaskFuture, WorkerPool, WorkerPoolExecutor,
+    active_children, current_worker, get_ident, task,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_bytes::ByteBuf;
@@ -73,6 +73,46 @@ fn name_at(gate: Gate) -> String {
 const RUNS_OUT: u32 = line!() + 2;
 fn run_out_of(what: String) {
     panic!("out of {what}");
+}
+
+/// What has workers of its own.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum House {
+    Pool,
+    Executor,
+}
+
+impl House {
+    const ALL: [House; 2] = [House::Pool, House::Executor];
+}
+
+/// Sums up, in a house of its own for every level.
+fn sum_in_houses(levels: Vec<(House, Backend)>, n: u64) -> u64 {
+    let Some((&(house, backend), rest)) = levels.split_first() else {
+        return n;
+    };
+    let tasks = [n, n + 1].map(|n| {
+        let rest = rest.to_vec();
+        task!(sum_in_houses(rest, n))
+    });
+    match house {
+        House::Pool => {
+            let builder = WorkerPool::builder().max_workers(2).backend(backend);
+            let pool = builder.build().unwrap();
+            let results = tasks.map(|task| pool.apply_async(task).unwrap());
+            pool.close();
+            pool.join().unwrap();
+            results.iter().map(|result| result.get().unwrap()).sum()
+        }
+        House::Executor => {
+            let builder = WorkerPoolExecutor::builder()
+                .max_workers(2)
+                .backend(backend);
+            let executor = builder.build().unwrap();
+            let futures = tasks.map(|task| executor.submit(task));
+            futures.iter().map(|future| future.result().unwrap()).sum()
+        }
+    }
 }
 
 freethreading::test_backends! {
@@ -656,6 +696,29 @@ freethreading::test_backends! {
                 let future = executor.submit(task!(sum(levels.to_vec(), 10)));
                 assert_eq!(future.result().unwrap(), 10 + 11 + 11 + 12, "{levels:?}");
             }
+        });
+    }
+
+    #[test]
+    fn pools_and_executors_nest_in_each_other() {
+        watched(|| {
+            let here = freethreading::get_backend().unwrap();
+            // On this backend all that may be in all, on both.
+            for outer in House::ALL {
+                for inner in House::ALL {
+                    for backend in Backend::ALL {
+                        let levels = vec![(outer, here), (inner, backend)];
+                        let sum = sum_in_houses(levels.clone(), 10);
+                        assert_eq!(sum, 10 + 11 + 11 + 12, "{levels:?}");
+                    }
+                }
+            }
+            // And deeper, with the backends in turn.
+            let backends = Backend::ALL.into_iter().cycle().skip_while(|backend| *backend != here);
+            let houses = [House::Pool, House::Executor, House::Executor, House::Pool];
+            let levels: Vec<_> = houses.into_iter().zip(backends).collect();
+            // Each of the four levels adds one to half of the 16 terms.
+            assert_eq!(sum_in_houses(levels, 10), 16 * 10 + 4 * 8);
         });
     }
 
