@@ -14,7 +14,7 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Panicking, Wakes, eventually, watched,
+    Gate, GateKeeper, Panicking, Wakes, eventually, takes_its_time, watched,
     ways::{Hand, LONG, Way},
 };
 use freethreading::{
@@ -105,6 +105,17 @@ fn wait<R: Send + 'static>(way: Way, result: &AsyncResult<R>) {
     }
 }
 
+/// The workers of a pool that has some, all of which have come.
+fn idents(pool: &WorkerPool) -> Vec<u64> {
+    let mut idents = Vec::new();
+    eventually("the workers are there", || {
+        let workers = pool.stats().workers.into_iter();
+        idents = workers.filter_map(|worker| worker.ident).collect();
+        idents.len() == pool.workers()
+    });
+    idents
+}
+
 /// Adds callbacks that tell what they were shown.
 fn told(result: AsyncResult<Vec<u64>>) -> (AsyncResult<Vec<u64>>, Receiver<Result<usize, String>>) {
     let (sender, told) = mpsc::channel();
@@ -130,6 +141,22 @@ freethreading::test_backends! {
                 }
                 gates.open();
                 assert_eq!(result.get_timeout(Duration::MAX).unwrap(), [0, 1, 2]);
+            }
+        });
+    }
+
+    #[test]
+    fn a_wait_in_vain_takes_as_long_as_it_was_told() {
+        watched(|| {
+            let pool = WorkerPool::new(2).unwrap();
+            for kind in Kind::ALL {
+                let gates = GateKeeper::new();
+                let result = kind.submit(&pool, Some(gates.gate()));
+                assert!(!takes_its_time(|limit| result.wait_timeout(limit)));
+                let early = takes_its_time(|limit| result.get_timeout(limit));
+                assert!(matches!(early, Err(TaskError::Timeout)), "{early:?}");
+                gates.open();
+                assert_eq!(result.get().unwrap(), [0, 1, 2]);
             }
         });
     }
@@ -591,8 +618,7 @@ freethreading::test_backends! {
         }
         watched(|| {
             let pool = WorkerPool::new(2).unwrap();
-            let before = pool.apply(std::process::id).unwrap();
-            assert!(before > 0);
+            let workers = idents(&pool);
             for _ in 0..20 {
                 for rogue in Rogue::ALL {
                     let result = pool.apply_async(task!(|rogue| { let _: Rogue = rogue; })).unwrap();
@@ -632,6 +658,9 @@ freethreading::test_backends! {
                 ));
             }
             assert_eq!(pool.map(double, 0..3).unwrap(), [0, 2, 4]);
+            // It cost no worker.
+            assert_eq!(pool.stats().restarted, 0);
+            assert_eq!(idents(&pool), workers);
         });
     }
 }

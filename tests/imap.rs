@@ -17,7 +17,7 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Panicking, Scratch, Sign, Wakes, eventually, watched,
+    Gate, GateKeeper, Panicking, Scratch, Sign, Wakes, eventually, takes_its_time, watched,
     ways::{Hand, Liar, Way},
 };
 use freethreading::{Error, Imap, ImapStream, Portable, TaskError, WorkerPool};
@@ -420,6 +420,28 @@ freethreading::test_backends! {
                 numbers.extend(imap.by_ref().map(Result::unwrap));
                 assert_eq!(sorted(numbers), [0, 1, 2]);
                 assert!(imap.next_timeout(Duration::ZERO).is_none());
+            }
+        });
+    }
+
+    #[test]
+    fn a_wait_in_vain_takes_as_long_as_it_was_told() {
+        watched(|| {
+            let pool = WorkerPool::new(2).unwrap();
+            for ordered in [true, false] {
+                for chunksize in [1, 3] {
+                    let gates = GateKeeper::new();
+                    let items = (0..3).map(|n| (n, Some(gates.gate())));
+                    let pool = pool.chunksize(chunksize);
+                    let mut imap = match ordered {
+                        true => pool.imap(number_at, items).unwrap(),
+                        false => pool.imap_unordered(number_at, items).unwrap(),
+                    };
+                    let early = takes_its_time(|limit| imap.next_timeout(limit));
+                    assert!(matches!(early, Some(Err(TaskError::Timeout))), "{early:?}");
+                    gates.open();
+                    assert_eq!(sorted(imap.map(Result::unwrap).collect()), [0, 1, 2]);
+                }
             }
         });
     }

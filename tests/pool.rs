@@ -17,7 +17,7 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Scratch, Sign, eventually, watched,
+    Gate, GateKeeper, Scratch, Sign, eventually, takes_its_time, watched,
     ways::{Hand, Way},
 };
 use freethreading::{
@@ -32,6 +32,19 @@ static_assertions::assert_impl_all!(WorkerPool: Send, Sync);
 static_assertions::assert_impl_all!(AsyncResult<Cell<u8>>: Send, Sync, Unpin);
 static_assertions::assert_impl_all!(Imap<std::ops::Range<u8>, Cell<u8>>: Send, Unpin);
 static_assertions::assert_impl_all!(ImapStream<stream::Pending<u8>, u8>: Send, Unpin);
+
+/// What the methods give that are awaited has no name, but may be awaited on any thread.
+const _: fn(&WorkerPool) = |pool| {
+    fn is_send(_: impl Future + Send) {}
+    is_send(pool.join_async());
+    is_send(pool.apply_queued(task!(square(2))));
+    is_send(async {
+        pool.apply_async(task!(square(2)))
+            .unwrap()
+            .wait_async()
+            .await
+    });
+};
 
 fn square(x: u64) -> u64 {
     x * x
@@ -698,6 +711,21 @@ freethreading::test_backends! {
                 pool.join_timeout(Duration::ZERO).unwrap();
                 block_on(pool.join_async()).unwrap();
             }
+        });
+    }
+
+    #[test]
+    fn a_join_in_vain_takes_as_long_as_it_was_told() {
+        watched(|| {
+            let pool = WorkerPool::new(2).unwrap();
+            let gates = GateKeeper::new();
+            let held = pool.apply_async(task!(pass(gates.gate()))).unwrap();
+            pool.close();
+            let early = takes_its_time(|limit| pool.join_timeout(limit));
+            assert!(matches!(early, Err(Error::Timeout)), "{early:?}");
+            gates.open();
+            pool.join().unwrap();
+            held.get().unwrap();
         });
     }
 

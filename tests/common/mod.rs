@@ -73,6 +73,19 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// How long a wait that is timed below may take; ten times as long is too long even on a busy machine.
+const LIMIT: Duration = Duration::from_millis(200);
+
+/// Has somebody wait in vain for a while, which must take that long, and no longer.
+#[track_caller]
+pub fn takes_its_time<T>(wait: impl FnOnce(Duration) -> T) -> T {
+    let start = Instant::now();
+    let outcome = wait(LIMIT);
+    let elapsed = start.elapsed();
+    assert!(LIMIT <= elapsed && elapsed < 10 * LIMIT, "{elapsed:?}");
+    outcome
+}
+
 /// The threads of this process.
 pub fn threads() -> usize {
     fs::read_dir("/proc/self/task").unwrap().count()
