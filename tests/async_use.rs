@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{Gate, GateKeeper, Panicking, Random, Wakes, eventually, watched};
-use freethreading::{Error, TaskError, TaskFuture, Worker, WorkerPoolExecutor, task};
+use freethreading::{Error, TaskError, TaskFuture, Worker, WorkerPool, WorkerPoolExecutor, task};
 use futures::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
 
 freethreading::init_tests!();
@@ -505,7 +505,7 @@ freethreading::test_backends! {
     #[test]
     fn only_the_last_waker_is_woken() {
         watched(|| {
-            for awaited in [future_at, stream_at, timed_stream_at, join_at, shutdown_at] {
+            for awaited in AWAITED {
                 let gates = GateKeeper::new();
                 let mut awaited = awaited(gates.gate());
                 gates.wait_for(1);
@@ -525,7 +525,7 @@ freethreading::test_backends! {
     #[test]
     fn a_waker_may_panic() {
         watched(|| {
-            for awaited in [future_at, stream_at, timed_stream_at, join_at, shutdown_at] {
+            for awaited in AWAITED {
                 let gates = GateKeeper::new();
                 let mut awaited = awaited(gates.gate());
                 gates.wait_for(1);
@@ -628,6 +628,19 @@ freethreading::test_backends! {
 
 type Awaited = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// All that can be awaited, each as long as a task is at the gate.
+const AWAITED: [fn(Gate) -> Awaited; 9] = [
+    future_at,
+    stream_at,
+    timed_stream_at,
+    join_at,
+    shutdown_at,
+    timed_shutdown_at,
+    pool_join_at,
+    submission_at,
+    application_at,
+];
+
 fn future_at(gate: Gate) -> Awaited {
     let executor = WorkerPoolExecutor::new(1).unwrap();
     Box::pin(
@@ -668,4 +681,35 @@ fn shutdown_at(gate: Gate) -> Awaited {
     let executor = WorkerPoolExecutor::new(1).unwrap();
     drop(executor.submit(task!(seven_at(gate))));
     Box::pin(async move { executor.shutdown_async(false).await })
+}
+
+fn timed_shutdown_at(gate: Gate) -> Awaited {
+    let executor = WorkerPoolExecutor::new(1).unwrap();
+    drop(executor.submit(task!(seven_at(gate))));
+    let limit = Duration::from_secs(3600);
+    Box::pin(async move { assert!(executor.shutdown_timeout_async(limit).await) })
+}
+
+fn pool_join_at(gate: Gate) -> Awaited {
+    let pool = WorkerPool::new(1).unwrap();
+    drop(pool.apply_async(task!(seven_at(gate))).unwrap());
+    pool.close();
+    Box::pin(async move { pool.join_async().await.unwrap() })
+}
+
+/// Waits for room, which the task at the gate and another one have taken.
+fn submission_at(gate: Gate) -> Awaited {
+    let builder = WorkerPoolExecutor::builder().max_workers(1).max_pending(1);
+    let executor = builder.build().unwrap();
+    drop(executor.submit(task!(seven_at(gate))));
+    drop(executor.submit(task!(double(1))));
+    Box::pin(async move { drop(executor.submit_async(task!(double(2))).await) })
+}
+
+fn application_at(gate: Gate) -> Awaited {
+    let builder = WorkerPool::builder().max_workers(1).max_pending(1);
+    let pool = builder.build().unwrap();
+    drop(pool.apply_async(task!(seven_at(gate))).unwrap());
+    drop(pool.apply_async(task!(double(1))).unwrap());
+    Box::pin(async move { drop(pool.apply_queued(task!(double(2))).await.unwrap()) })
 }

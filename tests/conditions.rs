@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     task::{Wake, Waker},
@@ -25,6 +25,20 @@ use serde::{Deserialize, Serialize};
 freethreading::init_tests!();
 
 static_assertions::assert_impl_all!(Condition: Send, Sync);
+
+/// What the methods give that are awaited has no name, but may be awaited on any thread.
+const _: fn(&Condition) = |condition| {
+    fn is_send(_: impl Future + Send) {}
+    is_send(condition.acquire_async());
+    is_send(condition.lock_async());
+    is_send(condition.wait_async());
+    is_send(condition.wait_for_async(|| true));
+    is_send(async {
+        let mut guard = condition.lock_async().await;
+        guard.wait_async().await?;
+        guard.wait_for_async(|| true).await
+    });
+};
 
 /// A condition, and how the workers of a scenario tell who sleeps and who is awake. What is told
 /// before a wait is told with the lock held: who has the lock then knows that the wait has begun.
@@ -1028,6 +1042,33 @@ freethreading::test_backends! {
                 eventually("the last waker is woken", || last.count() > 0);
                 assert_eq!((first.count(), last.count()), (0, 1));
                 wait.ready().unwrap();
+                condition.release().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn only_the_last_waker_of_a_wait_for_something_is_woken() {
+        watched(|| {
+            let other = Other::new();
+            for condition in conditions() {
+                condition.acquire();
+                let holds = AtomicBool::new(false);
+                let mut wait = Hand::new(condition.wait_for_async(|| holds.load(Ordering::SeqCst)));
+                let (first, last, next) = (Wakes::new(), Wakes::new(), Wakes::new());
+                for wakes in [&first, &first, &last] {
+                    assert!(wait.poll_with(&Waker::from(Arc::clone(wakes))).is_pending());
+                }
+                // Too early: it goes on to wait, with the waker of that poll.
+                other.run(task!(notify(condition.clone(), 1)));
+                eventually("the last waker is woken", || last.count() > 0);
+                assert!(wait.poll_with(&Waker::from(Arc::clone(&next))).is_pending());
+                holds.store(true, Ordering::SeqCst);
+                other.run(task!(notify(condition.clone(), 1)));
+                eventually("the next waker is woken", || next.count() > 0);
+                assert_eq!((first.count(), last.count(), next.count()), (0, 1, 1));
+                wait.ready().unwrap();
+                drop(wait);
                 condition.release().unwrap();
             }
         });

@@ -12,6 +12,14 @@ freethreading::init_tests!();
 const AT_ONCE: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(3600);
 
+/// What the methods give that are awaited has no name, but may be awaited on any thread.
+const _: fn(&WorkerPoolExecutor) = |executor| {
+    fn is_send(_: impl Future + Send) {}
+    is_send(executor.shutdown_async(false));
+    is_send(executor.shutdown_timeout_async(LONG));
+    is_send(executor.submit_async(task!(double(1))));
+};
+
 fn on_processes() -> bool {
     get_backend().unwrap() == Backend::Multiprocessing
 }
