@@ -10,12 +10,14 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
 };
 
 use common::{
-    Gate, GateKeeper, Random, Scratch, Sign, eventually, processes, runs, signal, watched,
+    Gate, GateKeeper, Random, Scratch, Sign, Wakes, eventually, processes, runs, signal, watched,
+    ways::Hand,
 };
 use freethreading::{
     Backend, Death, Effect, TaskError, TaskFuture, WorkerDied, WorkerPoolExecutor, active_children,
@@ -312,6 +314,69 @@ fn those_who_wait_in_all_ways_learn_of_a_death() {
         eventually("the callback is called", || {
             calls.load(Ordering::SeqCst) == 1
         });
+    });
+}
+
+#[test]
+fn futures_that_are_awaited_learn_of_a_death_once() {
+    watched(|| {
+        let executor = processes(8);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let all_held = || -> Vec<_> {
+            let all = (0..8).map(|_| {
+                let held = held(&executor);
+                let called = Arc::clone(&calls);
+                held.future
+                    .add_done_callback(move |_| _ = called.fetch_add(1, Ordering::SeqCst));
+                held
+            });
+            all.collect()
+        };
+        // By hand, where it can be seen who is woken how often.
+        let awaited = all_held().into_iter().map(|held| {
+            let (mut hand, wakes) = (Hand::new(held.future), Wakes::new());
+            assert!(hand.poll_with(&Arc::clone(&wakes).into()).is_pending());
+            (held.pid, hand, wakes, held._gates)
+        });
+        let awaited: Vec<_> = awaited.collect();
+        for (pid, ..) in &awaited {
+            signal(*pid, libc::SIGKILL);
+        }
+        for (pid, mut hand, wakes, _gates) in awaited {
+            eventually("the waker is called", || wakes.count() > 0);
+            assert_eq!(death(hand.ready()).pid(), pid);
+            drop(hand);
+            assert_eq!(wakes.count(), 1);
+        }
+        // And as the tasks of a runtime.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .build()
+            .unwrap();
+        let held = all_held();
+        let (waiting, waits) = mpsc::channel();
+        let tasks = held.into_iter().map(|mut held| {
+            let waiting = waiting.clone();
+            let task = runtime.spawn(async move {
+                assert!(futures::poll!(&mut held.future).is_pending());
+                waiting.send(held.pid).unwrap();
+                (held.future.await, held._gates)
+            });
+            (held.pid, task)
+        });
+        let tasks: Vec<_> = tasks.collect();
+        for _ in 0..8 {
+            signal(waits.recv().unwrap(), libc::SIGKILL);
+        }
+        for (pid, task) in tasks {
+            let (result, _gates) = runtime.block_on(task).unwrap();
+            assert_eq!(death(result).pid(), pid);
+        }
+        eventually("the callbacks are called", || {
+            calls.load(Ordering::SeqCst) == 16
+        });
+        assert_eq!(executor.submit(task!(double(4))).result().unwrap(), 8);
+        assert_eq!(calls.load(Ordering::SeqCst), 16);
     });
 }
 

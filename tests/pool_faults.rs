@@ -12,7 +12,10 @@ use std::{
     thread,
 };
 
-use common::{Gate, GateKeeper, Random, Scratch, Sign, eventually, runs, signal, watched};
+use common::{
+    Gate, GateKeeper, Random, Scratch, Sign, Wakes, eventually, runs, signal, watched,
+    ways::{Hand, report, wait_asleep},
+};
 use freethreading::{
     AsyncResult, Backend, Death, Error, TaskError, WorkerDied, WorkerPool, WorkerPoolBuilder,
     active_children, task,
@@ -152,6 +155,117 @@ fn a_task_that_ends_its_worker_costs_itself_only() {
             assert_eq!(*death(pool.apply(task!(come(end)))).death(), end.death());
             is_well(&pool);
         }
+    });
+}
+
+#[test]
+fn those_who_wait_in_all_ways_learn_of_a_death_once() {
+    fn tell_and_wait((sign, gate): (Sign, Gate)) -> u64 {
+        sign.tell(std::process::id());
+        gate.pass();
+        0
+    }
+    type Submit = fn(&WorkerPool, (Sign, Gate)) -> AsyncResult<Vec<u64>>;
+    let submits: [Submit; 3] = [
+        |pool, item| {
+            let result = pool.apply_async(task!(|item| vec![tell_and_wait(item)]));
+            result.unwrap()
+        },
+        |pool, item| pool.map_async(tell_and_wait, [item]).unwrap(),
+        |pool, item| {
+            let pool = pool.chunksize(3);
+            pool.map_async(tell_and_wait, [item]).unwrap()
+        },
+    ];
+    watched(|| {
+        let pool = pool(1);
+        // With a callback the result is another kind of thing.
+        let both = submits.map(|submit| [(submit, false), (submit, true)]);
+        for (submit, hooked) in both.concat() {
+            let (gates, scratch) = (GateKeeper::new(), Scratch::new());
+            let mut result = submit(&pool, (scratch.sign("pid"), gates.gate()));
+            let calls = Arc::new(AtomicUsize::new(0));
+            if hooked {
+                let (fine, failed) = (Arc::clone(&calls), Arc::clone(&calls));
+                result = result
+                    .callback(move |_| _ = fine.fetch_add(100, Ordering::SeqCst))
+                    .error_callback(move |_| _ = failed.fetch_add(1, Ordering::SeqCst));
+            }
+            let pid = scratch.sign("pid").hear().parse().unwrap();
+            thread::scope(|scope| {
+                let result = &result;
+                let threads: Vec<_> = (0..8)
+                    .map(|n| {
+                        let asleep = scratch.sign(&format!("asleep-{n}"));
+                        let told = asleep.clone();
+                        let thread = scope.spawn(move || {
+                            report(&told);
+                            if n % 2 == 0 {
+                                block_on(result.wait_async());
+                            }
+                            result.get()
+                        });
+                        wait_asleep(&asleep);
+                        thread
+                    })
+                    .collect();
+                let tasks: Vec<_> = (0..8)
+                    .map(|_| {
+                        let (mut hand, wakes) = (Hand::new(result.wait_async()), Wakes::new());
+                        assert!(hand.poll_with(&Arc::clone(&wakes).into()).is_pending());
+                        (hand, wakes)
+                    })
+                    .collect();
+                signal(pid, libc::SIGKILL);
+                for thread in threads {
+                    assert_eq!(death(thread.join().unwrap()).pid(), pid);
+                }
+                for (mut hand, wakes) in tasks {
+                    eventually("the waker is called", || wakes.count() > 0);
+                    hand.ready();
+                    assert_eq!(wakes.count(), 1);
+                }
+            });
+            assert_eq!(death(block_on(result)).pid(), pid);
+            assert_eq!(calls.load(Ordering::SeqCst), usize::from(hooked));
+            is_well(&pool);
+        }
+    });
+}
+
+/// Who awaits a result itself rather than waits for it to be there.
+#[test]
+fn results_that_are_awaited_tell_of_a_death_once() {
+    fn tell_and_wait(sign: Sign, gate: Gate) {
+        sign.tell(std::process::id());
+        gate.pass();
+    }
+    watched(|| {
+        let pool = pool(8);
+        let (gates, scratch) = (GateKeeper::new(), Scratch::new());
+        let awaited = (0..8).map(|n| {
+            let sign = scratch.sign(&format!("pid-{n}"));
+            let result = pool.apply_async(task!(tell_and_wait(sign.clone(), gates.gate())));
+            let mut result = result.unwrap();
+            if n % 2 == 0 {
+                result = result.error_callback(|_| ());
+            }
+            let (mut hand, wakes) = (Hand::new(result), Wakes::new());
+            assert!(hand.poll_with(&Arc::clone(&wakes).into()).is_pending());
+            let pid: u32 = sign.hear().parse().unwrap();
+            (pid, hand, wakes)
+        });
+        let awaited: Vec<_> = awaited.collect();
+        for (pid, ..) in &awaited {
+            signal(*pid, libc::SIGKILL);
+        }
+        for (pid, mut hand, wakes) in awaited {
+            eventually("the waker is called", || wakes.count() > 0);
+            assert_eq!(death(hand.ready()).pid(), pid);
+            drop(hand);
+            assert_eq!(wakes.count(), 1);
+        }
+        is_well(&pool);
     });
 }
 
