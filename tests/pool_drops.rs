@@ -21,7 +21,15 @@ static MADE: AtomicUsize = AtomicUsize::new(0);
 static TURNS: Mutex<()> = Mutex::new(());
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(from = "u64")]
 struct Counted(u64);
+
+/// One that has come from another process.
+impl From<u64> for Counted {
+    fn from(n: u64) -> Counted {
+        Counted::new(n)
+    }
+}
 
 impl Counted {
     fn new(n: u64) -> Counted {
@@ -305,6 +313,89 @@ fn what_a_callback_holds_is_dropped_with_it() {
         result.wait();
         assert_eq!(alive(), 100);
         drop(result);
+    });
+}
+
+/// What travels between processes is made anew on each side, and dropped there.
+#[test]
+fn of_what_a_worker_process_was_given_and_gave() {
+    fn sum(one: Counted, other: Counted) -> Counted {
+        Counted::new(one.0 + other.0)
+    }
+    watched(|| {
+        let _turn = my_turn();
+        for maps in [Maps(None), Maps(Some(1)), Maps(Some(3)), Maps(Some(1000))] {
+            let pool = WorkerPool::builder().max_workers(1);
+            let pool = pool.backend(Backend::Multiprocessing).build().unwrap();
+            // The one worker counts its own, between the tasks that have any.
+            let nothing_is_left = |what: &str| {
+                eventually(&format!("all is dropped: {what}, {maps:?}"), || {
+                    pool.apply(alive).unwrap() == 0 && alive() == 0
+                });
+            };
+            let made = |pool: &WorkerPool| {
+                let there = pool.apply(|| MADE.load(Ordering::SeqCst)).unwrap();
+                (MADE.load(Ordering::SeqCst), there)
+            };
+            nothing_is_left("before");
+
+            let before = made(&pool);
+            let results = maps.map_async(&pool, again, items()).get().unwrap();
+            assert!(results.iter().zip(0..).all(|(counted, n)| counted.0 == n));
+            eventually("the items are dropped", || alive() == 100);
+            drop(results);
+            nothing_is_left("results that were taken");
+            // Items and results, on both sides.
+            let after = made(&pool);
+            assert_eq!((after.0 - before.0, after.1 - before.1), (200, 200));
+
+            let result = maps.map_async(&pool, again, items());
+            result.wait();
+            drop(result);
+            drop(maps.map_async(&pool, again, items()));
+            drop(maps.map_async(&pool, again, items()).callback(|_| ()));
+            let nothing = maps.map_async(&pool, |_: Counted| (), items());
+            nothing.get().unwrap();
+            nothing_is_left("results that nobody took");
+
+            assert!(maps.map_async(&pool, fussy, items()).get().is_err());
+            nothing_is_left("a map that failed");
+
+            let item = Counted::new(7);
+            assert_eq!(pool.apply(task!(again(item))).unwrap().0, 7);
+            let item = Counted::new(50);
+            assert!(pool.apply(task!(fussy(item))).is_err());
+            let item = Counted::new(7);
+            drop(pool.apply_async(task!(again(item))).unwrap());
+            nothing_is_left("single calls");
+
+            let sums = maps
+                .chunks(&pool)
+                .starmap(sum, items().zip(items()))
+                .unwrap();
+            assert!(sums.iter().zip(0..).all(|(counted, n)| counted.0 == 2 * n));
+            drop(sums);
+            nothing_is_left("functions of two arguments");
+
+            let imap = maps.chunks(&pool).imap(fussy, items()).unwrap();
+            assert_eq!(imap.filter(Result::is_err).count(), 1);
+            for used in [0, 1, 50] {
+                let mut imap = maps.chunks(&pool).imap_unordered(again, items()).unwrap();
+                assert_eq!(imap.by_ref().take(used).filter(Result::is_ok).count(), used);
+                drop(imap);
+                let stream = maps.chunks(&pool).imap_stream(again, stream::iter(items()));
+                let mut stream = stream.unwrap();
+                assert_eq!(block_on(stream.by_ref().take(used).count()), used);
+            }
+            nothing_is_left("imaps");
+
+            // The worker that runs some of them ends with the pool, but what is here must go.
+            drop(maps.map_async(&pool, again, items()));
+            pool.terminate();
+            pool.join().unwrap();
+            eventually("everything is dropped", || alive() <= 0);
+            assert_eq!(alive(), 0, "terminated, {maps:?}");
+        }
     });
 }
 
