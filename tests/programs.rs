@@ -129,6 +129,8 @@ const SCENARIOS: &[Scenario] = &[
         a_panic_is_reported_with_the_workers_name
     ),
     scenario!(true, &Backend::ALL, the_programs_own_panic_hook_is_called),
+    scenario!(true, &Backend::ALL, panics_in_callbacks_are_reported),
+    scenario!(true, &Backend::ALL, panics_in_initializers_are_reported),
     scenario!(
         true,
         &Backend::ALL,
@@ -186,6 +188,7 @@ const SCENARIOS: &[Scenario] = &[
         PROCESSES,
         worker_processes_end_when_their_program_is_killed
     ),
+    scenario!(true, PROCESSES, no_file_is_left_of_a_program_that_is_killed),
     scenario!(
         true,
         PROCESSES,
@@ -1292,6 +1295,107 @@ mod the_programs_own_panic_hook_is_called {
     }
 }
 
+mod panics_in_callbacks_are_reported {
+    use super::*;
+    use freethreading::{WorkerPool, WorkerPoolExecutor};
+
+    pub fn main() {
+        let (sender, called) = mpsc::channel();
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let future = executor.submit(|| 7);
+        future.add_done_callback(|_| panic!("a callback of a future"));
+        let after = sender.clone();
+        future.add_done_callback(move |_| after.send("of the future").unwrap());
+        assert_eq!(called.recv().unwrap(), "of the future");
+        future.add_done_callback(|_| panic!("a late callback of a future"));
+        assert_eq!(future.result().unwrap(), 7);
+
+        let pool = WorkerPool::new(1).unwrap();
+        let result = pool
+            .apply_async(|| 8)
+            .unwrap()
+            .callback(|_| panic!("a callback of a result"))
+            .callback(move |_| sender.send("of the result").unwrap());
+        assert_eq!(called.recv().unwrap(), "of the result");
+        let result = result.callback(|_| panic!("a late callback of a result"));
+        assert_eq!(result.get().unwrap(), 8);
+        let failed = pool
+            .map_async(|_: u32| -> u32 { panic!("a task") }, 0..1)
+            .unwrap()
+            .error_callback(|_| panic!("a callback of an error"));
+        failed.get().unwrap_err();
+        // Both are as good as new.
+        assert_eq!(executor.submit(|| 9).result().unwrap(), 9);
+        assert_eq!(pool.apply(|| 10).unwrap(), 10);
+        println!("the program goes on");
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        ended.had_code(0);
+        assert_eq!(ended.stdout, "the program goes on\n");
+        let reports = [
+            "a callback of a future",
+            "a late callback of a future",
+            "a callback of a result",
+            "a late callback of a result",
+            "a callback of an error",
+            "a task",
+        ];
+        for report in reports {
+            let lines = ended.stderr.lines().filter(|line| *line == report);
+            assert_eq!(lines.count(), 1, "{report}: {ended:#?}");
+        }
+        let panicked = format!("panicked at {}:", file!());
+        assert_eq!(
+            ended.stderr.matches(&panicked).count(),
+            reports.len(),
+            "{ended:#?}"
+        );
+    }
+}
+
+mod panics_in_initializers_are_reported {
+    use super::*;
+    use freethreading::{Error, TaskError, WorkerPool, WorkerPoolExecutor};
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::builder()
+            .max_workers(1)
+            .initializer(|| -> () { panic!("an executor's initializer") });
+        let executor = executor.build().unwrap();
+        let pending = executor.submit(|| 7);
+        let Err(TaskError::Broken(broken)) = pending.result() else {
+            panic!("it has no worker")
+        };
+        assert!(broken.initializer_failed(), "{broken}");
+        let refused = executor.submit(|| 8).result();
+        assert!(matches!(refused, Err(TaskError::Broken(_))), "{refused:?}");
+        executor.shutdown(true, false);
+
+        let pool = WorkerPool::builder()
+            .max_workers(1)
+            .initializer(|| -> () { panic!("a pool's initializer") });
+        // Its workers begin at once, and may be the quicker.
+        let broken = match pool.build().map(|pool| pool.apply(|| 9)) {
+            Ok(Err(Error::Task(TaskError::Broken(broken)))) => broken,
+            other => panic!("{other:?}"),
+        };
+        assert!(broken.initializer_failed(), "{broken}");
+        println!("the program goes on");
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        ended.had_code(0);
+        assert_eq!(ended.stdout, "the program goes on\n");
+        for report in ["an executor's initializer", "a pool's initializer"] {
+            let mut lines = ended.stderr.lines();
+            assert!(lines.any(|line| line == report), "{report}: {ended:#?}");
+        }
+    }
+}
+
 mod what_workers_print_appears_once_and_whole {
     use super::*;
     use freethreading::{Worker, WorkerPoolExecutor, task};
@@ -1828,6 +1932,147 @@ mod worker_processes_end_when_their_program_is_killed {
         for pid in pids {
             eventually("the worker has ended", || !common::runs(pid));
         }
+    }
+}
+
+mod no_file_is_left_of_a_program_that_is_killed {
+    use super::*;
+    use freethreading::{
+        Barrier, BoundedSemaphore, Condition, Event, Lock, Queue, RLock, Semaphore, SimpleQueue,
+        Worker, task,
+    };
+    use serde_bytes::ByteBuf;
+    use std::{collections::BTreeSet, fs, path::PathBuf};
+
+    /// One of each.
+    #[derive(Clone, serde::Serialize, serde::Deserialize)]
+    struct All {
+        lock: Lock,
+        rlock: RLock,
+        semaphore: Semaphore,
+        bounded: BoundedSemaphore,
+        condition: Condition,
+        event: Event,
+        barrier: Barrier,
+        queue: Queue<ByteBuf>,
+        simple: SimpleQueue<ByteBuf>,
+    }
+
+    impl All {
+        fn new() -> All {
+            All {
+                lock: Lock::new(),
+                rlock: RLock::new(),
+                semaphore: Semaphore::new(2),
+                bounded: BoundedSemaphore::new(2),
+                condition: Condition::new(),
+                event: Event::new(),
+                barrier: Barrier::new(3).unwrap(),
+                queue: Queue::new(0),
+                simple: SimpleQueue::new(),
+            }
+        }
+
+        fn fill(&self) {
+            for _ in 0..50 {
+                self.queue.put(ByteBuf::from(vec![7; 100_000])).unwrap();
+                self.simple.put(ByteBuf::from(vec![7; 100_000])).unwrap();
+            }
+        }
+
+        /// Takes some of all that there is, says so, and waits for ever.
+        fn hold_on(&self) {
+            self.semaphore.acquire();
+            self.bounded.acquire();
+            assert_eq!(self.queue.get().unwrap().len(), 100_000);
+            assert_eq!(self.simple.get().unwrap().len(), 100_000);
+            sign("busy").note(std::process::id());
+            self.barrier.wait().unwrap();
+        }
+    }
+
+    fn hold_on(all: All) {
+        all.lock.acquire();
+        all.condition.acquire();
+        all.hold_on();
+    }
+
+    pub fn main() {
+        let all = All::new();
+        // The queues grow before they are shared, and once more afterwards.
+        all.fill();
+        let worker = Worker::new(task!(hold_on(all.clone())));
+        worker.start().unwrap();
+        eventually("the worker is busy", || !sign("busy").notes().is_empty());
+        all.fill();
+        all.event.set();
+        all.rlock.acquire();
+        all.hold_on();
+    }
+
+    /// The named memory of all programs on this machine, which may come and go; but no name is of a
+    /// program of ours.
+    fn named_memory(pids: &[u32]) -> BTreeSet<PathBuf> {
+        let ours = |path: &PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let numbers = name.split(|c: char| !c.is_ascii_digit());
+            let mut pids_in_it = numbers.filter_map(|number| number.parse().ok());
+            name.contains("freethreading") || pids_in_it.any(|number| pids.contains(&number))
+        };
+        let entries = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(ours).collect()
+    }
+
+    /// What the process has open or mapped that has a name there.
+    fn files_of(pid: u32, places: &[PathBuf]) -> Vec<String> {
+        let there = |path: &str| {
+            let path = path.trim_end_matches(" (deleted)");
+            places
+                .iter()
+                .any(|place| std::path::Path::new(path).starts_with(place))
+        };
+        let opened = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let opened = opened.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let opened = opened.map(|path| path.to_string_lossy().into_owned());
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let mapped = maps
+            .lines()
+            .filter_map(|line| line.find('/').map(|at| line[at..].to_owned()));
+        opened.chain(mapped).filter(|path| there(path)).collect()
+    }
+
+    pub fn check(mut program: Program) {
+        let temporary = Scratch::new();
+        program.command.env("TMPDIR", temporary.path());
+        let running = program.start();
+        let busy = running.sign("busy");
+        eventually("both are busy", || busy.notes().len() == 2);
+        let pids: Vec<u32> = busy
+            .notes()
+            .iter()
+            .map(|pid| pid.parse().unwrap())
+            .collect();
+        assert!(pids.contains(&running.child.id()), "{pids:?}");
+        // What they share has no name there, not even one that is taken away at the end.
+        let places = [
+            temporary.path().into(),
+            "/dev/shm".into(),
+            "/dev/mqueue".into(),
+        ];
+        for pid in &pids {
+            assert_eq!(files_of(*pid, &places), Vec::<String>::new());
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+            assert!(maps.contains("/memfd:freethreading"), "{maps}");
+        }
+        common::signal(running.child.id(), libc::SIGKILL);
+        let ended = running.finish();
+        assert_eq!(ended.status.signal(), Some(libc::SIGKILL));
+        assert_eq!((ended.stdout, ended.stderr), (String::new(), String::new()));
+        for pid in &pids {
+            eventually("it has ended", || !common::runs(*pid));
+        }
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+        assert_eq!(named_memory(&pids), BTreeSet::new());
     }
 }
 
