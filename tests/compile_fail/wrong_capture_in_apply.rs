@@ -1,0 +1,8 @@
+use freethreading::WorkerPool;
+
+fn main() {
+    freethreading::init();
+    let pool = WorkerPool::new(1).unwrap();
+    let x = 1;
+    let _ = pool.apply(move || x + 1);
+}
