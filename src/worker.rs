@@ -61,7 +61,7 @@ pub struct Worker {
 enum Body {
     /// Not started; makes the job, encoded if it is to be carried to a process.
     New(Box<dyn FnOnce(Option<Carriage>) -> Arc<dyn Job> + Send>),
-    /// The system refused to start it; it may be tried again.
+    /// It could not be started: the system refused, and may be asked again, or the arguments cannot be encoded.
     Refused(Arc<dyn Job>),
     /// Started, and to be reaped at its end.
     Started(Arc<Scheduler>),
@@ -210,7 +210,7 @@ impl Worker {
         };
         if let Some(error) = job.error() {
             scheduler.close(true);
-            self.record.end(Err(error.clone()));
+            *body = Body::Refused(job);
             return Err(error.into());
         }
         match scheduler.run_solo(Arc::clone(&job)) {

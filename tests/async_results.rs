@@ -443,6 +443,25 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn a_callback_that_comes_after_the_value_was_taken_is_shown_that() {
+        watched(|| {
+            let pool = WorkerPool::new(2).unwrap();
+            for kind in Kind::ALL {
+                let mut result = kind.submit(&pool, None);
+                assert_eq!(result.get().unwrap(), [0, 1, 2]);
+                for _ in 0..2 {
+                    let shown;
+                    (result, shown) = told(result);
+                    assert!(shown.try_recv().unwrap().unwrap_err().contains("taken"));
+                    assert!(shown.try_recv().is_err());
+                    assert_eq!((result.ready(), result.successful()), (true, Some(true)));
+                    assert!(matches!(result.get(), Err(TaskError::Taken)));
+                }
+            }
+        });
+    }
+
+    #[test]
     fn callbacks_are_called_although_the_result_was_dropped() {
         watched(|| {
             let pool = WorkerPool::new(2).unwrap();

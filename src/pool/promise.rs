@@ -134,7 +134,11 @@ impl<T: Send + 'static> Promise<T> {
     }
 
     fn publish(&self, mut state: MutexGuard<'_, State<T>>, outcome: Outcome<T>) {
-        state.stage = Stage::Ready(outcome);
+        state.stage = match outcome {
+            // Hooks that came late were shown that.
+            Err(TaskError::Taken) => Stage::Taken,
+            outcome => Stage::Ready(outcome),
+        };
         let threads = mem::take(&mut state.threads);
         let waker = state.waker.take();
         let onlookers = mem::take(&mut state.onlookers);

@@ -179,7 +179,8 @@ impl<R: Send + 'static> AsyncResult<R> {
     }
 
     /// Has the function called with the error, if there is one; see
-    /// [`callback`](AsyncResult::callback).
+    /// [`callback`](AsyncResult::callback). If the value was taken before, that is the error:
+    /// [`TaskError::Taken`].
     pub fn error_callback(self, callback: impl FnOnce(&TaskError) + Send + 'static) -> Self {
         self.hook(Box::new(|outcome| {
             if let Err(error) = outcome {
