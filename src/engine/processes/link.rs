@@ -535,8 +535,10 @@ impl Runner for Link {
         let Some(request) = job.take_request(runner, None) else {
             return;
         };
+        let mut state = self.state.lock();
+        // Those that come later find the job here.
         let deadline = job.orders().deadline;
-        self.state.lock().held.push_back(Current {
+        state.held.push_back(Current {
             job,
             since: Moment::now(),
             deadline,
@@ -546,6 +548,7 @@ impl Runner for Link {
             piped: None,
             sending: false,
         });
+        drop(state);
         if deadline.is_some() {
             self.changed.notify_one();
         }
