@@ -15,7 +15,9 @@ use std::{
 };
 
 use common::{Sign, eventually, watched};
-use freethreading::{BoundedSemaphore, Error, Semaphore, Worker, WorkerPoolExecutor, task};
+use freethreading::{
+    Barrier, BoundedSemaphore, Error, Semaphore, Worker, WorkerPoolExecutor, task,
+};
 use futures::executor::block_on;
 use primitives::{Form, Lockable, Place, Waiters, every_form, every_type, multi_thread};
 
@@ -299,6 +301,43 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn of_releases_at_once_as_many_succeed_as_permits_are_out() {
+        const ROUNDS: usize = 200;
+        /// Releases once in each round, together with all others.
+        fn race(meeting: Barrier, semaphore: BoundedSemaphore) -> Vec<bool> {
+            let rounds = (0..ROUNDS).map(|_| {
+                meeting.wait().unwrap();
+                let is_released = semaphore.release().is_ok();
+                meeting.wait().unwrap();
+                is_released
+            });
+            rounds.collect()
+        }
+        watched(|| {
+            for (bound, out, workers) in [(3, 1, 4), (5, 5, 7), (8, 3, 5), (2, 0, 2)] {
+                let semaphore = BoundedSemaphore::new(bound);
+                let meeting = Barrier::new(workers + 1).unwrap();
+                let executor = executor(workers);
+                let races: Vec<_> = (0..workers)
+                    .map(|_| executor.submit(task!(race(meeting.clone(), semaphore.clone()))))
+                    .collect();
+                for _ in 0..ROUNDS {
+                    (0..out).for_each(|_| assert!(semaphore.try_acquire()));
+                    meeting.wait().unwrap();
+                    meeting.wait().unwrap();
+                    assert_eq!(Permits::drain(&semaphore), bound);
+                    semaphore.release_many(bound).unwrap();
+                }
+                let races: Vec<_> = races.iter().map(|race| race.result().unwrap()).collect();
+                for round in 0..ROUNDS {
+                    let released = races.iter().filter(|race| race[round]).count();
+                    assert_eq!(released, out, "of {workers} in round {round}");
+                }
+            }
+        });
+    }
+
+    #[test]
     fn a_bound_may_be_nothing() {
         watched(|| {
             let semaphore = BoundedSemaphore::new(0);
@@ -314,6 +353,32 @@ freethreading::test_backends! {
 
 fn try_once(semaphore: BoundedSemaphore) -> bool {
     semaphore.try_acquire()
+}
+
+/// Comes and goes, in several ways. There is room for as many as there are permits, and never for more.
+fn come_and_go<P: Permits>(semaphore: P, room: Semaphore, rounds: usize) {
+    let enter = || {
+        assert!(room.try_acquire(), "too many");
+        room.release().unwrap();
+    };
+    for round in 0..rounds {
+        match round % 5 {
+            4 => {
+                semaphore.with_guard(Form::Blocking, enter);
+                continue;
+            }
+            3 => block_on(semaphore.acquire_async()),
+            2 => {
+                while !semaphore.try_acquire() {
+                    thread::yield_now();
+                }
+            }
+            1 => while !semaphore.acquire_timeout(Duration::from_micros(100)) {},
+            _ => semaphore.acquire(),
+        }
+        enter();
+        semaphore.release().unwrap();
+    }
 }
 
 every_type! {
@@ -371,6 +436,49 @@ every_type! {
             });
         });
         assert_eq!(semaphore.drain(), 5);
+    }
+
+    /// Processes, threads and tasks, all at the same time.
+    fn permits_survive_a_crowd_of_all_kinds<P: Permits>() {
+        const ROUNDS: usize = 1000;
+        let (semaphore, room) = (P::with(5), Semaphore::new(5));
+        let executor = common::processes(4);
+        let processes: Vec<_> = (0..4)
+            .map(|_| {
+                executor.submit(task!(come_and_go::<P>(semaphore.clone(), room.clone(), ROUNDS)))
+            })
+            .collect();
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| come_and_go(semaphore.clone(), room.clone(), ROUNDS));
+            }
+            multi_thread().block_on(async {
+                let tasks: Vec<_> = (0..8)
+                    .map(|_| {
+                        let (semaphore, room) = (semaphore.clone(), room.clone());
+                        tokio::spawn(async move {
+                            for _ in 0..ROUNDS {
+                                semaphore.acquire_async().await;
+                                assert!(room.try_acquire(), "too many");
+                                room.release().unwrap();
+                                semaphore.release().unwrap();
+                            }
+                        })
+                    })
+                    .collect();
+                for task in tasks {
+                    task.await.unwrap();
+                }
+            });
+        });
+        for process in processes {
+            process.result().unwrap();
+        }
+        assert_eq!(semaphore.drain(), 5);
+        assert_eq!(room.drain(), 5);
+        // A process sees the same.
+        let others = semaphore.clone();
+        assert_eq!(executor.submit(task!(try_twice::<P>(others))).result().unwrap(), [false; 2]);
     }
 
     fn too_many_are_an_error<P: Permits>() {
