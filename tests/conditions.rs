@@ -585,6 +585,63 @@ every_way! {
         }
     }
 
+    fn a_predicate_may_use_its_condition(ways) {
+        /// Two do this, and each wakes the other from within its predicate; gives how often that was called.
+        fn converse(way: Way, condition: Condition, nests: bool) -> usize {
+            let mut calls = 0;
+            way.acquire(&condition);
+            let predicate = || {
+                calls += 1;
+                let text = format!("{condition:?}");
+                assert!(text.contains("waiters"), "{text}");
+                assert_eq!(condition.try_acquire(), nests);
+                if nests {
+                    condition.acquire();
+                    assert!(condition.acquire_timeout(Duration::ZERO));
+                    drop(condition.lock());
+                    (0..3).for_each(|_| condition.release().unwrap());
+                }
+                match calls % 2 {
+                    0 => condition.notify(1).unwrap(),
+                    _ => condition.notify_all().unwrap(),
+                }
+                calls == 50
+            };
+            way.wait_for(&condition, predicate).unwrap();
+            condition.release().unwrap();
+            assert!(condition.release().is_err());
+            calls
+        }
+        for (condition, nests) in conditions().into_iter().zip([true, false, true]) {
+            let team = Team::new(2, |n| task!(converse(ways.of(n), condition.clone(), nests)));
+            assert_eq!(team.results(), [50, 50]);
+            assert!(is_free(&condition));
+        }
+    }
+
+    fn a_predicate_that_lets_its_lock_go_gets_an_error(ways) {
+        for condition in conditions() {
+            let way = ways.of(0);
+            way.acquire(&condition);
+            let mut calls = 0;
+            let waited = {
+                let predicate = || {
+                    calls += 1;
+                    condition.release().unwrap();
+                    false
+                };
+                match way {
+                    Way::Blocking => condition.wait_for(predicate),
+                    Way::Timed => condition.wait_for_timeout(LONG, predicate).map(|_| ()),
+                    _ => way.run(condition.wait_for_async(predicate)),
+                }
+            };
+            assert!(waited.is_err());
+            assert_eq!(calls, 1);
+            assert!(is_free(&condition));
+        }
+    }
+
     fn a_condition_is_shared_and_not_copied(ways) {
         /// Takes turns: waits until the number of the turn has this parity.
         fn play(way: Way, stage: Stage, turns: Semaphore, parity: usize) {
