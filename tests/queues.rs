@@ -1562,6 +1562,146 @@ fn items_are_encoded_once_and_into_as_much_room_as_they_take() {
     });
 }
 
+/// Panics when it is dropped, which what another process gets, or a queue has kept, does not.
+#[derive(Debug, Serialize, Deserialize)]
+struct Grenade {
+    number: u32,
+    #[serde(skip)]
+    is_live: bool,
+}
+
+impl Grenade {
+    fn live(number: u32) -> Grenade {
+        let is_live = true;
+        Grenade { number, is_live }
+    }
+}
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        if self.is_live {
+            panic!("boom");
+        }
+    }
+}
+
+/// Puts a grenade. Whether the panic of its end is heard of or not: unless it came back, it has been put.
+#[track_caller]
+fn put_live(put: impl FnOnce(Grenade) -> Result<(), PutError<Grenade>>, number: u32) {
+    let put = catch_unwind(AssertUnwindSafe(|| put(Grenade::live(number))));
+    if let Ok(Err(error)) = put {
+        std::mem::forget(error);
+        panic!("it came back");
+    }
+}
+
+/// Takes what there is, and finishes it.
+fn take_all(queue: Queue<Grenade>) -> Vec<u32> {
+    let items = std::iter::from_fn(|| queue.get_nowait().ok());
+    let numbers = items.map(|item| {
+        queue.task_done().unwrap();
+        item.number
+    });
+    numbers.collect()
+}
+
+#[test]
+fn an_item_that_panics_as_it_is_dropped_does_a_shared_queue_no_harm() {
+    watched(|| {
+        let scratch = Scratch::new();
+        let executor = common::processes(1);
+        for (n, way) in Way::ALL.into_iter().enumerate() {
+            let queue = Queue::new(2);
+            share(&queue);
+            let taken_elsewhere = || {
+                let taken = executor.submit(task!(take_all(queue.clone())));
+                taken.result().unwrap()
+            };
+            // There is room.
+            put_live(|item| way.put(&queue, item), 1);
+            put_live(|item| queue.put_nowait(item), 2);
+            assert_eq!(taken_elsewhere(), [1, 2]);
+            assert!(queue.join_timeout(Duration::ZERO));
+            // There is none.
+            put_live(|item| way.put(&queue, item), 3);
+            put_live(|item| queue.put_timeout(item, Duration::ZERO), 4);
+            for put in [
+                queue.put_nowait(Grenade::live(5)),
+                queue.put_timeout(Grenade::live(5), Duration::from_millis(1)),
+            ] {
+                let mut item = assert_full(put);
+                item.is_live = false;
+                assert_eq!(item.number, 5);
+            }
+            let asleep = scratch.sign(&n.to_string());
+            thread::scope(|scope| {
+                let putting = scope.spawn(|| {
+                    report(&asleep);
+                    put_live(|item| way.put(&queue, item), 6);
+                });
+                wait_asleep(&asleep);
+                assert_eq!(queue.get().unwrap().number, 3);
+                queue.task_done().unwrap();
+                putting.join().unwrap();
+            });
+            assert_eq!(taken_elsewhere(), [4, 6]);
+            assert!(queue.join_timeout(Duration::ZERO));
+            assert_eq!(queue.qsize(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_put_that_is_given_up_passes_its_room_on_though_its_item_panics() {
+    watched(|| {
+        for is_shared in [false, true] {
+            let queue = Queue::new(1);
+            if is_shared {
+                share(&queue);
+            }
+            put_live(|item| queue.put(item), 1);
+            let first = Hand::waiting(queue.put_async(Grenade::live(2)));
+            let mut second = Hand::waiting(queue.put_async(Grenade::live(3)));
+            // What was never shared is the very one that was put.
+            let mut item = queue.get().unwrap();
+            item.is_live = false;
+            assert_eq!(item.number, 1);
+            first.wait_woken();
+            assert!(catch_unwind(AssertUnwindSafe(|| drop(first))).is_err());
+            second.wait_woken();
+            let put = catch_unwind(AssertUnwindSafe(|| second.ready()));
+            assert!(!matches!(put, Ok(Err(_))));
+            let mut item = queue.get_nowait().unwrap();
+            item.is_live = false;
+            assert_eq!(item.number, 3);
+        }
+    });
+}
+
+#[test]
+fn an_item_that_panics_as_it_is_dropped_may_be_in_a_queue_that_becomes_shared() {
+    watched(|| {
+        let queue = Queue::new(0);
+        let items = [0, 1, 2].map(|number| Grenade {
+            number,
+            is_live: number == 1,
+        });
+        for item in items {
+            queue.put(item).unwrap();
+        }
+        let executor = common::processes(1);
+        // The first time it may be told of the panic.
+        let _ = executor.submit(task!(nothing(queue.clone()))).result();
+        assert_eq!(queue.qsize(), 3);
+        let taken = executor.submit(task!(take_all(queue.clone())));
+        assert_eq!(taken.result().unwrap(), [0, 1, 2]);
+        assert!(queue.join_timeout(Duration::ZERO));
+        put_live(|item| queue.put(item), 3);
+        let taken = executor.submit(task!(take_all(queue.clone())));
+        assert_eq!(taken.result().unwrap(), [3]);
+    });
+}
+
 #[test]
 fn a_future_that_was_ready_is_not_to_be_polled_again() {
     watched(|| {

@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -537,31 +538,111 @@ freethreading::test_backends! {
     #[test]
     fn an_item_whose_end_uses_the_queue_does_no_harm() {
         /// Puts a successor into the queue it comes from, when it is dropped.
-        struct Reentrant(SimpleQueue<Reentrant>, u32);
+        struct Reentrant {
+            queue: SimpleQueue<Reentrant>,
+            left: u32,
+            /// Its place among all that are put.
+            number: usize,
+            puts: Arc<AtomicUsize>,
+        }
+        impl Reentrant {
+            fn put(queue: &SimpleQueue<Reentrant>, left: u32, puts: &Arc<AtomicUsize>) {
+                let item = Reentrant {
+                    queue: queue.clone(),
+                    left,
+                    number: puts.fetch_add(1, Ordering::Relaxed),
+                    puts: Arc::clone(puts),
+                };
+                queue.put(item).unwrap_or_else(|_| panic!("no put"));
+            }
+        }
         impl Drop for Reentrant {
             fn drop(&mut self) {
-                if self.1 > 0 {
-                    let next = Reentrant(self.0.clone(), self.1 - 1);
-                    self.0.put(next).unwrap_or_else(|_| panic!("no put"));
+                if self.left > 0 {
+                    Reentrant::put(&self.queue, self.left - 1, &self.puts);
                 }
             }
         }
         watched(|| {
-            let queue = SimpleQueue::new();
+            let (queue, puts) = (SimpleQueue::new(), Arc::default());
+            let mut taken = 0;
             for n in 0..100 {
-                let item = Reentrant(queue.clone(), 3);
-                queue.put(item).unwrap_or_else(|_| panic!("no put"));
+                Reentrant::put(&queue, 3, &puts);
                 if n % 2 == 1 {
-                    drop(queue.get().unwrap_or_else(|_| panic!("no get")));
+                    let item = queue.get().unwrap_or_else(|_| panic!("no get"));
+                    assert_eq!(item.number, taken);
+                    taken += 1;
                 }
             }
-            // In order: none is ever behind a successor of its own.
-            let mut taken = 0;
+            // In order, those that the ends of others put too.
             while let Ok(item) = queue.get_nowait() {
-                drop(item);
+                assert_eq!(item.number, taken);
                 taken += 1;
             }
-            assert_eq!(taken, 100 * 4 - 50);
+            assert_eq!(taken, 100 * 4);
+        });
+    }
+
+    #[test]
+    fn items_whose_ends_use_the_queue_keep_the_order_of_each_thread() {
+        const THREADS: usize = 4;
+        const ITEMS: u32 = 500;
+        thread_local! {
+            /// The number of the thread, and how many items it has put.
+            static HERE: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
+        }
+        /// Puts a successor, which is of the thread where it is dropped.
+        struct Reentrant {
+            queue: SimpleQueue<Reentrant>,
+            left: u32,
+            thread: usize,
+            number: u32,
+        }
+        impl Reentrant {
+            fn put(queue: &SimpleQueue<Reentrant>, left: u32) {
+                let (thread, number) = HERE.get();
+                HERE.set((thread, number + 1));
+                let item = Reentrant { queue: queue.clone(), left, thread, number };
+                queue.put(item).unwrap_or_else(|_| panic!("no put"));
+            }
+        }
+        impl Drop for Reentrant {
+            fn drop(&mut self) {
+                if self.left > 0 {
+                    Reentrant::put(&self.queue, self.left - 1);
+                }
+            }
+        }
+        watched(|| {
+            let queue = SimpleQueue::<Reentrant>::new();
+            let taken = AtomicUsize::new(0);
+            let all = THREADS * ITEMS as usize * 3;
+            thread::scope(|scope| {
+                for thread in 0..THREADS {
+                    let (queue, taken) = (&queue, &taken);
+                    scope.spawn(move || {
+                        HERE.set((thread, 0));
+                        // What is taken here comes in the order in which each thread has put it.
+                        let mut next = [0; THREADS];
+                        let mut take = || {
+                            if let Ok(item) = queue.get_nowait() {
+                                assert!(item.number >= next[item.thread], "out of order");
+                                next[item.thread] = item.number + 1;
+                                drop(item);
+                                taken.fetch_add(1, Ordering::SeqCst);
+                            }
+                        };
+                        for _ in 0..ITEMS {
+                            Reentrant::put(queue, 2);
+                            take();
+                        }
+                        while taken.load(Ordering::SeqCst) < all {
+                            take();
+                        }
+                    });
+                }
+            });
+            assert!(queue.empty());
         });
     }
 
@@ -583,6 +664,117 @@ freethreading::test_backends! {
             assert!(queue.empty());
         });
     }
+}
+
+/// Panics when it is dropped, which what another process gets, or a queue has kept, does not.
+#[derive(Debug, Serialize, Deserialize)]
+struct Grenade {
+    number: u32,
+    #[serde(skip)]
+    is_live: bool,
+}
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        if self.is_live {
+            panic!("boom");
+        }
+    }
+}
+
+/// Puts one. Whether the panic of its end is heard of or not: unless it came back, it has been put.
+#[track_caller]
+fn put_live(queue: &SimpleQueue<Grenade>, number: u32) {
+    let is_live = true;
+    let put = catch_unwind(AssertUnwindSafe(|| queue.put(Grenade { number, is_live })));
+    if let Ok(Err(error)) = put {
+        std::mem::forget(error);
+        panic!("it came back");
+    }
+}
+
+#[test]
+fn an_item_that_panics_as_it_is_dropped_does_a_shared_queue_no_harm() {
+    fn take_all(queue: SimpleQueue<Grenade>) -> Vec<u32> {
+        let items = std::iter::from_fn(|| queue.get_nowait().ok());
+        items.map(|item| item.number).collect()
+    }
+    watched(|| {
+        let executor = common::processes(1);
+        for is_shared_before in [true, false] {
+            let queue = SimpleQueue::new();
+            let taken_elsewhere = || {
+                let taken = executor.submit(task!(take_all(queue.clone())));
+                taken.result()
+            };
+            if is_shared_before {
+                assert!(taken_elsewhere().unwrap().is_empty());
+            }
+            put_live(&queue, 1);
+            if !is_shared_before {
+                // The items move; who sends the queue may be told of the panic.
+                let sent = executor.submit(task!(nothing(queue.clone()))).result();
+                drop(sent);
+                assert_eq!(queue.qsize(), 1);
+            }
+            let waiting = queue.clone();
+            assert_eq!(taken_elsewhere().unwrap(), [1]);
+            let mut get = Hand::waiting(waiting.get_async());
+            put_live(&queue, 2);
+            get.wait_woken();
+            assert_eq!(get.ready().unwrap().number, 2);
+            put_live(&queue, 3);
+            put_live(&queue, 4);
+            assert_eq!(taken_elsewhere().unwrap(), [3, 4]);
+            assert!(queue.empty());
+        }
+    });
+}
+
+/// An item that is encoded is dropped then; its end may use the queue.
+#[test]
+fn an_item_whose_end_uses_a_shared_queue_does_no_harm() {
+    #[derive(Serialize, Deserialize)]
+    struct Reentrant {
+        #[serde(skip)]
+        queue: Option<SimpleQueue<Reentrant>>,
+        left: u32,
+    }
+    impl Drop for Reentrant {
+        fn drop(&mut self) {
+            if let (Some(queue), 1..) = (self.queue.take(), self.left) {
+                let next = Reentrant {
+                    queue: Some(queue.clone()),
+                    left: self.left - 1,
+                };
+                queue.put(next).unwrap_or_else(|_| panic!("no put"));
+            }
+        }
+    }
+    fn take_all(queue: SimpleQueue<Reentrant>) -> Vec<u32> {
+        let items = std::iter::from_fn(|| queue.get_nowait().ok());
+        items.map(|item| item.left).collect()
+    }
+    watched(|| {
+        let executor = common::processes(1);
+        for is_shared_before in [true, false] {
+            let queue = SimpleQueue::new();
+            let taken_elsewhere = || {
+                let taken = executor.submit(task!(take_all(queue.clone())));
+                taken.result().unwrap()
+            };
+            if is_shared_before {
+                assert!(taken_elsewhere().is_empty());
+            }
+            let item = Reentrant {
+                queue: Some(queue.clone()),
+                left: 3,
+            };
+            queue.put(item).unwrap_or_else(|_| panic!("no put"));
+            assert_eq!(taken_elsewhere(), [3, 2, 1, 0]);
+            assert!(queue.empty());
+        }
+    });
 }
 
 /// Fails or panics on its way to another process, or at its arrival there.
