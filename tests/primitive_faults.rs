@@ -22,7 +22,7 @@ use common::{
 };
 use freethreading::{
     Backend, Barrier, BoundedSemaphore, Condition, Error, Event, IntoTask, Launcher, Lock, Queue,
-    RLock, Semaphore, SimpleQueue, TaskError, Worker, WorkerPoolExecutor, task,
+    RLock, Semaphore, SimpleQueue, TaskError, Worker, WorkerPoolExecutor, active_count, task,
 };
 use futures::{
     FutureExt,
@@ -31,7 +31,7 @@ use futures::{
 };
 use primitives::{
     Awaitable, Form, Getting, HeldRLock, Joining, LONG, Lockable, Meeting, Place, Putting,
-    SimplyGetting, Wait, asleep_in, current_thread, every_type, wait_and_note,
+    SimplyGetting, Wait, asleep_in, current_thread, every_type, multi_thread, wait_and_note,
 };
 
 freethreading::init_tests!();
@@ -167,6 +167,109 @@ impl Witness {
                 }
             }
             Witness::Process(victim) => victim.assert_passes(),
+        }
+    }
+}
+
+// -- Waits that are given up
+
+/// A wait of an object, polled once.
+fn pending<'a, A: Awaitable>(object: &'a A) -> (Wait<'a>, Arc<Wakes>) {
+    let (mut wait, wakes) = (object.wait_async(), Wakes::new());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let polled = wait.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    (wait, wakes)
+}
+
+/// One that another process has seen: the items of a queue are where they will stay, and nobody is woken
+/// because they move.
+fn known<A: Awaitable>() -> A {
+    let object = A::closed(2);
+    elsewhere(task!(open::<A>(object.clone(), 0)));
+    object
+}
+
+/// The task of a worker that gives up: when it is told to, or else as soon as it is woken.
+fn leave<A: Awaitable>(object: A, came: Sign, told: Option<Sign>) {
+    let (wait, wakes) = pending(&object);
+    came.give();
+    match told {
+        Some(told) => told.wait(),
+        None => eventually("it is woken", || wakes.count() > 0),
+    }
+    drop(wait);
+}
+
+every_type! {
+    for [
+        lock: Lock,
+        r_lock: HeldRLock,
+        semaphore: Semaphore,
+        bounded_semaphore: BoundedSemaphore,
+        condition: Condition,
+        get: Getting,
+        put: Putting,
+        simple_get: SimplyGetting,
+    ]
+
+    fn a_wake_up_is_passed_on_to_a_process<A: Awaitable>() {
+        for form in [Form::Blocking, Form::Timed, Form::Async] {
+            let object = known::<A>();
+            let (first, woken) = pending(&object);
+            let second = Victim::asleep(&object, form);
+            object.let_through();
+            eventually("the first is woken", || woken.count() > 0);
+            assert!(second.passed.notes().is_empty());
+            drop(first);
+            second.assert_passes();
+            assert_closed_again(&object);
+        }
+    }
+
+    fn a_process_does_not_wait_behind_who_has_given_up<A: Awaitable>() {
+        for form in [Form::Blocking, Form::Timed, Form::Async] {
+            let object = known::<A>();
+            let (first, woken) = pending(&object);
+            let second = Victim::asleep(&object, form);
+            drop(first);
+            object.let_through();
+            second.assert_passes();
+            assert_eq!(woken.count(), 0);
+            assert_closed_again(&object);
+        }
+    }
+
+    fn a_process_passes_a_wake_up_on<A: Awaitable>() {
+        let scratch = Scratch::new();
+        for kind in 0..Witness::KINDS {
+            let object = known::<A>();
+            let came = scratch.sign(&kind.to_string());
+            let first = start(task!(leave::<A>(object.clone(), came.clone(), None)));
+            came.wait();
+            let second = Witness::of(&object, kind);
+            object.let_through();
+            first.join().unwrap();
+            second.assert_passes();
+            assert_closed_again(&object);
+        }
+    }
+
+    fn nobody_waits_behind_a_process_that_has_given_up<A: Awaitable>() {
+        let scratch = Scratch::new();
+        for kind in 0..Witness::KINDS {
+            let object = known::<A>();
+            let came = scratch.sign(&kind.to_string());
+            let told = scratch.sign(&format!("{kind} told"));
+            let leaving = leave::<A>;
+            let first = start(task!(leaving(object.clone(), came.clone(), Some(told.clone()))));
+            came.wait();
+            let second = Witness::of(&object, kind);
+            told.give();
+            first.join().unwrap();
+            object.let_through();
+            second.assert_passes();
+            assert_closed_again(&object);
         }
     }
 }
@@ -1052,17 +1155,10 @@ impl Ticks {
     }
 }
 
-/// A thousand tasks wait for what another process holds, and give up.
-fn give_up_a_thousand_waits<A: Awaitable>() {
-    let object = A::closed(1001);
-    let executor = processes(1);
+/// A thousand tasks wait for what another process holds, and give up, twice. Nothing else stands still.
+fn wait_in_vain<A: Awaitable>(object: &A) {
     // All that is needed is there, the thread that hears of other processes too.
-    executor
-        .submit(task!(open::<A>(object.clone(), 0)))
-        .result()
-        .unwrap();
     let _ = object.wait_async().now_or_never();
-    let _ = A::closed(1);
     current_thread().block_on(async {
         let ticks = Ticks::start();
         ticks.go_on().await;
@@ -1089,6 +1185,16 @@ fn give_up_a_thousand_waits<A: Awaitable>() {
             ticks.go_on().await;
         }
     });
+}
+
+fn give_up_a_thousand_waits<A: Awaitable>() {
+    let object = A::closed(1001);
+    let executor = processes(1);
+    executor
+        .submit(task!(open::<A>(object.clone(), 0)))
+        .result()
+        .unwrap();
+    wait_in_vain(&object);
     if A::REMEMBERS {
         executor
             .submit(task!(open::<A>(object.clone(), 1)))
@@ -1105,6 +1211,25 @@ fn give_up_a_thousand_waits<A: Awaitable>() {
             .unwrap();
         thread.join().unwrap();
     }
+}
+
+/// The same with a lock that only the process can release that holds it.
+fn give_up_a_thousand_waits_for_an_r_lock() {
+    let (lock, held, told) = (RLock::new(), Event::new(), Event::new());
+    let executor = processes(1);
+    let (theirs, they_hold, they_are_told) = (lock.clone(), held.clone(), told.clone());
+    let holding = executor.submit(task!(|theirs, they_hold, they_are_told| {
+        let _guard = theirs.lock();
+        they_hold.set();
+        they_are_told.wait();
+    }));
+    held.wait();
+    wait_in_vain(&HeldRLock::held_elsewhere(lock.clone()));
+    assert!(!lock.try_acquire());
+    told.set();
+    holding.result().unwrap();
+    assert!(lock.try_acquire());
+    assert_eq!(format!("{lock:?}").matches("waiters: 0").count(), 1);
 }
 
 /// A thousand tasks wait, and all come through; another process sees to it.
@@ -1169,6 +1294,11 @@ every_type! {
     fn a_thousand_waits_come_through<A: Awaitable>() {
         elsewhere(see_a_thousand_waits_through::<A>);
     }
+}
+
+#[test]
+fn a_thousand_waits_for_an_r_lock_are_given_up() {
+    watched(|| elsewhere(give_up_a_thousand_waits_for_an_r_lock));
 }
 
 /// What another process holds is acquired by a task that gives up at about the time of the release.
@@ -1306,18 +1436,19 @@ fn leftovers(doing: Doing, times: usize) -> (Counts, Counts) {
     (after(5), after(times))
 }
 
-/// In a program of its own, with memory of its own to share.
-fn counted(doing: Doing, times: usize) -> (Counts, Counts) {
+/// Runs a task in a program of its own, with memory of its own to share.
+fn in_a_program_of_its_own<M, T: IntoTask<M>>(task: T) -> T::Output {
     let executor = WorkerPoolExecutor::builder()
         .max_workers(1)
         .backend(Backend::Multiprocessing)
         .launcher(Launcher::new("env").arg(std::env::current_exe().unwrap()))
         .build()
         .unwrap();
-    let (before, after) = executor
-        .submit(task!(leftovers(doing, times)))
-        .result()
-        .unwrap();
+    executor.submit(task).result().unwrap()
+}
+
+fn counted(doing: Doing, times: usize) -> (Counts, Counts) {
+    let (before, after) = in_a_program_of_its_own(task!(leftovers(doing, times)));
     assert!(before.blocks > 0, "it is not known what is shared");
     assert!(
         after.descriptors <= before.descriptors,
@@ -1354,4 +1485,90 @@ fn little_is_left_of_primitives_of_processes_that_are_killed() {
         let (before, after) = counted(Doing::Killing, 30);
         assert!(after.blocks < 2 * before.blocks, "{before:?} {after:?}");
     });
+}
+
+/// Threads that this crate did not start, a runtime's among them, wait for an object in all ways, and one lets
+/// them through.
+fn come_as_strangers<A: Awaitable>(runtime: &tokio::runtime::Runtime) {
+    const ALL: usize = 7;
+    let (object, passed) = (A::closed(ALL), AtomicUsize::new(0));
+    let passes = || passed.fetch_add(1, Ordering::SeqCst);
+    thread::scope(|scope| {
+        for form in [Form::Blocking, Form::Timed, Form::Async] {
+            let (object, passes) = (&object, &passes);
+            scope.spawn(move || {
+                form.wait(object);
+                passes();
+            });
+        }
+        scope.spawn(|| {
+            eventually("all are through", || {
+                object.let_through_perhaps();
+                passed.load(Ordering::SeqCst) == ALL
+            });
+        });
+        let tasks: Vec<_> = (0..4)
+            .map(|n| {
+                let object = object.clone();
+                runtime.spawn(async move {
+                    match n {
+                        // It keeps its thread of the runtime from all else meanwhile.
+                        0 => object.wait(),
+                        _ => object.wait_async().await,
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            runtime.block_on(task).unwrap();
+            passes();
+        }
+    });
+}
+
+/// What is counted after a few such threads, and after many more.
+fn leftovers_of_strangers<A: Awaitable>() -> [(Counts, usize); 2] {
+    let runtime = multi_thread();
+    // What all of them need, once; a thread that was waited for may be there a moment longer.
+    come_as_strangers::<A>(&runtime);
+    let counted = (0..20).map(|_| {
+        thread::sleep(Duration::from_millis(1));
+        threads()
+    });
+    let at_rest = counted.min().unwrap();
+    [5, 30].map(|times| {
+        (0..times).for_each(|_| come_as_strangers::<A>(&runtime));
+        eventually("the threads are gone", || threads() <= at_rest);
+        let counts = Counts {
+            descriptors: descriptors(),
+            threads: threads(),
+            blocks: shared_blocks(),
+        };
+        (counts, active_count())
+    })
+}
+
+every_type! {
+    for [
+        lock: Lock,
+        r_lock: HeldRLock,
+        semaphore: Semaphore,
+        bounded_semaphore: BoundedSemaphore,
+        event: Event,
+        condition: Condition,
+        barrier: Meeting,
+        get: Getting,
+        put: Putting,
+        join: Joining,
+        simple_get: SimplyGetting,
+    ]
+
+    fn threads_that_the_crate_does_not_know_leave_nothing_behind<A: Awaitable>() {
+        let [(before, active), (after, active_then)] =
+            in_a_program_of_its_own(leftovers_of_strangers::<A>);
+        assert!(before.blocks > 0, "it is not known what is shared");
+        assert!(after.descriptors <= before.descriptors, "{before:?} {after:?}");
+        assert!(after.blocks <= before.blocks, "{before:?} {after:?}");
+        assert_eq!(active_then, active);
+    }
 }

@@ -283,6 +283,13 @@ struct Keeper {
     thread: thread::JoinHandle<()>,
 }
 
+impl HeldRLock {
+    /// One that somebody else holds, who is not told when to let go.
+    pub fn held_elsewhere(lock: RLock) -> HeldRLock {
+        HeldRLock { lock, keeper: None }
+    }
+}
+
 impl Awaitable for HeldRLock {
     const ALL: bool = true;
 
