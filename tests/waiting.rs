@@ -17,11 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Random, Wakes, eventually, watched};
-use freethreading::{
-    Backend, BoundedSemaphore, Condition, Error, Event, Lock, RLock, Semaphore, WorkerPoolExecutor,
-    task,
-};
+use common::{Random, Wakes, eventually, processes, watched};
+use freethreading::{BoundedSemaphore, Condition, Error, Event, Lock, RLock, Semaphore, task};
 use futures::FutureExt;
 use primitives::{
     Awaitable, Form, Getting, HeldRLock, Joining, LONG, Meeting, Place, Putting, SimplyGetting,
@@ -167,6 +164,20 @@ every_type! {
         object.let_through();
         comes_through(wait, &here);
         assert_eq!(wakes.count(), 0);
+    }
+
+    fn a_wait_keeps_what_it_waits_for_alive<A: Awaitable>() {
+        let object = A::closed(1);
+        let own = object.clone();
+        let mut wait: Wait<'static> = Box::pin(async move { own.wait_async().await });
+        let wakes = Wakes::new();
+        assert!(poll(&mut wait, &wakes).is_pending());
+        thread::spawn(move || object.let_through()).join().unwrap();
+        // The place of one that is gone would be theirs.
+        let others: Vec<_> = (0..10).map(|_| A::closed(1)).collect();
+        comes_through(wait, &wakes);
+        let passes = |other: &A| other.wait_async().now_or_never().is_some();
+        assert!(!others.iter().any(passes));
     }
 
     fn a_waker_may_come_back_in<A: Awaitable>() {
@@ -325,11 +336,11 @@ every_patient_type! {
 
     fn a_timeout_is_kept<A: Awaitable>() {
         let object = A::closed(1);
-        let limit = Duration::from_millis(60);
+        let limit = Duration::from_millis(200);
         let start = Instant::now();
         assert!(!object.wait_timeout(limit));
         assert!(start.elapsed() >= limit);
-        assert!(start.elapsed() < 50 * limit);
+        assert!(start.elapsed() < 10 * limit);
         // As if nothing had been.
         let (wait, wakes) = pending(&object);
         object.let_through();
@@ -536,6 +547,38 @@ fn assert_closed_again<A: Awaitable>(object: &A) {
     }
 }
 
+/// When to let somebody through who is about to give up: at the moment at which it is as likely as not
+/// too late, wherever that is on this machine.
+struct Aim {
+    start: Instant,
+    after: Duration,
+}
+
+impl Aim {
+    /// The first guess.
+    fn at(after: Duration) -> Aim {
+        let start = Instant::now();
+        Aim { start, after }
+    }
+
+    /// From now on until about the moment.
+    fn wait(&mut self, random: &mut Random) {
+        self.start = Instant::now();
+        let spread = Duration::from_micros(random.below(50) as u64);
+        while self.start.elapsed() < self.after + spread {
+            std::hint::spin_loop();
+        }
+    }
+
+    fn adjust(&mut self, was_in_time: bool) {
+        let step = Duration::from_micros(5);
+        self.after = match was_in_time {
+            true => self.after + step,
+            false => self.after.saturating_sub(step),
+        };
+    }
+}
+
 /// Those that let one through each time.
 macro_rules! every_narrow_type {
     ($($rest:tt)*) => {
@@ -565,20 +608,17 @@ every_narrow_type! {
             }
         });
         let mut random = Random::new();
-        let mut passed = 0;
+        let time = Duration::from_micros(200);
+        let (mut passed, mut aim) = (0, Aim::at(time));
         for _ in 0..1000 {
-            let time = Duration::from_micros(200);
             times.send(time).unwrap();
-            let start = Instant::now();
-            let spread = Duration::from_micros(random.below(100) as u64);
-            while start.elapsed() < time - Duration::from_micros(50) + spread {
-                std::hint::spin_loop();
-            }
+            aim.wait(&mut random);
             object.let_through();
             let was_through = outcomes.recv().unwrap();
             assert_eq!(object.try_wait(), !was_through);
             assert!(!object.try_wait());
             passed += usize::from(was_through);
+            aim.adjust(was_through);
         }
         println!("{passed} of 1000 came through in time");
         drop(times);
@@ -689,6 +729,128 @@ every_narrow_type! {
             assert!(waits.iter().all(|(_, wakes)| wakes.count() == 0));
         }
     }
+}
+
+/// A thread that does to a lock what it is told to, one thing after the other.
+struct Rival {
+    orders: mpsc::Sender<Order>,
+    outcomes: mpsc::Receiver<bool>,
+    thread: thread::JoinHandle<()>,
+}
+
+type Order = fn(&RLock) -> bool;
+
+impl Rival {
+    fn of(lock: &RLock) -> Rival {
+        let (orders, told) = mpsc::channel::<Order>();
+        let (sender, outcomes) = mpsc::channel();
+        let lock = lock.clone();
+        let thread = thread::spawn(move || {
+            for order in told {
+                sender.send(order(&lock)).unwrap();
+            }
+        });
+        Rival {
+            orders,
+            outcomes,
+            thread,
+        }
+    }
+
+    fn begin(&self, order: Order) {
+        self.orders.send(order).unwrap();
+    }
+
+    fn outcome(&self) -> bool {
+        self.outcomes.recv().unwrap()
+    }
+
+    fn does(&self, order: Order) -> bool {
+        self.begin(order);
+        self.outcome()
+    }
+
+    fn leave(self) {
+        drop(self.orders);
+        self.thread.join().unwrap();
+    }
+}
+
+/// It was acquired by one of the two, or not.
+#[track_caller]
+fn assert_has<'a>(acquired: bool, winner: &'a Rival, loser: &'a Rival) {
+    let (owner, other) = match acquired {
+        true => (winner, loser),
+        false => (loser, winner),
+    };
+    // Only one who does not have it yet can have it now, and nobody but the owner can release it.
+    assert_eq!(loser.does(RLock::try_acquire), !acquired);
+    assert!(!other.does(RLock::try_acquire));
+    assert!(!other.does(|lock| lock.release().is_ok()));
+    assert!(owner.does(|lock| lock.recursion_count() == 1));
+    assert!(owner.does(|lock| lock.release().is_ok()));
+    assert!(!owner.does(|lock| lock.release().is_ok()));
+}
+
+#[test]
+fn a_timeout_that_races_with_the_release_of_an_r_lock_takes_it_or_leaves_it() {
+    const TIME: Duration = Duration::from_micros(200);
+    watched(|| {
+        let lock = RLock::new();
+        let (waiter, other) = (Rival::of(&lock), Rival::of(&lock));
+        let mut random = Random::new();
+        let (mut passed, mut aim) = (0, Aim::at(TIME));
+        for _ in 0..1000 {
+            let times = 1 + random.below(2);
+            (0..times).for_each(|_| lock.acquire());
+            waiter.begin(|lock| lock.acquire_timeout(TIME));
+            aim.wait(&mut random);
+            (0..times).for_each(|_| lock.release().unwrap());
+            let acquired = waiter.outcome();
+            assert_has(acquired, &waiter, &other);
+            passed += usize::from(acquired);
+            aim.adjust(acquired);
+        }
+        println!("{passed} of 1000 came through in time");
+        [waiter, other].into_iter().for_each(Rival::leave);
+        assert!(lock.try_acquire());
+    });
+}
+
+#[test]
+fn a_future_that_races_with_the_release_of_an_r_lock_takes_it_or_leaves_it() {
+    watched(|| {
+        let lock = RLock::new();
+        let (holder, other) = (Rival::of(&lock), Rival::of(&lock));
+        let mut random = Random::new();
+        let mut passed = 0;
+        for _ in 0..1000 {
+            assert!(holder.does(RLock::try_acquire));
+            let mut acquire: Wait<'_> = Box::pin(lock.acquire_async());
+            let wakes = Wakes::new();
+            assert!(poll(&mut acquire, &wakes).is_pending());
+            holder.begin(|lock| lock.release().is_ok());
+            let start = Instant::now();
+            let time = Duration::from_micros(random.below(60) as u64);
+            while start.elapsed() < time {
+                std::hint::spin_loop();
+            }
+            let acquired = poll(&mut acquire, &wakes).is_ready();
+            drop(acquire);
+            assert!(holder.outcome());
+            assert_eq!(lock.is_owned(), acquired);
+            assert_eq!(other.does(RLock::try_acquire), !acquired);
+            match acquired {
+                true => lock.release().unwrap(),
+                false => assert!(other.does(|lock| lock.release().is_ok())),
+            }
+            assert!(lock.release().is_err());
+            passed += usize::from(acquired);
+        }
+        println!("{passed} of 1000 came through in time");
+        [holder, other].into_iter().for_each(Rival::leave);
+        assert!(lock.try_acquire());
+    });
 }
 
 /// For each kind of waiter how often it was let through.
@@ -803,11 +965,7 @@ fn open<A: Awaitable>(object: A) {
 /// A wait in this process, and one who lets it through in another.
 fn opened_by_a_process<A: Awaitable>(wait: impl FnOnce(A) -> Box<dyn FnOnce()>) {
     let object = A::closed(1);
-    let executor = WorkerPoolExecutor::builder()
-        .max_workers(1)
-        .backend(Backend::Multiprocessing)
-        .build()
-        .unwrap();
+    let executor = processes(1);
     let finish = wait(object.clone());
     executor
         .submit(task!(open::<A>(object.clone())))
@@ -844,6 +1002,20 @@ every_type! {
             let (wait, wakes) = pending(object);
             Box::new(move || comes_through(wait, &wakes))
         });
+    }
+
+    fn a_process_lets_through_who_has_the_last_handle<A: Awaitable>() {
+        let object = A::closed(1);
+        let own = object.clone();
+        let mut wait: Wait<'static> = Box::pin(async move { own.wait_async().await });
+        let wakes = Wakes::new();
+        assert!(poll(&mut wait, &wakes).is_pending());
+        let executor = processes(1);
+        executor.submit(task!(open::<A>(object))).result().unwrap();
+        let others: Vec<_> = (0..10).map(|_| A::closed(1)).collect();
+        comes_through(wait, &wakes);
+        let passes = |other: &A| other.wait_async().now_or_never().is_some();
+        assert!(!others.iter().any(passes));
     }
 
     fn a_process_wakes_the_last_waker<A: Awaitable>() {
