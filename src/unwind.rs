@@ -5,6 +5,7 @@ use std::{
     backtrace::{Backtrace, BacktraceStatus},
     cell::{Cell, RefCell},
     io::{self, Write},
+    mem,
     panic::{self, AssertUnwindSafe, PanicHookInfo},
     sync::Once,
 };
@@ -44,6 +45,14 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panic> {
 /// Calls `code` whose result nobody waits for; a panic has been reported by the hook, and ends here.
 pub(crate) fn contain(code: impl FnOnce()) {
     let _ = catch(code);
+}
+
+/// Drops what nobody wants any more, whatever its destructor does.
+#[inline]
+pub(crate) fn discard<T>(value: T) {
+    if mem::needs_drop::<T>() {
+        contain(|| drop(value));
+    }
 }
 
 /// Puts our hook before the one that is there: it notes what a panic was, and names the worker.

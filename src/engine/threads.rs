@@ -152,7 +152,7 @@ impl ThreadRunner {
             (before, !desk.terminated)
         };
         // The last to let go of a result that nobody wants drops it: user code once more.
-        unwind::contain(|| drop(before));
+        unwind::discard(before);
         goes_on
     }
 

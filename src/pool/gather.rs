@@ -224,7 +224,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 let mut state = self.state.lock();
                 if state.over {
                     drop(state);
-                    return unwind::contain(|| drop(values));
+                    return unwind::discard(values);
                 }
                 state.weigh(values.len(), encoded_len);
                 if self.adaptive {
@@ -243,7 +243,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 panic: Some(panic),
             }) => {
                 self.fail(TaskError::Panicked(panic));
-                unwind::contain(|| drop(values));
+                unwind::discard(values);
             }
             Err(error) => self.fail(error),
         }
@@ -288,7 +288,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
         }
         let hold = self.hold.lock().take();
         self.promise.complete_and_release(Err(error), hold);
-        unwind::contain(|| drop((running, items, results)));
+        unwind::discard((running, items, results));
     }
 }
 

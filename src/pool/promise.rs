@@ -93,7 +93,7 @@ impl<T: Send + 'static> Promise<T> {
         if !matches!(state.stage, Stage::Pending) {
             drop(state);
             drop(held);
-            return unwind::contain(|| drop(outcome));
+            return unwind::discard(outcome);
         }
         if state.hooks.is_empty() {
             return self.publish(state, outcome);

@@ -181,7 +181,7 @@ impl<W: Work> TaskCell<W> {
             },
         };
         // The arguments have gone where they had to go.
-        unwind::contain(|| drop(work));
+        unwind::discard(work);
         Self::with_stage(name, stage)
     }
 
@@ -226,7 +226,7 @@ impl<W: Work> TaskCell<W> {
         let mut state = self.state.lock();
         if state.is_settled() {
             drop(state);
-            unwind::contain(|| drop(outcome));
+            unwind::discard(outcome);
             return Settled {
                 calls_back: false,
                 failed: true,
@@ -242,7 +242,7 @@ impl<W: Work> TaskCell<W> {
         let calls_back = waiting.is_some_and(|waiting| waiting.calls_back());
         drop(state);
         // Arguments of a task that will not run.
-        unwind::contain(|| drop(before));
+        unwind::discard(before);
         Settled { calls_back, failed }
     }
 
@@ -561,7 +561,7 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
             let pending = std::mem::replace(&mut state.stage, cancelled);
             drop(state);
             CANCELLED.fetch_add(1, Ordering::Relaxed);
-            unwind::contain(|| drop(pending));
+            unwind::discard(pending);
             Arc::clone(&self).publish();
             return true;
         }

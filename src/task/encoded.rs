@@ -31,7 +31,7 @@ impl EncodedTask {
         let (args, part) = (&task.args, Part::Argument);
         let encoded = codec::encode(args, &mut payload, part, Reach::Tree, &mut luggage);
         let entry = task.function.entry();
-        unwind::contain(|| drop(task));
+        unwind::discard(task);
         encoded?;
         Ok(EncodedTask {
             entry,

@@ -31,6 +31,7 @@ use crate::{
     codec,
     error::{CodecError, Error, Part},
     task::Portable,
+    unwind,
 };
 
 pub(super) struct Core<T> {
@@ -251,8 +252,8 @@ impl<T: Portable> Core<T> {
             local.settled();
             self.tell_all_to_look();
         } else {
-            // The items, and whatever their destructors do, outside of all locks.
-            drop(items);
+            // Whatever their destructors do, outside of all locks.
+            items.into_iter().for_each(unwind::discard);
         }
         moved
     }

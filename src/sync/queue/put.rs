@@ -21,6 +21,7 @@ use crate::{
         waiter::{State, Wakes},
     },
     error::{CodecError, PutError},
+    unwind,
 };
 
 impl<T: Send + 'static> Core<T> {
@@ -38,7 +39,10 @@ impl<T: Send + 'static> Core<T> {
     #[inline(never)]
     fn put_there(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
         match self.put_shared(&item) {
-            Ok(None) => Ok(()),
+            Ok(None) => {
+                unwind::discard(item);
+                Ok(())
+            }
             kept => Putting::with(self, item, kept)?.block(deadline),
         }
     }
@@ -100,7 +104,10 @@ impl<'a, T: Send + 'static> PutAsync<'a, T> {
     #[inline(never)]
     fn begin_there(&mut self, item: T, context: &mut Context<'_>) -> Poll<Result<(), PutError<T>>> {
         match self.core.put_shared(&item) {
-            Ok(None) => Poll::Ready(Ok(())),
+            Ok(None) => {
+                unwind::discard(item);
+                Poll::Ready(Ok(()))
+            }
             kept => self.begin(Putting::with(self.core, item, kept)?, context),
         }
     }
@@ -267,6 +274,15 @@ impl<'a, T> Putting<'a, T> {
             true => Err(Miss::Join(PUTTERS)),
             // They are not to wait for this one's sleep.
             false => Err(Miss::Again),
+        }
+    }
+}
+
+impl<T> Drop for Putting<'_, T> {
+    /// Who has the item of a shared queue has a copy of it.
+    fn drop(&mut self) {
+        if let Some(item) = self.item.take() {
+            unwind::discard(item);
         }
     }
 }
