@@ -21,7 +21,7 @@ use entry::Entry;
 /// It is implemented for every type that serde can encode and decode, that may be sent to another
 /// thread, and that borrows nothing. There is nothing to implement by hand.
 ///
-/// What is large, from 128 KiB on, goes to a worker process and back through memory that both share,
+/// What is large, from 24 KiB on, goes to a worker process and back through memory that both share,
 /// with one copy in and one copy out, if serde takes it as one block: `serde_bytes::ByteBuf`, a field
 /// with `#[serde(with = "serde_bytes")]`, `bytes::Bytes` with its feature `serde`, a `String`. A plain
 /// `Vec<u8>`, like any other collection, goes through serde element by element, which takes several times

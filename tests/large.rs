@@ -18,7 +18,7 @@ freethreading::init_tests!();
 /// length in front.
 fn sizes() -> Vec<usize> {
     let mut sizes = vec![0, 1];
-    for limit in [32 << 10, 64 << 10, 128 << 10, 256 << 10] {
+    for limit in [16 << 10, 24 << 10, 32 << 10, 64 << 10, 128 << 10] {
         sizes.extend([limit - 9, limit - 8, limit - 7, limit - 1, limit, limit + 1]);
     }
     sizes.push(1 << 20);

@@ -17,9 +17,9 @@ use super::{
 };
 use crate::memory::{advise_huge_pages, copy_away};
 
-/// What is at least so large travels in the arena rather than in a pipe, in bytes. What is smaller is
-/// through the pipe by the time that the other process has woken up.
-pub(crate) const LARGE: usize = 128 << 10;
+/// What is at least so large travels in memory of its own, in bytes. What is smaller is as fast within the frame, if
+/// that goes through a lane, and would take up whole blocks.
+pub(crate) const LARGE: usize = 24 << 10;
 
 /// Buffers that are at least so large, in bytes, are filled faster if they have huge pages.
 const HUGE: usize = 4 << 20;
