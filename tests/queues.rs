@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -1693,6 +1694,36 @@ fn an_item_that_panics_as_it_is_dropped_may_be_in_a_queue_that_becomes_shared() 
         put_live(|item| queue.put(item), 3);
         let taken = executor.submit(task!(take_all(queue.clone())));
         assert_eq!(taken.result().unwrap(), [3]);
+    });
+}
+
+/// What a thread keeps for its puts may be gone before others of its thread-locals end.
+#[test]
+fn a_shared_queue_may_be_used_while_a_thread_ends() {
+    struct AtTheEnd(Queue<String>);
+    impl Drop for AtTheEnd {
+        fn drop(&mut self) {
+            self.0.put("at the end".into()).unwrap();
+        }
+    }
+    thread_local! {
+        static FIRST: RefCell<Option<AtTheEnd>> = const { RefCell::new(None) };
+        static LAST: RefCell<Option<AtTheEnd>> = const { RefCell::new(None) };
+    }
+    watched(|| {
+        let queue = Queue::new(0);
+        share(&queue);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                FIRST.set(Some(AtTheEnd(queue.clone())));
+                queue.put("before".into()).unwrap();
+                LAST.set(Some(AtTheEnd(queue.clone())));
+            });
+        });
+        // Scopes do not wait for the end of thread-locals.
+        let items = [(); 3].map(|()| queue.get_timeout(LONG).unwrap());
+        assert_eq!(items, ["before", "at the end", "at the end"]);
+        assert_eq!(queue.qsize(), 0);
     });
 }
 
