@@ -74,6 +74,8 @@ mod latch;
 mod memory;
 mod pool;
 mod shim;
+// Models have locks of their own.
+#[cfg_attr(freethreading_loom, allow(dead_code))]
 mod spin;
 mod stats;
 mod sync;

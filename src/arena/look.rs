@@ -22,7 +22,8 @@ pub(crate) enum Looker {
     LockPolled,
     /// Whether there is an item or room for one.
     Queue,
-    /// Whether the lock of a queue's items is free.
+    /// Whether the lock of a queue's items is free; models have another.
+    #[cfg_attr(freethreading_loom, allow(dead_code))]
     Items,
     /// Whether there is a frame.
     Frame,

@@ -66,8 +66,8 @@ const TRY_AGAIN: u32 = 3;
 ///
 /// It can be used again and again. If one of those who wait gives up (its time is up, its future is
 /// dropped, its process dies), or somebody aborts, the barrier breaks: all who wait and all who come get
-/// [`BarrierError::Broken`], until it is reset. If all have come and the action runs, that they pass depends on
-/// the action alone: who gives up meanwhile, having come for the next time, breaks the barrier after that.
+/// [`BarrierError::Broken`], until it is reset. Who has come for the next time while the
+/// action runs, and gives up, breaks the barrier after this time.
 ///
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
 /// handles to the same barrier.

@@ -279,7 +279,7 @@ impl<'a, T> Putting<'a, T> {
 }
 
 impl<T> Drop for Putting<'_, T> {
-    /// Who has the item of a shared queue has a copy of it.
+    /// An item that is still here was not put, or is in a shared queue as a copy.
     fn drop(&mut self) {
         if let Some(item) = self.item.take() {
             unwind::discard(item);
