@@ -87,6 +87,7 @@ macro_rules! init_tests {
             extern "C" fn init() {
                 $crate::init();
             }
+            // SAFETY: what these sections hold are pointers to functions that take nothing that they need.
             #[used]
             #[cfg_attr(
                 any(target_os = "linux", target_os = "android", target_os = "freebsd"),

@@ -11,9 +11,11 @@ use std::{
 
 use common::{
     Panicking, Scratch, Sign, Wakes, eventually, threads, watched,
-    ways::{Hand, LONG, Other, Team, Way, current_thread, every_way},
+    ways::{Hand, LONG, Other, Team, Way, current_thread, every_way, report, wait_asleep},
 };
-use freethreading::{Barrier, BarrierError, Error, Event, Panic, TaskError, get_ident, task};
+use freethreading::{
+    Backend, Barrier, BarrierError, Error, Event, Panic, TaskError, Worker, get_ident, task,
+};
 use futures::{FutureExt, executor::block_on, future::join_all};
 
 freethreading::init_tests!();
@@ -84,6 +86,12 @@ fn keep_step(way: impl Fn(usize) -> Way, rounds: u32) {
     );
     assert!(!barrier.broken());
     assert_eq!(barrier.n_waiting(), 0);
+}
+
+/// An action that takes as long as the test wants.
+fn hold_up(begun: Event, end: Event) {
+    begun.set();
+    end.wait();
 }
 
 every_way! {
@@ -174,13 +182,9 @@ every_way! {
     }
 
     fn who_gives_up_while_the_action_runs_is_missed_after_it(ways) {
-        fn act(begun: Event, end: Event) {
-            begun.set();
-            end.wait();
-        }
         let (begun, end) = (Event::new(), Event::new());
         let barrier = Barrier::new(2).unwrap();
-        let barrier = barrier.action(task!(act(begun.clone(), end.clone())));
+        let barrier = barrier.action(task!(hold_up(begun.clone(), end.clone())));
         let team = team(2, |n| ways.of(n), &barrier);
         begun.wait();
         // All these have come for the next time.
@@ -447,6 +451,36 @@ freethreading::test_backends! {
                     way,
                 );
             }
+        });
+    }
+
+    /// Who is killed, having come early for the next time, is missed after this time.
+    #[test]
+    fn a_process_killed_while_the_action_runs_is_missed_after_it() {
+        fn come(barrier: Barrier, asleep: Sign) {
+            report(&asleep);
+            let _ = barrier.wait();
+        }
+        watched(|| {
+            let scratch = Scratch::new();
+            let asleep = scratch.sign("asleep");
+            let (begun, end) = (Event::new(), Event::new());
+            let barrier = Barrier::new(2).unwrap();
+            let barrier = barrier.action(task!(hold_up(begun.clone(), end.clone())));
+            let team = team(2, |_| Way::Blocking, &barrier);
+            begun.wait();
+            let early = Worker::new(task!(come(barrier.clone(), asleep.clone())))
+                .backend(Backend::Multiprocessing);
+            early.start().unwrap();
+            wait_asleep(&asleep);
+            early.terminate().unwrap();
+            early.join().unwrap_err();
+            assert!(!barrier.broken());
+            end.set();
+            let mut indices = team.results();
+            indices.sort();
+            assert_eq!(indices, [Some(0), Some(1)]);
+            assert!(barrier.broken());
         });
     }
 

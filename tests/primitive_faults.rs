@@ -1549,19 +1549,7 @@ fn leftovers_of_strangers<A: Awaitable>() -> [(Counts, usize); 2] {
 }
 
 every_type! {
-    for [
-        lock: Lock,
-        r_lock: HeldRLock,
-        semaphore: Semaphore,
-        bounded_semaphore: BoundedSemaphore,
-        event: Event,
-        condition: Condition,
-        barrier: Meeting,
-        get: Getting,
-        put: Putting,
-        join: Joining,
-        simple_get: SimplyGetting,
-    ]
+    for all
 
     fn threads_that_the_crate_does_not_know_leave_nothing_behind<A: Awaitable>() {
         let [(before, active), (after, active_then)] =

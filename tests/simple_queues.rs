@@ -20,7 +20,8 @@ use common::{
     ways::{Hand, Other, Team, Way, current_thread, every_way, report, spin_until, wait_asleep},
 };
 use freethreading::{
-    Backend, Error, GetError, Portable, PutError, Semaphore, SimpleQueue, Worker, get_backend, task,
+    Backend, Error, GetError, Portable, PutError, Semaphore, SimpleQueue, Worker,
+    WorkerPoolExecutor, get_backend, task,
 };
 use futures::{FutureExt, future::join_all};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -666,6 +667,19 @@ freethreading::test_backends! {
     }
 }
 
+/// The numbers of all items that another process takes out of the queue.
+fn taken_elsewhere<T: Portable>(
+    executor: &WorkerPoolExecutor,
+    queue: &SimpleQueue<T>,
+    number: fn(&T) -> u32,
+) -> Vec<u32> {
+    fn take_all<T: Portable>(queue: SimpleQueue<T>) -> Vec<T> {
+        std::iter::from_fn(|| queue.get_nowait().ok()).collect()
+    }
+    let taken = executor.submit(task!(take_all(queue.clone()))).result();
+    taken.unwrap().iter().map(number).collect()
+}
+
 /// Panics when it is dropped, which what another process gets, or a queue has kept, does not.
 #[derive(Debug, Serialize, Deserialize)]
 struct Grenade {
@@ -691,20 +705,13 @@ fn put_live(queue: &SimpleQueue<Grenade>, number: u32) {
 
 #[test]
 fn an_item_that_panics_as_it_is_dropped_does_a_shared_queue_no_harm() {
-    fn take_all(queue: SimpleQueue<Grenade>) -> Vec<u32> {
-        let items = std::iter::from_fn(|| queue.get_nowait().ok());
-        items.map(|item| item.number).collect()
-    }
     watched(|| {
         let executor = common::processes(1);
         for is_shared_before in [true, false] {
             let queue = SimpleQueue::new();
-            let taken_elsewhere = || {
-                let taken = executor.submit(task!(take_all(queue.clone())));
-                taken.result()
-            };
+            let taken = || taken_elsewhere(&executor, &queue, |item: &Grenade| item.number);
             if is_shared_before {
-                assert!(taken_elsewhere().unwrap().is_empty());
+                assert!(taken().is_empty());
             }
             put_live(&queue, 1);
             if !is_shared_before {
@@ -716,17 +723,14 @@ fn an_item_that_panics_as_it_is_dropped_does_a_shared_queue_no_harm() {
                 assert_eq!(queue.get().unwrap().number, 1);
             }
             let waiting = queue.clone();
-            assert_eq!(
-                taken_elsewhere().unwrap(),
-                [1 + u32::from(!is_shared_before)]
-            );
+            assert_eq!(taken(), [1 + u32::from(!is_shared_before)]);
             let mut get = Hand::waiting(waiting.get_async());
             put_live(&queue, 2);
             get.wait_woken();
             assert_eq!(get.ready().unwrap().number, 2);
             put_live(&queue, 3);
             put_live(&queue, 4);
-            assert_eq!(taken_elsewhere().unwrap(), [3, 4]);
+            assert_eq!(taken(), [3, 4]);
             assert!(queue.empty());
         }
     });
@@ -752,27 +756,20 @@ fn an_item_whose_end_uses_a_shared_queue_does_no_harm() {
             }
         }
     }
-    fn take_all(queue: SimpleQueue<Reentrant>) -> Vec<u32> {
-        let items = std::iter::from_fn(|| queue.get_nowait().ok());
-        items.map(|item| item.left).collect()
-    }
     watched(|| {
         let executor = common::processes(1);
         for is_shared_before in [true, false] {
             let queue = SimpleQueue::new();
-            let taken_elsewhere = || {
-                let taken = executor.submit(task!(take_all(queue.clone())));
-                taken.result().unwrap()
-            };
+            let taken = || taken_elsewhere(&executor, &queue, |item: &Reentrant| item.left);
             if is_shared_before {
-                assert!(taken_elsewhere().is_empty());
+                assert!(taken().is_empty());
             }
             let item = Reentrant {
                 queue: Some(queue.clone()),
                 left: 3,
             };
             queue.put(item).unwrap_or_else(|_| panic!("no put"));
-            assert_eq!(taken_elsewhere(), [3, 2, 1, 0]);
+            assert_eq!(taken(), [3, 2, 1, 0]);
             assert!(queue.empty());
         }
     });

@@ -72,19 +72,7 @@ fn assert_one_is_let_through<A: Awaitable>(object: &A) {
 }
 
 every_type! {
-    for [
-        lock: Lock,
-        r_lock: HeldRLock,
-        semaphore: Semaphore,
-        bounded_semaphore: BoundedSemaphore,
-        event: Event,
-        condition: Condition,
-        barrier: Meeting,
-        get: Getting,
-        put: Putting,
-        join: Joining,
-        simple_get: SimplyGetting,
-    ]
+    for all
 
     fn a_wait_is_pending_until_it_is_let_through<A: Awaitable>() {
         let object = A::closed(1);

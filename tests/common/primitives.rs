@@ -865,7 +865,7 @@ macro_rules! every_form {
     };
 }
 
-/// Makes a test of the body for each of the types: `NAME::TYPE`.
+/// Makes a test of the body for each of the types, or for all that can be waited for: `NAME::TYPE`.
 macro_rules! every_type {
     (for $types:tt $($(#[$attribute:meta])* fn $name:ident<$type:ident: $bound:ident>() $body:block)*) => {
         $(
@@ -880,6 +880,21 @@ macro_rules! every_type {
                 every_type!(@types $types);
             }
         )*
+    };
+    (@types all) => {
+        every_type!(@types [
+            lock: Lock,
+            r_lock: HeldRLock,
+            semaphore: Semaphore,
+            bounded_semaphore: BoundedSemaphore,
+            event: Event,
+            condition: Condition,
+            barrier: Meeting,
+            get: Getting,
+            put: Putting,
+            join: Joining,
+            simple_get: SimplyGetting,
+        ]);
     };
     (@types [$($module:ident: $type:ty),* $(,)?]) => {
         $(
