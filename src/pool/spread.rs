@@ -50,10 +50,6 @@ const MAX_CLAIM: u32 = 1024;
 /// dozens of such items.
 const CLAIMS_PER_LOOK: u32 = 4;
 
-/// How many items that were claimed together a worker works off between two looks whether it is to stop: a look at each
-/// takes a quarter of the time where there is nothing to do for them.
-const ITEMS_PER_GLANCE: usize = 16;
-
 pub(super) struct Spread<I, R> {
     /// Those that are in no range are gone.
     items: Source<I>,
@@ -391,14 +387,13 @@ impl<I: Portable, R: Portable> Progress<'_, I, R> {
         };
         // Quick items may be followed by slow ones.
         while !claim.left.is_empty() && !stopped.load(Ordering::Relaxed) {
-            for index in claim.left.clone().take(ITEMS_PER_GLANCE) {
-                let item = take(index);
-                claim.left.start = index + 1;
-                let result = function(item);
-                // SAFETY: the index is within the results, and nobody else has claimed it.
-                unsafe { results.add(index).write(MaybeUninit::new(result)) };
-                claim.made = index + 1;
-            }
+            let index = claim.left.start;
+            let item = take(index);
+            claim.left.start = index + 1;
+            let result = function(item);
+            // SAFETY: the index is within the results, and nobody else has claimed it.
+            unsafe { results.add(index).write(MaybeUninit::new(result)) };
+            claim.made = index + 1;
         }
     }
 }
