@@ -62,7 +62,8 @@ fn end_workers() {
     }
 }
 
-fn watched(which: impl Fn(&Scheduler) -> bool) -> Vec<Arc<Scheduler>> {
+/// Those of them that are so.
+pub(crate) fn watched(which: impl Fn(&Scheduler) -> bool) -> Vec<Arc<Scheduler>> {
     let all: Vec<_> = WATCHED.lock().values().filter_map(Weak::upgrade).collect();
     all.into_iter()
         .filter(|scheduler| which(scheduler))

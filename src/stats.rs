@@ -13,7 +13,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// How many tasks wait for a worker. Those that were cancelled count until a worker passes them over.
+    /// How many tasks wait for a worker.
     pub queued: usize,
     /// How many tasks the workers are at.
     pub running: usize,

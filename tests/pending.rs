@@ -189,6 +189,50 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn a_cancelled_task_makes_room_for_those_who_wait() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let (executor, futures) = filled(&gates, 1, 2);
+            let wakes = Wakes::new();
+            let waker = Waker::from(Arc::clone(&wakes));
+            let mut context = Context::from_waker(&waker);
+            let mut first = Box::pin(executor.submit_async(seven));
+            assert!(first.as_mut().poll(&mut context).is_pending());
+            thread::scope(|scope| {
+                assert!(futures[2].cancel());
+                assert_eq!(wakes.count(), 1);
+                let second = scope.spawn(|| executor.submit(seven).result().unwrap());
+                assert!(futures[1].kill());
+                assert!(is_ready(first.as_mut()));
+                gates.open();
+                assert_eq!(second.join().unwrap(), 7);
+            });
+        });
+    }
+
+    #[test]
+    fn a_task_that_is_cancelled_while_another_comes_makes_room_for_it() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let (executor, mut futures) = filled(&gates, 1, 1);
+            let mut waiting = futures.pop().unwrap();
+            for _ in 0..500 {
+                let start = std::sync::Barrier::new(2);
+                waiting = thread::scope(|scope| {
+                    scope.spawn(|| {
+                        start.wait();
+                        assert!(waiting.cancel());
+                    });
+                    start.wait();
+                    executor.submit(task!(pass(gates.gate())))
+                });
+            }
+            gates.open();
+            waiting.result().unwrap();
+        });
+    }
+
+    #[test]
     fn a_shutdown_wakes_those_who_wait_for_room() {
         watched(|| {
             for cancel_futures in [false, true] {

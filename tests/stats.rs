@@ -83,8 +83,11 @@ freethreading::test_backends! {
             let executor = WorkerPoolExecutor::new(1).unwrap();
             let first = executor.submit(task!(pass(gates.gate())));
             gates.wait_for(1);
-            let second = executor.submit(|| ());
-            assert!(second.cancel());
+            let mut others: Vec<_> = (0..100).map(|_| executor.submit(|| ())).collect();
+            assert!(others.drain(1..).all(|other| other.cancel()));
+            assert_eq!(counts(&executor.stats()), (1, 1, 0, 0));
+            assert!(others[0].cancel());
+            assert_eq!(counts(&executor.stats()), (0, 1, 0, 0));
             gates.open();
             first.result().unwrap();
             executor.submit(|| ()).result().unwrap();

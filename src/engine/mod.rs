@@ -4,6 +4,7 @@
 mod inbox;
 mod posts;
 pub(crate) mod processes;
+pub(crate) mod purge;
 pub(crate) mod room;
 pub(crate) mod scheduler;
 mod slot;

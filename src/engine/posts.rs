@@ -77,6 +77,12 @@ impl State {
         self.posts.as_ref().map_or(0, |posts| posts.jobs.len())
     }
 
+    /// The same without those that were cancelled.
+    pub(super) fn still_posted(&self) -> usize {
+        let jobs = self.posts.iter().flat_map(|posts| &posts.jobs);
+        jobs.filter(|(_, job)| !job.is_settled()).count()
+    }
+
     /// Whether anything waits for a worker; asked when the inbox is shut.
     pub(super) fn has_jobs(&self) -> bool {
         !self.queue.is_empty() || self.posted() > 0

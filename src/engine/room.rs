@@ -13,8 +13,8 @@ use std::{
     },
 };
 
-use super::{Job, Scheduler};
-use crate::{latch::Latch, task::cell};
+use super::{Scheduler, purge, scheduler::State};
+use crate::latch::Latch;
 
 /// The limit of a queue, and who is to come into it.
 pub(super) struct Room {
@@ -24,8 +24,6 @@ pub(super) struct Room {
     line: VecDeque<Arc<Turn>>,
     /// The workers that were started and have not asked for a job yet.
     fresh: Vec<u64>,
-    /// How many tasks of this program had been cancelled when it was last looked for them.
-    cancelled: u64,
 }
 
 /// A place in line.
@@ -64,7 +62,6 @@ impl Room {
             admitted: 0,
             line: VecDeque::new(),
             fresh: Vec::new(),
-            cancelled: 0,
         }
     }
 
@@ -91,6 +88,7 @@ impl Room {
             && let Some(turn) = self.line.pop_front()
         {
             self.admitted += 1;
+            purge::goes_on();
             // Relaxed: the scheduler's lock orders it.
             turn.counts.store(true, Ordering::Relaxed);
             called.push(turn);
@@ -100,7 +98,18 @@ impl Room {
 
     /// There will be no more room: all are to see why.
     pub(super) fn call_all(&mut self) -> Called {
+        self.line.iter().for_each(|_| purge::goes_on());
         Called(self.line.drain(..).collect())
+    }
+
+    /// Whether anybody waits.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.line.is_empty()
+    }
+
+    fn line_up(&mut self, turn: Arc<Turn>) {
+        self.line.push_back(turn);
+        purge::waits();
     }
 
     fn admit(&mut self, census: &Census) -> bool {
@@ -109,27 +118,13 @@ impl Room {
         admitted
     }
 
-    /// Takes the jobs out of the queue that were cancelled meanwhile.
-    fn purge(&mut self, queue: &mut VecDeque<Arc<dyn Job>>) -> Vec<Arc<dyn Job>> {
-        let cancelled = cell::cancelled_so_far();
-        let mut purged = Vec::new();
-        if std::mem::replace(&mut self.cancelled, cancelled) != cancelled {
-            queue.retain(|job| {
-                let over = job.error().is_some();
-                if over {
-                    purged.push(Arc::clone(job));
-                }
-                !over
-            });
-        }
-        purged
-    }
-
     fn leave(&mut self, turn: &Arc<Turn>) {
-        let before = self.line.len();
-        self.line.retain(|other| !Arc::ptr_eq(other, turn));
-        // Relaxed: the scheduler's lock orders it.
-        if before == self.line.len() && turn.counts.load(Ordering::Relaxed) {
+        let place = self.line.iter().position(|other| Arc::ptr_eq(other, turn));
+        if let Some(place) = place {
+            self.line.remove(place);
+            purge::goes_on();
+        } else if turn.counts.load(Ordering::Relaxed) {
+            // Relaxed: the scheduler's lock orders it.
             self.admitted -= 1;
         }
     }
@@ -206,12 +201,14 @@ impl Scheduler {
                 come: Latch::new(),
             });
             if let Some(room) = &mut state.room {
-                room.line.push_back(Arc::clone(&turn));
+                room.line_up(Arc::clone(&turn));
             }
             // There may be room by now, or no reason to wait for any.
+            let purged = state.purge();
             let called = self.call(&mut state);
             drop(state);
             called.tell();
+            drop(purged);
             Admission {
                 scheduler: self,
                 holds: Holds::Turn(turn),
@@ -236,20 +233,16 @@ impl Scheduler {
         if state.takes_none() {
             return admission(Holds::Nothing);
         }
-        let census = self.census(&state);
-        let state_now = &mut *state;
-        let Some(room) = &mut state_now.room else {
-            return admission(Holds::Nothing);
+        let admit = |state: &mut State| {
+            let census = self.census(state);
+            state.room.as_mut().is_none_or(|room| room.admit(&census))
         };
-        if room.admit(&census) {
+        if admit(&mut state) {
             return admission(Holds::Room);
         }
-        let purged = room.purge(&mut state_now.queue);
-        let census = self.census(&state);
-        let admitted = state.room.as_mut().is_some_and(|room| room.admit(&census));
-        let called = self.call(&mut state);
+        let purged = state.purge();
+        let admitted = admit(&mut state);
         drop(state);
-        called.tell();
         drop(purged);
         match admitted {
             true => admission(Holds::Room),

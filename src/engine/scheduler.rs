@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) queue: VecDeque<Arc<dyn Job>>,
     /// What was submitted while all workers were busy, and comes after the queue.
     pub(super) inbox: Arc<Inbox<Arc<dyn Job>>>,
+    /// How many tasks of this program had been cancelled when it was last looked for them.
+    pub(super) cancelled: u64,
     /// Where the queue is limited.
     pub(super) room: Option<Room>,
     /// What the workers take by themselves, where they can.
@@ -198,6 +200,7 @@ impl Scheduler {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 inbox: Arc::clone(&inbox),
+                cancelled: 0,
                 room: plan.max_pending.map(Room::new),
                 posts: None,
                 has_no_board: false,
@@ -483,18 +486,20 @@ impl Scheduler {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let (mut stats, crew) = {
+        let (mut stats, crew, purged) = {
             let mut state = self.state.lock();
             state.harvest();
+            let purged = state.purge();
             let stats = Stats {
-                queued: state.queue.len() + state.inbox.len() + state.posted(),
+                queued: state.queue.len() + state.inbox.len() + state.still_posted(),
                 completed: state.past.0,
                 failed: state.past.1,
                 restarted: state.restarted,
                 ..Stats::default()
             };
-            (stats, state.crew.clone())
+            (stats, state.crew.clone(), purged)
         };
+        drop(purged);
         stats.workers = crew.iter().map(|runner| runner.stats()).collect();
         for worker in &stats.workers {
             stats.completed += worker.completed;

@@ -24,6 +24,7 @@ use crate::{
         self, Heed, Job, Orders, PATIENCE, Patience, Payload, Post, Posting, Request, Runner,
         Settled,
         processes::{reactor, wire::Carriage},
+        purge,
     },
     error::TaskError,
     executor::TaskFuture,
@@ -112,14 +113,6 @@ impl<R> Default for Waiting<R> {
             orders: Orders::default(),
         }
     }
-}
-
-/// How many tasks of this program were cancelled before they began: those still lie in queues.
-static CANCELLED: AtomicU64 = AtomicU64::new(0);
-
-pub(crate) fn cancelled_so_far() -> u64 {
-    // Relaxed: who asks wants to know of those of which it could know.
-    CANCELLED.load(Ordering::Relaxed)
 }
 
 impl<W: Work> State<W> {
@@ -560,8 +553,8 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
             };
             let pending = std::mem::replace(&mut state.stage, cancelled);
             drop(state);
-            CANCELLED.fetch_add(1, Ordering::Relaxed);
             unwind::discard(pending);
+            purge::was_cancelled();
             Arc::clone(&self).publish();
             return true;
         }

@@ -1,0 +1,73 @@
+//! Tasks that were cancelled while they waited for a worker. Each stays in its scheduler's queue, which it does not
+//! know, until somebody passes it over; and is taken out before that where it would count.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use super::{Job, Scheduler, room::Room, scheduler::State};
+use crate::exit;
+
+// SeqCst, here and below: who has begun to wait looks for cancelled tasks, and who has cancelled one looks for those
+// who wait. One of the two must see the other.
+
+/// How many tasks of this program were cancelled before they began.
+static CANCELLED: AtomicU64 = AtomicU64::new(0);
+
+/// How many submissions of this program wait for room in a queue.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// A submission begins to wait for room. It is in line already, and looks for cancelled tasks afterwards.
+pub(super) fn waits() {
+    WAITING.fetch_add(1, SeqCst);
+}
+
+/// A submission waits no more.
+pub(super) fn goes_on() {
+    WAITING.fetch_sub(1, SeqCst);
+}
+
+/// A task was cancelled before it began; what waits for its room may have it.
+pub(crate) fn was_cancelled() {
+    CANCELLED.fetch_add(1, SeqCst);
+    if WAITING.load(SeqCst) > 0 {
+        for scheduler in exit::watched(Scheduler::is_limited) {
+            scheduler.make_room();
+        }
+    }
+}
+
+impl State {
+    /// Takes those out of the queue that were cancelled since the last time; drop them outside of all locks.
+    #[must_use]
+    pub(super) fn purge(&mut self) -> VecDeque<Arc<dyn Job>> {
+        let cancelled = CANCELLED.load(SeqCst);
+        if std::mem::replace(&mut self.cancelled, cancelled) == cancelled {
+            return VecDeque::new();
+        }
+        self.inbox.shut(&mut self.queue);
+        let queue = std::mem::take(&mut self.queue).into_iter();
+        let (purged, left) = queue.partition(|job| job.is_settled());
+        self.queue = left;
+        purged
+    }
+}
+
+impl Scheduler {
+    /// Gives the room of cancelled tasks to those who wait for it.
+    fn make_room(&self) {
+        let mut state = self.state.lock();
+        if !state.room.as_ref().is_some_and(Room::is_wanted) {
+            return;
+        }
+        let purged = state.purge();
+        let called = self.call(&mut state);
+        drop(state);
+        called.tell();
+        drop(purged);
+    }
+}
