@@ -965,6 +965,40 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn a_notification_is_passed_on_to_nobody_who_came_later() {
+        watched(|| {
+            let other = Other::new();
+            let condition_waits = |condition: &Condition| {
+                condition.acquire();
+                let condition = condition.clone();
+                Hand::waiting(async move { condition.wait_async().await })
+            };
+            for condition in conditions() {
+                for (count, on_its_way) in
+                    [(1, false), (usize::MAX, false), (1, true), (usize::MAX, true)]
+                {
+                    let mut dropped = condition_waits(&condition);
+                    let also_dropped = (count > 1).then(|| condition_waits(&condition));
+                    other.run(task!(notify(condition.clone(), count)));
+                    dropped.wait_woken();
+                    let later = condition_waits(&condition);
+                    condition.acquire();
+                    if on_its_way {
+                        assert!(dropped.poll().is_pending());
+                    }
+                    drop((dropped, also_dropped));
+                    condition.release().unwrap();
+                    assert!(!later.woken());
+                    other.run(task!(notify(condition.clone(), 1)));
+                    later.finish().unwrap();
+                    condition.release().unwrap();
+                    assert!(is_free(&condition));
+                }
+            }
+        });
+    }
+
+    #[test]
     fn a_wait_that_is_dropped_on_its_way_to_the_lock_passes_its_notification_on() {
         fn hold_and_notify(condition: Condition, notified: Event, end: Event) {
             let guard = condition.lock();

@@ -30,7 +30,7 @@ pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
         if !tag.is_free() && tag.owner == process {
             remove(node);
             // From here on nobody notifies it.
-            bereaved::notify_another(node.notified_by.load(Ordering::Relaxed));
+            bereaved::notify_another(node);
             arena.waiters.free(index, node);
         }
     }

@@ -249,6 +249,11 @@ impl Locked {
         waiter.ticket.store(ticket, Ordering::Relaxed);
     }
 
+    /// The ticket of the waiter who has come last.
+    pub(crate) fn last_ticket(&self) -> u64 {
+        self.tickets.load(Ordering::Relaxed)
+    }
+
     /// Puts a waiter behind the others, or in front of them if it has waited before.
     #[inline]
     pub(crate) fn push(&self, list: usize, index: u32, waiter: &waiter::Node, front: bool) {
@@ -302,8 +307,18 @@ impl Locked {
     /// Should this process be killed before it does so, the waiter is put back.
     #[inline]
     pub(crate) fn take(&self, list: usize) -> Option<(u32, &'static waiter::Node)> {
+        self.take_if(list, |_| true)
+    }
+
+    /// The same, if the first waiter is one of those.
+    #[inline]
+    pub(crate) fn take_if(
+        &self,
+        list: usize,
+        is_one: impl FnOnce(&waiter::Node) -> bool,
+    ) -> Option<(u32, &'static waiter::Node)> {
         let index = self.lists[list].first.load(Ordering::Relaxed);
-        let waiter = arena().waiters.get(index)?;
+        let waiter = arena().waiters.get(index).filter(|waiter| is_one(waiter))?;
         self.unlink(list, waiter);
         Some((index, waiter))
     }

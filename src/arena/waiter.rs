@@ -69,13 +69,15 @@ pub(crate) struct Node {
     pub(super) next: AtomicU32,
     pub(super) previous: AtomicU32,
     /// When it came, among those of its slot.
-    pub(super) ticket: AtomicU64,
+    pub(crate) ticket: AtomicU64,
     /// More about what it was told; what it means is the primitive's to say.
     outcome: AtomicU32,
     /// It was woken in vain often enough.
     starved: AtomicU32,
     /// The condition that has notified it, until its wait is over.
     pub(crate) notified_by: AtomicU32,
+    /// The last ticket of those who waited there then.
+    pub(crate) notified_with: AtomicU64,
 }
 
 impl Unit for Node {

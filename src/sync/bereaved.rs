@@ -4,12 +4,15 @@ use super::{
     barrier::RawBarrier, condition, event::RawEvent, queue::RawQueue, raw::RawLock,
     rlock::RawRLock, semaphore::RawSemaphore,
 };
-use crate::arena::{
-    arena,
-    gate::Gate,
-    reaper::Dead,
-    slot::{Kind, Locked, SlotRef},
-    waiter::{State, Wakes},
+use crate::{
+    arena::{
+        arena,
+        gate::Gate,
+        reaper::Dead,
+        slot::{Kind, Locked, SlotRef},
+        waiter::{Node, State, Wakes},
+    },
+    shim::Ordering,
 };
 
 /// One of the waiters of the process has left this list.
@@ -34,15 +37,16 @@ pub(crate) fn pass_on(slot: SlotRef, kind: Kind, list: usize, message: State) {
     }
 }
 
-/// One of the waiters of the process was notified by this condition, if by any, and has not gone on yet.
-pub(crate) fn notify_another(condition: u32) {
+/// One of the waiters of the process was notified by a condition, if by any, and has not gone on yet.
+pub(crate) fn notify_another(waiter: &Node) {
+    let condition = waiter.notified_by.load(Ordering::Relaxed);
     let Some(slot) = arena().slots.get(condition) else {
         return;
     };
     let slot = SlotRef::new(condition, slot);
     // The process still has a handle: it is that condition yet.
     if slot.kind() == Some(Kind::Condition) {
-        condition::notify_another(slot);
+        condition::notify_another(slot, waiter);
     }
 }
 

@@ -221,7 +221,7 @@ impl Condition {
     /// # Cancel safety
     ///
     /// A future that is dropped after its first poll has given the lock up for good; a notification that it was
-    /// given goes to another.
+    /// given goes to another who waited at that moment.
     pub async fn wait_async(&self) -> Result<(), NotOwned> {
         let (raw, owner) = (self.raw(), Owner::current());
         raw.check(owner)?;

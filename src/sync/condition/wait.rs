@@ -9,9 +9,9 @@ use std::{
 
 use crate::{
     arena::{
-        slot::SlotRef,
+        slot::{Locked, SlotRef},
         wait::Waiting,
-        waiter::{Sleeper, State, Waiter, Wakes},
+        waiter::{Node, Sleeper, State, Waiter, Wakes},
     },
     error::NotOwned,
     shim::Ordering,
@@ -21,16 +21,33 @@ use crate::{
 /// The list of those who wait to be notified.
 pub(super) const LINE: usize = 0;
 
-/// Notifies the longest waiting, since one that was notified is gone; it will look for the lock itself.
-pub(in crate::sync) fn notify_another(slot: SlotRef) {
+/// Notifies another one who waited when this one was notified, which is gone; that one will look for the lock itself.
+pub(in crate::sync) fn notify_another(slot: SlotRef, gone: &Node) {
     let line = slot.lock();
-    let Some((_, waiter)) = line.take(LINE) else {
+    let Some((_, waiter)) = take(&line, notified_with(gone)) else {
         return;
     };
-    waiter.notified_by.store(slot.index(), Ordering::Relaxed);
     let woken = waiter.tell(State::Notified);
     drop(line);
     woken.wake();
+}
+
+/// Takes the longest waiting out of the line, if it was there already when this ticket was the last one. It has to be
+/// told.
+fn take(line: &Locked, last: u64) -> Option<(u32, &'static Node)> {
+    // Relaxed, here and below: the slot's mutex orders it, or telling the waiter does.
+    let waited = |waiter: &Node| waiter.ticket.load(Ordering::Relaxed) <= last;
+    let (index, waiter) = line.take_if(LINE, waited)?;
+    waiter
+        .notified_by
+        .store(line.slot.index(), Ordering::Relaxed);
+    waiter.notified_with.store(last, Ordering::Relaxed);
+    Some((index, waiter))
+}
+
+/// The last ticket of those among whom this one was notified.
+fn notified_with(waiter: &Node) -> u64 {
+    waiter.notified_with.load(Ordering::Relaxed)
 }
 
 /// A condition as its waiters need it: all of it is `Copy`.
@@ -129,6 +146,11 @@ impl Raw {
 
     /// Notifies the longest waiting: they are put into the lock's line, and go on when it is released.
     pub(super) fn notify(self, count: usize) {
+        self.notify_those_until(u64::MAX, count);
+    }
+
+    /// Notifies the longest waiting of those who were there when this ticket was the last one.
+    fn notify_those_until(self, last: u64, count: usize) {
         let mut wakes = Wakes::default();
         {
             let line = self.line.lock();
@@ -138,13 +160,11 @@ impl Raw {
             // Nobody takes the two the other way round.
             let lock = self.lock();
             let lock_slot = OnceCell::new();
+            let last = last.min(line.last_ticket());
             for _ in 0..count {
-                let Some((index, waiter)) = line.take(LINE) else {
+                let Some((index, waiter)) = take(&line, last) else {
                     break;
                 };
-                waiter
-                    .notified_by
-                    .store(self.line.index(), Ordering::Relaxed);
                 // A single task is told at once: by its turn the lock is most likely free. A thread would be
                 // there too early, and stays in the lock's line until then.
                 let goes_itself = count == 1 && waiter.is_task();
@@ -165,7 +185,8 @@ pub(super) struct ConditionWait {
     condition: Raw,
     owner: Owner,
     stage: Stage,
-    notified: bool,
+    /// By a notification for those who waited until this ticket was the last one.
+    notified: Option<u64>,
     /// How often the lock was acquired.
     given_up: u64,
 }
@@ -185,7 +206,7 @@ impl ConditionWait {
             condition,
             owner,
             stage: Stage::Start,
-            notified: false,
+            notified: None,
             given_up: 0,
         }
     }
@@ -225,7 +246,7 @@ impl ConditionWait {
 
     fn lock_again(&mut self, notified: bool) {
         if let Stage::InLine(waiter) = std::mem::replace(&mut self.stage, Stage::Done) {
-            self.notified = notified;
+            self.notified = notified.then(|| notified_with(waiter.node));
             // Who was notified is in the lock's line, or was told of the lock.
             let waiting = Waiting::with(self.condition.lock(), waiter, notified);
             self.stage = Stage::Locking(waiting);
@@ -235,7 +256,7 @@ impl ConditionWait {
     fn done(&mut self) -> bool {
         self.stage = Stage::Done;
         self.condition.take_back(self.owner, self.given_up);
-        self.notified
+        self.notified.is_some()
     }
 
     pub(super) fn block(mut self, deadline: Option<Instant>) -> bool {
@@ -269,7 +290,7 @@ impl Future for ConditionWait {
 }
 
 impl Drop for ConditionWait {
-    /// The lock stays given up; a notification goes to somebody else.
+    /// The lock stays given up; a notification goes to somebody else who waited at that moment.
     fn drop(&mut self) {
         match &self.stage {
             Stage::Start | Stage::Done => return,
@@ -278,8 +299,8 @@ impl Drop for ConditionWait {
             Stage::Locking(_) => {}
         }
         self.stage = Stage::Done;
-        if self.notified {
-            self.condition.notify(1);
+        if let Some(last) = self.notified {
+            self.condition.notify_those_until(last, 1);
         }
     }
 }
