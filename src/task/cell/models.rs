@@ -6,7 +6,11 @@ use loom::{
 };
 
 use super::*;
-use crate::{codec::Encoded, engine::Request};
+use crate::{
+    codec::Encoded,
+    engine::{Job, Request},
+    executor::TaskFuture,
+};
 
 /// Gives 7, and counts how often it is run.
 struct Seven(Arc<AtomicUsize>);

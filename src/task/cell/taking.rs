@@ -1,0 +1,142 @@
+//! Waiting for a task's outcome, blocking or polled, and taking it.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use super::{Outcome, Stage, State, TaskCell};
+use crate::{
+    engine::{Patience, Runner},
+    error::TaskError,
+    shim::{SpinLockGuard, hint, park, thread},
+    task::work::Work,
+};
+
+/// How often a blocking taker looks, giving way to other threads in between, before it sleeps.
+const LOOKS: u32 = if cfg!(freethreading_loom) { 1 } else { 16 };
+
+impl<W: Work> TaskCell<W> {
+    /// The state once the outcome is decided; blocks until then, or until the deadline.
+    pub(super) fn settled_by(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Option<SpinLockGuard<'_, State<W>>> {
+        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut noticed = false;
+        for look in 0.. {
+            let mut state = self.state.lock();
+            // Those who look again and again wait to be told, like those who sleep: the worker is to
+            // be free again by then.
+            if state.is_published() || (state.is_settled() && look == 0) {
+                return Some(state);
+            }
+            let left = left();
+            if left == Some(Duration::ZERO) {
+                return state.is_settled().then_some(state);
+            }
+            if !noticed && let Some(posting) = state.taken() {
+                drop(state);
+                posting.notice();
+                noticed = true;
+                continue;
+            }
+            if let Stage::Running(Some(runner)) = &state.stage {
+                let runner = Arc::clone(runner);
+                drop(state);
+                let is_over = || !self.is_with(&runner);
+                if Arc::clone(&runner).attend(Patience::Until(deadline), &is_over) {
+                    continue;
+                }
+                state = self.state.lock();
+                if state.is_published() {
+                    return Some(state);
+                }
+            }
+            if look < LOOKS {
+                drop(state);
+                hint::spin_loop();
+                thread::yield_now();
+                continue;
+            }
+            let this = thread::current();
+            // It may be there from the last time, if the thread was woken by something else.
+            let threads = &mut state.waiting().threads;
+            if threads.iter().all(|thread| thread.id() != this.id()) {
+                threads.push(this);
+            }
+            drop(state);
+            park(left);
+        }
+        unreachable!("the loop ends with a result")
+    }
+
+    /// The state if the outcome is decided, else remembers to wake the caller.
+    pub(super) fn poll_settled(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<SpinLockGuard<'_, State<W>>> {
+        // Wakers are cloned and dropped outside of the lock: they may do anything.
+        let mut waker = None;
+        let (mut noticed, mut attended) = (false, false);
+        loop {
+            let mut state = self.state.lock();
+            if state.is_settled() {
+                return Poll::Ready(state);
+            }
+            if !noticed && let Some(posting) = state.taken() {
+                drop(state);
+                posting.notice();
+                noticed = true;
+                continue;
+            }
+            if let Stage::Running(Some(runner)) = &state.stage
+                && !std::mem::replace(&mut attended, true)
+            {
+                let runner = Arc::clone(runner);
+                drop(state);
+                let is_over = || !self.is_with(&runner);
+                Arc::clone(&runner).attend(Patience::Moment, &is_over);
+                continue;
+            }
+            let Some(waker) = waker.take() else {
+                drop(state);
+                waker = Some(context.waker().clone());
+                continue;
+            };
+            let old = state.waiting().waker.replace(waker);
+            drop(state);
+            drop(old);
+            return Poll::Pending;
+        }
+    }
+
+    /// Whether the worker has the task, and not another one, or none any more.
+    fn is_with(&self, runner: &Arc<dyn Runner>) -> bool {
+        match &self.state.lock().stage {
+            Stage::Running(Some(other)) => Arc::ptr_eq(other, runner),
+            _ => false,
+        }
+    }
+
+    pub(super) fn take_settled(
+        &self,
+        mut state: SpinLockGuard<'_, State<W>>,
+    ) -> Result<W::Output, TaskError> {
+        let Stage::Settled { outcome, .. } = &mut state.stage else {
+            unreachable!("only a settled task has a result");
+        };
+        if let Outcome::Error(error) = outcome {
+            return Err(error.clone());
+        }
+        let outcome = std::mem::replace(outcome, Outcome::Taken);
+        drop(state);
+        match outcome {
+            Outcome::Value(value) => Ok(value),
+            Outcome::Encoded(payload) => payload.open(W::decode),
+            Outcome::Taken => Err(TaskError::Taken),
+            Outcome::Error(_) => unreachable!("errors stay, for every taker"),
+        }
+    }
+}
