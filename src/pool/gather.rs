@@ -2,7 +2,8 @@
 //!
 //! Where the user chooses the size of the chunks, all are submitted at once. Otherwise each worker has
 //! two at a time, and their size is what takes a worker some milliseconds: it begins with one item, and
-//! is doubled as long as the results come sooner than that.
+//! grows as long as the results come sooner than that. The last ones are smaller and smaller, so that all
+//! workers are through at the same time.
 
 use std::{
     collections::HashMap,
@@ -39,6 +40,12 @@ use crate::{
 const SHORT: Duration = Duration::from_millis(3);
 const LONG: Duration = Duration::from_millis(8);
 
+/// A chunk that takes no longer is not made smaller: so long a worker may wait for the others at the end.
+const TINY: Duration = Duration::from_micros(30);
+
+/// How many times as large as one that has taken next to no time the next chunk is at most.
+const MAX_GROWTH: u128 = 8;
+
 /// How many chunks a worker has at a time.
 const AHEAD: usize = 2;
 
@@ -66,6 +73,8 @@ struct State<I, R> {
     /// Where the results go, unless they come from another process.
     outputs: Option<Carver<R>>,
     chunksize: usize,
+    /// How many items take a [`TINY`] moment or less, as far as is known.
+    tiny: usize,
     /// How many bytes an item has taken, or its result, encoded, at most so far.
     item_len: usize,
     running: HashMap<usize, Running<R>>,
@@ -87,6 +96,20 @@ impl<I, R> State<I, R> {
     fn weigh(&mut self, count: usize, encoded_len: Option<usize>) {
         let each = encoded_len.unwrap_or(0).div_ceil(count.max(1));
         self.item_len = self.item_len.max(each);
+    }
+
+    /// A chunk of so many items took so long, with all that it had to wait for.
+    fn time(&mut self, count: usize, took: Duration) {
+        let nanos = took.as_nanos().max(1);
+        if took < SHORT {
+            let growth = (SHORT.as_nanos() / 2 / nanos).clamp(2, MAX_GROWTH);
+            let larger = count.saturating_mul(growth as usize);
+            self.chunksize = self.chunksize.max(larger);
+        } else if took > LONG {
+            self.chunksize = self.chunksize.min(count / 2).max(1);
+        }
+        let tiny = count as u128 * TINY.as_nanos() / nanos;
+        self.tiny = usize::try_from(tiny).unwrap_or(usize::MAX).max(1);
     }
 }
 
@@ -119,6 +142,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 items,
                 outputs,
                 chunksize,
+                tiny: 1,
                 item_len: 0,
                 running: HashMap::new(),
                 open: 0,
@@ -179,8 +203,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             return None;
         }
         if self.adaptive {
-            // The last ones are small, so that all workers are through at the same time.
-            let share = left.div_ceil(AHEAD * self.workers);
+            let share = left.div_ceil(AHEAD * self.workers).max(state.tiny);
             state.chunksize = state.chunksize.min(share);
             if let Some(carriage) = self.carriage {
                 // Others may be larger than those that were seen.
@@ -228,12 +251,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 }
                 state.weigh(values.len(), encoded_len);
                 if self.adaptive {
-                    let took = running.since.elapsed();
-                    if took < SHORT {
-                        state.chunksize = state.chunksize.saturating_mul(2);
-                    } else if took > LONG {
-                        state.chunksize = (state.chunksize / 2).max(1);
-                    }
+                    state.time(values.len(), running.since.elapsed());
                 }
                 state.results[number] = Some(values);
                 state.open -= 1;
