@@ -1,20 +1,19 @@
 //! One function over many items, as its results come.
 
+mod stream;
+mod window;
+
 use std::{
-    collections::{HashMap, VecDeque},
     fmt,
     iter::FusedIterator,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use futures::{
-    Stream, StreamExt,
-    stream::{self, Iter},
+    Stream,
+    stream::{Iter, iter},
 };
-use parking_lot::{Condvar, Mutex};
 
 use crate::{
     chunk::{
@@ -25,9 +24,11 @@ use crate::{
     engine::Scheduler,
     error::TaskError,
     executor::TaskFuture,
-    task::{Portable, cell::Watcher},
+    task::Portable,
     unwind,
 };
+pub use stream::ImapStream;
+use window::{ChunkOutcome, Window};
 
 /// The results of [`imap`](crate::WorkerPool::imap) or
 /// [`imap_unordered`](crate::WorkerPool::imap_unordered), as they come.
@@ -67,169 +68,6 @@ struct Output<R> {
     error: Option<TaskError>,
     /// What comes after everything.
     last: Option<TaskError>,
-}
-
-type ChunkOutcome<R> = Result<ChunkResult<R>, TaskError>;
-
-/// The chunks that are under way.
-enum Window<R> {
-    InOrder(VecDeque<TaskFuture<ChunkResult<R>>>),
-    AsCompleted {
-        tasks: HashMap<usize, TaskFuture<ChunkResult<R>>>,
-        next: usize,
-        completed: Arc<Completed>,
-    },
-}
-
-/// The numbers of the chunks that are over, in the order in which they ended.
-#[derive(Default)]
-struct Completed {
-    state: Mutex<CompletedState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct CompletedState {
-    numbers: VecDeque<usize>,
-    waker: Option<Waker>,
-}
-
-impl Watcher for Completed {
-    fn is_over(self: Arc<Self>, number: usize) {
-        let waker = {
-            let mut state = self.state.lock();
-            state.numbers.push_back(number);
-            state.waker.take()
-        };
-        self.changed.notify_one();
-        if let Some(waker) = waker {
-            unwind::contain(|| waker.wake());
-        }
-    }
-
-    fn calls_back(&self) -> bool {
-        false
-    }
-}
-
-impl<R: Send + 'static> Window<R> {
-    fn new(ordered: bool) -> Self {
-        match ordered {
-            true => Window::InOrder(VecDeque::new()),
-            false => Window::AsCompleted {
-                tasks: HashMap::new(),
-                next: 0,
-                completed: Arc::default(),
-            },
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Window::InOrder(tasks) => tasks.len(),
-            Window::AsCompleted { tasks, .. } => tasks.len(),
-        }
-    }
-
-    fn push(&mut self, task: TaskFuture<ChunkResult<R>>) {
-        match self {
-            Window::InOrder(tasks) => tasks.push_back(task),
-            Window::AsCompleted {
-                tasks,
-                next,
-                completed,
-            } => {
-                if !task.watch(Arc::clone(completed) as _, *next) {
-                    Arc::clone(completed).is_over(*next);
-                }
-                tasks.insert(*next, task);
-                *next += 1;
-            }
-        }
-    }
-
-    /// The next outcome; blocks until it is there, or until the deadline.
-    fn next(&mut self, deadline: Option<Instant>) -> Option<ChunkOutcome<R>> {
-        match self {
-            Window::InOrder(tasks) => {
-                let outcome = tasks.front()?.result_until(deadline);
-                if !matches!(outcome, Err(TaskError::Timeout)) {
-                    tasks.pop_front();
-                }
-                Some(outcome)
-            }
-            Window::AsCompleted {
-                tasks, completed, ..
-            } => {
-                if tasks.is_empty() {
-                    return None;
-                }
-                let mut state = completed.state.lock();
-                let number = loop {
-                    if let Some(number) = state.numbers.pop_front() {
-                        break number;
-                    }
-                    match deadline {
-                        None => completed.changed.wait(&mut state),
-                        Some(deadline) => {
-                            let wait = completed.changed.wait_until(&mut state, deadline);
-                            if wait.timed_out() && state.numbers.is_empty() {
-                                return Some(Err(TaskError::Timeout));
-                            }
-                        }
-                    }
-                };
-                drop(state);
-                tasks.remove(&number).map(|task| task.result())
-            }
-        }
-    }
-
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<ChunkOutcome<R>>> {
-        match self {
-            Window::InOrder(tasks) => {
-                let Some(task) = tasks.front_mut() else {
-                    return Poll::Ready(None);
-                };
-                let outcome = std::task::ready!(Pin::new(task).poll(context));
-                tasks.pop_front();
-                Poll::Ready(Some(outcome))
-            }
-            Window::AsCompleted {
-                tasks, completed, ..
-            } => {
-                if tasks.is_empty() {
-                    return Poll::Ready(None);
-                }
-                // Wakers are cloned and dropped outside of the lock: they may do anything.
-                let waker = context.waker().clone();
-                let mut state = completed.state.lock();
-                let number = state.numbers.pop_front();
-                let old = match number {
-                    Some(_) => Some(waker),
-                    None => state.waker.replace(waker),
-                };
-                drop(state);
-                drop(old);
-                match number {
-                    Some(number) => Poll::Ready(tasks.remove(&number).map(|task| task.result())),
-                    None => Poll::Pending,
-                }
-            }
-        }
-    }
-}
-
-impl<R> Window<R> {
-    fn cancel(&mut self) {
-        let tasks: Vec<_> = match self {
-            Window::InOrder(tasks) => tasks.drain(..).collect(),
-            Window::AsCompleted { tasks, .. } => tasks.drain().map(|(_, task)| task).collect(),
-        };
-        for task in tasks {
-            task.cancel();
-        }
-    }
 }
 
 impl<T: Portable, R: Portable> Feeder<T, R> {
@@ -342,12 +180,7 @@ impl<T: Portable, R: Portable> Recipe<T, R> {
 
     pub(crate) fn stream<S: Stream<Item = T>>(self, input: S) -> ImapStream<S, R> {
         let (feeder, output) = self.parts(input.size_hint().0);
-        ImapStream {
-            input: Some(Box::pin(input)),
-            buffer: Vec::new(),
-            feeder,
-            output,
-        }
+        ImapStream::new(Some(input), feeder, output)
     }
 }
 
@@ -428,13 +261,8 @@ where
 
     /// The results as a stream. The input is read where the stream is polled.
     pub fn into_stream(mut self) -> ImapStream<Iter<I>, R> {
-        let input = self.input.take().map(|input| Box::pin(stream::iter(input)));
-        ImapStream {
-            input,
-            buffer: Vec::new(),
-            feeder: self.feeder,
-            output: self.output,
-        }
+        let input = self.input.take().map(iter);
+        ImapStream::new(input, self.feeder, self.output)
     }
 }
 
@@ -473,122 +301,6 @@ where
 impl<I: Iterator, R> fmt::Debug for Imap<I, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Imap")
-            .field("input_to_come", &self.input.is_some())
-            .finish_non_exhaustive()
-    }
-}
-
-/// The results of an [`imap`](crate::WorkerPool::imap) as a stream, on any runtime.
-///
-/// It is made by [`Imap::into_stream`] or, with a stream as its input, by
-/// [`imap_stream`](crate::WorkerPool::imap_stream). As many items as the input has ready are read, up to
-/// a few chunks ahead of the results; a chunk may be smaller where the input is not ready with more.
-///
-/// # Cancel safety
-///
-/// A result leaves the stream only when `poll_next` gives it: leaving a `next().await` half-way loses
-/// nothing. Dropping the stream cancels what has not begun.
-#[must_use = "streams do nothing unless polled"]
-pub struct ImapStream<S: Stream, R> {
-    input: Option<Pin<Box<S>>>,
-    /// Items that were read and do not make up a chunk yet.
-    buffer: Vec<S::Item>,
-    feeder: Feeder<S::Item, R>,
-    output: Output<R>,
-}
-
-// Nothing is pinned but the box.
-impl<S: Stream, R> Unpin for ImapStream<S, R> {}
-
-impl<S, R> ImapStream<S, R>
-where
-    S: Stream,
-    S::Item: Portable,
-    R: Portable,
-{
-    /// Reads on, as far as the look-ahead goes, and remembers to wake the caller when there is more.
-    fn feed(&mut self, context: &mut Context<'_>) {
-        while let Some(input) = &mut self.input
-            && self.output.window.len() < self.feeder.limit
-        {
-            if self.buffer.is_empty()
-                && let Err(error) = self.feeder.scheduler.check()
-            {
-                self.output.last = Some(error);
-                self.input = None;
-                return;
-            }
-            let item = unwind::catch(|| input.poll_next_unpin(context));
-            let chunk_is_full = match item {
-                Ok(Poll::Ready(Some(item))) => {
-                    self.buffer.push(item);
-                    self.buffer.len() == self.feeder.chunksize
-                }
-                Ok(Poll::Pending) => {
-                    // Nobody knows when there will be more.
-                    return self.submit();
-                }
-                Ok(Poll::Ready(None)) => {
-                    self.input = None;
-                    true
-                }
-                Err(panic) => {
-                    self.output.last = Some(TaskError::Panicked(panic));
-                    self.input = None;
-                    self.buffer.clear();
-                    return;
-                }
-            };
-            if chunk_is_full {
-                self.submit();
-            }
-        }
-    }
-
-    fn submit(&mut self) {
-        let len = self.buffer.len();
-        if len > 0 {
-            let mut items = self.buffer.drain(..);
-            let piece = self.feeder.inputs.carve_from(&mut items, len);
-            drop(items);
-            self.output.window.push(self.feeder.submit(piece));
-        }
-    }
-}
-
-impl<S, R> Stream for ImapStream<S, R>
-where
-    S: Stream,
-    S::Item: Portable,
-    R: Portable,
-{
-    type Item = Result<R, TaskError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(item) = self.output.take() {
-                return Poll::Ready(Some(item));
-            }
-            self.feed(context);
-            match self.output.window.poll_next(context) {
-                Poll::Ready(Some(outcome)) => {
-                    self.feeder.widen();
-                    if self.output.receive(outcome) {
-                        self.input = None;
-                    }
-                }
-                Poll::Ready(None) if self.input.is_none() => {
-                    return Poll::Ready(self.output.last.take().map(Err));
-                }
-                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-}
-
-impl<S: Stream, R> fmt::Debug for ImapStream<S, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ImapStream")
             .field("input_to_come", &self.input.is_some())
             .finish_non_exhaustive()
     }
