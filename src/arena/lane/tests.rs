@@ -2,7 +2,7 @@ use std::{collections::VecDeque, thread};
 
 use proptest::{collection::vec, prelude::*};
 
-use super::*;
+use super::{line::Word, *};
 
 /// Both ends of one lane.
 fn ends() -> (Lanes, Writer, Reader) {

@@ -7,14 +7,16 @@
 //! ring, of the size that is needed, once the queue has been used for a while.
 #![allow(unsafe_code)]
 
+mod ring;
+
 use std::{
-    mem::MaybeUninit,
     ptr::{self, NonNull},
     thread::ThreadId,
 };
 
 use super::shared::{GETTERS, PUTTERS};
-use crate::shim::{AtomicPtr, AtomicU64, Ordering, SpinLock, UnsafeCell};
+use crate::shim::{AtomicPtr, AtomicU64, Ordering, SpinLock};
+use ring::{Places, Ring};
 
 /// Where the items are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,65 +114,6 @@ impl<T> Head<T> {
         };
         self.taken += 1;
         item
-    }
-}
-
-/// The items with the numbers from `base` on, but for those that are in the next ring.
-struct Ring<T> {
-    base: u64,
-    /// As many as a power of two.
-    places: Box<[UnsafeCell<MaybeUninit<T>>]>,
-    next: AtomicPtr<Ring<T>>,
-}
-
-impl<T> Ring<T> {
-    /// The places of the first ring: few of large items.
-    const FIRST: usize = match size_of::<T>() {
-        _ if cfg!(freethreading_loom) => 1,
-        0..=8 => 64,
-        9..=64 => 16,
-        _ => 4,
-    };
-
-    fn new(base: u64, places: usize) -> NonNull<Self> {
-        let ring = Box::new(Ring {
-            base,
-            places: (0..places.next_power_of_two())
-                .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
-                .collect(),
-            next: AtomicPtr::new(ptr::null_mut()),
-        });
-        NonNull::from(Box::leak(ring))
-    }
-
-    fn places(&self) -> Places<T> {
-        Places {
-            first: NonNull::from(&*self.places).cast(),
-            mask: self.places.len() - 1,
-        }
-    }
-}
-
-/// Where a ring's places are, for who would have to look twice otherwise: at the ring, and at what it says.
-struct Places<T> {
-    first: NonNull<UnsafeCell<MaybeUninit<T>>>,
-    mask: usize,
-}
-
-impl<T> Places<T> {
-    /// Those of no ring.
-    const NONE: Self = Places {
-        first: NonNull::dangling(),
-        mask: 0,
-    };
-
-    /// # Safety
-    ///
-    /// They are those of a ring, which lives for as long as the place is used.
-    #[inline]
-    unsafe fn at<'a>(&self, number: u64) -> &'a UnsafeCell<MaybeUninit<T>> {
-        // SAFETY: there are as many as a power of two, one more than the mask, so this is within them.
-        unsafe { self.first.add(number as usize & self.mask).as_ref() }
     }
 }
 
