@@ -15,7 +15,12 @@ pub use map::{Buffered, Map, MapStream, Mapping};
 use crate::{
     backend::Backend,
     builder::{Builder, Built},
-    engine::{Scheduler, processes::reactor, room::Admission, scheduler::Hiring},
+    engine::{
+        Scheduler,
+        processes::reactor,
+        room::Admission,
+        scheduler::{Hiring, Queued},
+    },
     error::{Error, Full},
     stats::Stats,
     task::{IntoTask, Portable, work::Work},
@@ -262,8 +267,9 @@ impl WorkerPoolExecutor {
 
     /// Accepts no more tasks; may be called again.
     ///
-    /// What was submitted is completed, or, with `cancel_futures`, cancelled if it has not begun. With
-    /// `wait` the call returns when all that is done and the workers have ended.
+    /// What was submitted is completed, or, with `cancel_futures`, cancelled if it has not begun, but for as
+    /// many tasks as there are workers that were just started for them. With `wait` the call returns when all
+    /// that is done and the workers have ended.
     ///
     /// Called by one of the executor's own tasks it does not wait, since the task would wait for itself.
     ///
@@ -274,7 +280,7 @@ impl WorkerPoolExecutor {
     /// With `wait`, until the workers have ended; use
     /// [`shutdown_async`](WorkerPoolExecutor::shutdown_async) in async code.
     pub fn shutdown(&self, wait: bool, cancel_futures: bool) {
-        self.scheduler.close(cancel_futures);
+        self.scheduler.close(Queued::cancelled_if(cancel_futures));
         if wait && !self.scheduler.is_current() {
             self.scheduler.finished.wait(None);
             self.scheduler.reap();
@@ -321,7 +327,7 @@ impl WorkerPoolExecutor {
     /// # }
     /// ```
     pub fn shutdown_timeout(&self, timeout: Duration) -> bool {
-        self.scheduler.close(false);
+        self.scheduler.close(Queued::Runs);
         if self.scheduler.is_current() {
             return false;
         }
@@ -332,7 +338,7 @@ impl WorkerPoolExecutor {
         };
         let in_time = finished(timeout);
         if !in_time {
-            self.scheduler.close(true);
+            self.scheduler.close(Queued::IsCancelled);
             self.scheduler.ask();
             if !finished(Self::GRACE) {
                 self.scheduler.terminate();
@@ -354,14 +360,14 @@ impl WorkerPoolExecutor {
     /// The executor is shut down by the first poll; dropping the future afterwards gives up the wait, and
     /// nothing is asked or killed any more.
     pub async fn shutdown_timeout_async(&self, timeout: Duration) -> bool {
-        self.scheduler.close(false);
+        self.scheduler.close(Queued::Runs);
         if self.scheduler.is_current() {
             return false;
         }
         if self.finished_within(timeout).await {
             return true;
         }
-        self.scheduler.close(true);
+        self.scheduler.close(Queued::IsCancelled);
         self.scheduler.ask();
         if !self.finished_within(Self::GRACE).await {
             self.scheduler.terminate();
@@ -423,7 +429,7 @@ impl WorkerPoolExecutor {
     /// The executor is shut down by the first poll; dropping the future afterwards only gives up the
     /// wait.
     pub async fn shutdown_async(&self, cancel_futures: bool) {
-        self.scheduler.close(cancel_futures);
+        self.scheduler.close(Queued::cancelled_if(cancel_futures));
         if !self.scheduler.is_current() {
             self.scheduler.finished.wait_async().await;
         }
@@ -457,7 +463,7 @@ impl Built for WorkerPoolExecutor {
 
 impl Drop for WorkerPoolExecutor {
     fn drop(&mut self) {
-        self.scheduler.close(false);
+        self.scheduler.close(Queued::Runs);
     }
 }
 

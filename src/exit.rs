@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    engine::Scheduler,
+    engine::{Scheduler, scheduler::Queued},
     unwind,
     worker::record::{self, Role},
 };
@@ -47,7 +47,7 @@ fn end_workers() {
                 break;
             }
             for scheduler in waited_for {
-                scheduler.close(false);
+                scheduler.close(Queued::Runs);
                 scheduler.finished.wait(None);
             }
         }
@@ -55,7 +55,7 @@ fn end_workers() {
     // Threads end with the program. Processes would, too, but nobody would wait for them.
     for scheduler in watched(|_| true) {
         if scheduler.carriage().is_some() {
-            scheduler.close(true);
+            scheduler.close(Queued::IsAllCancelled);
             scheduler.kill();
             scheduler.finished.wait(None);
         }

@@ -15,7 +15,7 @@ use crate::{
     engine::{
         self, Job, Scheduler,
         processes::{Options, wire::Carriage},
-        scheduler::{Crew, Plan},
+        scheduler::{Crew, Plan, Queued},
     },
     error::Error,
     task::{IntoTask, cell::TaskCell, work::Discarding},
@@ -209,7 +209,7 @@ impl Worker {
             Body::Started(_) | Body::Foreign => unreachable!("that was looked at before"),
         };
         if let Some(error) = job.error() {
-            scheduler.close(true);
+            scheduler.close(Queued::IsAllCancelled);
             *body = Body::Refused(job);
             return Err(error.into());
         }

@@ -379,6 +379,25 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn what_workers_were_just_started_for_runs_though_shutdown_cancels() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let executor = WorkerPoolExecutor::new(5).unwrap();
+            let futures: Vec<_> =
+                (0..50).map(|_| executor.submit(task!(pass(gates.gate())))).collect();
+            // The workers have had no time to begin.
+            executor.shutdown(false, true);
+            let cancelled = futures.iter().filter(|future| future.cancelled()).count();
+            assert_eq!(cancelled, 45);
+            gates.wait_for(5);
+            gates.open();
+            executor.shutdown(true, true);
+            assert!(futures.iter().all(TaskFuture::done));
+            assert_eq!(futures.iter().filter(|future| future.result().is_ok()).count(), 5);
+        });
+    }
+
+    #[test]
     fn shutdown_cancels_and_waits_for_what_runs() {
         watched(|| {
             let gates = GateKeeper::new();

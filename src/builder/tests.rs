@@ -8,7 +8,7 @@ use std::{
 
 use super::*;
 use crate::{
-    engine::Job,
+    engine::{Job, scheduler::Queued},
     error::Effect,
     executor::TaskFuture,
     task,
@@ -142,7 +142,7 @@ crate::test_backends! {
                 other => panic!("{other:?}"),
             }
         }
-        pool.scheduler.close(false);
+        pool.scheduler.close(Queued::Runs);
         pool.scheduler.finished.wait(None);
         pool.scheduler.reap();
     }
@@ -150,7 +150,7 @@ crate::test_backends! {
     #[test]
     fn a_pool_may_close_with_nothing_done() {
         let pool = Builder::<Pool>::new().max_workers(2).build().unwrap();
-        pool.scheduler.close(false);
+        pool.scheduler.close(Queued::Runs);
         pool.scheduler.finished.wait(None);
         pool.scheduler.reap();
     }

@@ -22,8 +22,6 @@ pub(super) struct Room {
     /// Admissions that count against the limit.
     admitted: usize,
     line: VecDeque<Arc<Turn>>,
-    /// The workers that were started and have not asked for a job yet.
-    fresh: Vec<u64>,
 }
 
 /// A place in line.
@@ -51,8 +49,8 @@ pub(super) struct Census {
     pub(super) queued: usize,
     /// Workers that wait for a job, or may still be started.
     pub(super) idle: usize,
-    /// Workers that are being started, and not enlisted yet.
-    pub(super) starting: usize,
+    /// Workers that are on their way to their first job.
+    pub(super) coming: usize,
 }
 
 impl Room {
@@ -61,23 +59,12 @@ impl Room {
             limit,
             admitted: 0,
             line: VecDeque::new(),
-            fresh: Vec::new(),
         }
-    }
-
-    /// A worker was enlisted, and will ask for a job.
-    pub(super) fn came(&mut self, id: u64) {
-        self.fresh.push(id);
-    }
-
-    /// It asks for a job, or never will.
-    pub(super) fn asked(&mut self, id: u64) {
-        self.fresh.retain(|&fresh| fresh != id);
     }
 
     /// Whether one more job may come. What free and new workers will take at once does not count.
     fn has_room(&self, census: &Census) -> bool {
-        let soon = census.idle + census.starting + self.fresh.len();
+        let soon = census.idle + census.coming;
         census.queued + self.admitted < self.limit.saturating_add(soon)
     }
 

@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) idle: Vec<Arc<dyn Runner>>,
     /// All workers that were started and have not ended.
     pub(super) crew: Vec<Arc<dyn Runner>>,
+    /// Those of them that have not asked for a job yet.
+    fresh: Vec<u64>,
     /// Their number, and those that are being started.
     live: usize,
     /// Jobs that were taken for an idle worker and have not reached it yet.
@@ -87,6 +89,24 @@ pub(super) struct State {
     pub(super) broken: Option<TaskError>,
     setbacks: u32,
     interruptions: u32,
+}
+
+/// What becomes of the jobs that wait when no more are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queued {
+    Runs,
+    /// But for what the workers that are on their way will take: they were started for it.
+    IsCancelled,
+    IsAllCancelled,
+}
+
+impl Queued {
+    pub(crate) fn cancelled_if(cancel: bool) -> Self {
+        match cancel {
+            true => Queued::IsCancelled,
+            false => Queued::Runs,
+        }
+    }
 }
 
 /// Of the queue.
@@ -162,6 +182,16 @@ impl State {
         self.closed || self.broken.is_some()
     }
 
+    /// How many workers are on their way to their first job.
+    fn coming(&self) -> usize {
+        self.live.saturating_sub(self.crew.len()) + self.fresh.len()
+    }
+
+    /// A worker asks for a job, or never will.
+    fn asked(&mut self, id: u64) {
+        self.fresh.retain(|&fresh| fresh != id);
+    }
+
     /// A worker was of use.
     pub(super) fn came_after(&mut self, after: After) {
         if after != After::Nothing {
@@ -207,6 +237,7 @@ impl Scheduler {
                 doomed: Vec::new(),
                 idle: Vec::new(),
                 crew: Vec::new(),
+                fresh: Vec::new(),
                 live: 0,
                 handed: 0,
                 named: 0,
@@ -256,7 +287,7 @@ impl Scheduler {
         Census {
             queued: state.queue.len() + state.posted(),
             idle: state.idle.len() + self.max().saturating_sub(state.live),
-            starting: state.live.saturating_sub(state.crew.len()),
+            coming: state.coming(),
         }
     }
 
@@ -415,6 +446,7 @@ impl Scheduler {
     pub(crate) fn next<R: Runner + 'static>(&self, runner: &Arc<R>, after: After) -> Next {
         let mut state = self.state.lock();
         state.came_after(after);
+        state.asked(runner.id());
         let next = if after == After::LastJob {
             Next::Stop
         } else if let Some(job) = state.pop() {
@@ -426,8 +458,7 @@ impl Scheduler {
             state.idle.push(Arc::clone(runner) as Arc<dyn Runner>);
             Next::Idle
         };
-        if let Some(room) = &mut state.room {
-            room.asked(runner.id());
+        if state.room.is_some() {
             let called = self.call(&mut state);
             drop(state);
             called.tell();
@@ -435,18 +466,24 @@ impl Scheduler {
         next
     }
 
-    /// Accepts no more jobs; what is queued is run, or cancelled. Workers end when they are through.
-    pub(crate) fn close(&self, cancel_queued: bool) {
+    /// Accepts no more jobs. Workers end when they are through.
+    pub(crate) fn close(&self, queued: Queued) {
         let mut state = self.state.lock();
         state.closed = true;
         state.shut();
-        state.cancelling |= cancel_queued;
+        state.cancelling |= queued != Queued::Runs;
         let idle = state.dismissed();
-        let cancelled = if cancel_queued {
-            state.take_all()
-        } else {
-            VecDeque::new()
+        let spared = match queued {
+            Queued::Runs => usize::MAX,
+            Queued::IsCancelled => state.coming(),
+            Queued::IsAllCancelled => 0,
         };
+        let mut cancelled = VecDeque::new();
+        if state.cancelling {
+            let mut queue = state.take_all();
+            cancelled = queue.split_off(spared.min(queue.len()));
+            state.queue = queue;
+        }
         self.unlock_and_finish(state);
         for runner in idle {
             runner.stop();

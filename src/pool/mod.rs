@@ -22,7 +22,11 @@ pub use result::AsyncResult;
 use crate::{
     backend::Backend,
     builder::{Builder, Built},
-    engine::{Scheduler, room::Admission, scheduler::Hiring},
+    engine::{
+        Scheduler,
+        room::Admission,
+        scheduler::{Hiring, Queued},
+    },
     error::{Error, Full, TaskError},
     executor::TaskFuture,
     stats::Stats,
@@ -444,7 +448,7 @@ impl WorkerPool {
 
     /// Takes no more work; what it has is done, then the workers end. It may be called again.
     pub fn close(&self) {
-        self.scheduler.close(false);
+        self.scheduler.close(Queued::Runs);
     }
 
     /// Ends the workers at once: every result that is not there is [`TaskError::Terminated`], now.

@@ -208,9 +208,7 @@ impl Scheduler {
         let terminated = {
             let mut state = self.state.lock();
             state.crew.push(Arc::clone(&runner));
-            if let Some(room) = &mut state.room {
-                room.came(runner.id());
-            }
+            state.fresh.push(runner.id());
             state.terminated
         };
         if terminated {
@@ -222,9 +220,7 @@ impl Scheduler {
     pub(crate) fn delist(&self, id: u64) {
         let mut state = self.state.lock();
         state.crew.retain(|other| other.id() != id);
-        if let Some(room) = &mut state.room {
-            room.asked(id);
-        }
+        state.asked(id);
     }
 
     /// A worker is not to be given jobs any more. If it was not idle (`false`), whoever has taken it
@@ -251,9 +247,7 @@ impl Scheduler {
         state.doomed.retain(|&other| other != id);
         state.live -= 1;
         state.shut();
-        if let Some(room) = &mut state.room {
-            room.asked(id);
-        }
+        state.asked(id);
         let mut failed = VecDeque::new();
         if let Some(setback) = setback {
             let count = match setback {
