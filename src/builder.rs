@@ -120,7 +120,8 @@ impl<T> Builder<T> {
     ///
     /// Its arguments are encoded once, now. When it fails, its worker ends and another is tried;
     /// after three failures in a row the workers are given up: all tasks, present and future, fail
-    /// with [`TaskError::Broken`].
+    /// with [`TaskError::Broken`]. Where worker processes die of it, or before they can be of use, that takes three
+    /// deaths for each worker that there may be.
     pub fn initializer<M>(mut self, task: impl IntoTask<M>) -> Self {
         self.initializer = Some(EncodedTask::of(task).map_err(TaskError::Encode));
         self

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::{
     engine::{Scheduler, scheduler::Queued},
-    unwind,
+    fork, unwind,
     worker::record::{self, Role},
 };
 
@@ -25,6 +25,7 @@ pub(crate) fn watch(id: u64, scheduler: &Arc<Scheduler>) {
         // image, which is not unloaded: threads that run its code are never all gone.
         unsafe { libc::atexit(at_exit) };
     });
+    fork::watch();
     WATCHED.lock().insert(id, Arc::downgrade(scheduler));
 }
 
@@ -34,7 +35,10 @@ pub(crate) fn unwatch(id: u64) {
 }
 
 extern "C" fn at_exit() {
-    unwind::contain(end_workers);
+    // The workers are those of another process.
+    if !fork::is_forked() {
+        unwind::contain(end_workers);
+    }
 }
 
 fn end_workers() {

@@ -69,6 +69,7 @@ mod engine;
 mod error;
 mod executor;
 mod exit;
+mod fork;
 mod init;
 mod latch;
 mod memory;

@@ -13,6 +13,7 @@ use std::{
         mpsc,
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use common::{
@@ -780,6 +781,94 @@ fn standard_input_is_empty() {
 fn close(fd: RawFd) {
     // SAFETY: the call takes no pointers; that others use the descriptor is what the test is about.
     unsafe { libc::close(fd) };
+}
+
+/// Gives the pid of a process that lives on, and has all that this one has.
+fn fork_and_leave(gate: Gate) -> i32 {
+    // SAFETY: the child waits, and ends without running anything of this process's.
+    match unsafe { libc::fork() } {
+        0 => {
+            gate.pass();
+            // SAFETY: as above.
+            unsafe { libc::_exit(0) }
+        }
+        pid => pid,
+    }
+}
+
+#[test]
+fn a_process_that_a_task_has_forked_does_not_delay_the_end_of_its_worker() {
+    fn fork_and_exit(gate: Gate) {
+        fork_and_leave(gate);
+        std::process::exit(3);
+    }
+    watched(|| {
+        let gates = GateKeeper::new();
+        let executor = processes(1);
+        let start = Instant::now();
+        let died = death(executor.submit(task!(fork_and_exit(gates.gate()))).result());
+        assert_eq!(died.death(), &Death::Exited(3));
+        executor
+            .submit(task!(fork_and_leave(gates.gate())))
+            .result()
+            .unwrap();
+        gates.wait_for(2);
+        executor.shutdown(true, false);
+        // It would have taken as long as that for each.
+        assert!(start.elapsed() < Duration::from_secs(5));
+        gates.open();
+    });
+}
+
+#[test]
+fn a_task_that_forks_and_comes_back_twice_has_one_result() {
+    fn fork(n: u64) -> (u64, u32) {
+        // SAFETY: the child comes back from the task, which is what this is about.
+        unsafe { libc::fork() };
+        (n, std::process::id())
+    }
+    watched(|| {
+        let executor = processes(1);
+        let pid = pid_of_worker(&executor);
+        for n in 0..20 {
+            assert_eq!(executor.submit(task!(fork(n))).result().unwrap(), (n, pid));
+            assert_eq!(executor.submit(task!(double(n))).result().unwrap(), 2 * n);
+        }
+        assert_eq!(pid_of_worker(&executor), pid);
+    });
+}
+
+#[test]
+fn workers_that_are_killed_as_they_start_break_nothing() {
+    fn initialize() {}
+    watched(|| {
+        for round in 0..10 {
+            let builder = WorkerPoolExecutor::builder()
+                .backend(Backend::Multiprocessing)
+                .max_workers(8);
+            let builder = match round % 2 {
+                0 => builder,
+                _ => builder.initializer(initialize),
+            };
+            let executor = builder.build().unwrap();
+            let futures: Vec<_> = (0..8).map(|n| executor.submit(task!(double(n)))).collect();
+            for worker in executor.stats().workers {
+                if let Some(pid) = worker.ident {
+                    // SAFETY: the process is a child that was not waited for, or one that has its number.
+                    unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+                }
+            }
+            for (n, future) in (0..).zip(futures) {
+                match future.result() {
+                    Ok(doubled) => assert_eq!(doubled, 2 * n),
+                    Err(TaskError::WorkerDied(died)) => {
+                        assert_eq!(died.death(), &Death::Signaled(libc::SIGKILL));
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    });
 }
 
 #[test]

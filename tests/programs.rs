@@ -227,6 +227,17 @@ const SCENARIOS: &[Scenario] = &[
         &Backend::ALL,
         a_pools_last_results_come_before_the_end
     ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_forked_process_ends_and_leaves_all_alone
+    ),
+    scenario!(
+        true,
+        PROCESSES,
+        workers_end_well_where_somebody_else_waits_for_them
+    ),
+    scenario!(true, PROCESSES, workers_have_the_arguments_of_their_program),
     scenario!(true, &[], nothing_is_left_of_pools),
     scenario!(true, THREADS, a_pool_that_is_refused_a_thread_leaves_none),
     scenario!(
@@ -749,6 +760,109 @@ mod an_exit_in_an_executors_task_ends_the_program {
 
     pub fn check(program: Program) {
         program.run().had_code(7);
+    }
+}
+
+mod a_forked_process_ends_and_leaves_all_alone {
+    use super::*;
+    use freethreading::{Error, Lock, Queue, RLock, Semaphore, TaskError, WorkerPoolExecutor};
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        executor.submit(|| ()).result().unwrap();
+        let held: Vec<_> = (0..1000).map(|_| Lock::new()).collect();
+        held.iter().for_each(Lock::acquire);
+        let (r_lock, semaphore, queue) = (RLock::new(), Semaphore::new(3), Queue::new(0));
+        r_lock.acquire();
+        queue.put(7).unwrap();
+        // SAFETY: what the child does is what this is about.
+        match unsafe { libc::fork() } {
+            0 => {
+                drop((held, r_lock, semaphore, queue));
+                let processes = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing);
+                let refused = processes.build().unwrap().submit(|| ()).result();
+                let is_refused = matches!(refused, Err(TaskError::Start(_)));
+                std::process::exit(if is_refused { 5 } else { 6 });
+            }
+            pid => {
+                let mut status = 0;
+                // SAFETY: the status is this thread's.
+                assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+                assert_eq!(libc::WEXITSTATUS(status), 5);
+            }
+        }
+        // As many as there were, and none of them is one of those.
+        let new: Vec<_> = (0..1000).map(|_| Lock::new()).collect();
+        assert!(new.iter().all(Lock::try_acquire));
+        assert!(held.iter().all(|lock| lock.release().is_ok()));
+        assert!(new.iter().all(Lock::locked));
+        assert!(matches!(r_lock.release().map_err(Error::from), Ok(())));
+        assert_eq!((semaphore.value(), queue.get().unwrap()), (3, 7));
+        executor.submit(|| ()).result().unwrap();
+        println!("all is well");
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("all is well\n");
+    }
+}
+
+mod workers_end_well_where_somebody_else_waits_for_them {
+    use super::*;
+    use freethreading::{Death, TaskError, Worker, WorkerPoolExecutor};
+
+    pub fn main() {
+        thread::spawn(|| {
+            loop {
+                // SAFETY: nobody wants the status.
+                if unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } < 0 {
+                    thread::yield_now();
+                }
+            }
+        });
+        for _ in 0..20 {
+            let worker = Worker::new(|| ());
+            worker.start().unwrap();
+            worker.join().unwrap();
+        }
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        for _ in 0..5 {
+            let aborted = executor.submit(|| -> () { std::process::abort() }).result();
+            let Err(TaskError::WorkerDied(died)) = aborted else {
+                panic!("{aborted:?}");
+            };
+            // Either of the two may be faster.
+            let death = died.death();
+            assert!(
+                matches!(death, Death::Signaled(libc::SIGABRT) | Death::Unobserved(_)),
+                "{died}"
+            );
+            executor.submit(|| ()).result().unwrap();
+        }
+        println!("all is well");
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("all is well\n");
+    }
+}
+
+mod workers_have_the_arguments_of_their_program {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+
+    fn arguments() -> Vec<String> {
+        env::args().skip(1).collect()
+    }
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        println!("{}", executor.submit(arguments).result().unwrap().join(" "));
+    }
+
+    pub fn check(mut program: Program) {
+        program.command.args(["--level", "3"]);
+        program.run().said("--level 3\n");
     }
 }
 

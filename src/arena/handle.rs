@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    fork,
     shim::{AtomicU64, Ordering},
 };
 
@@ -128,6 +129,10 @@ impl Handle {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
+        // It is that of the process that this one was forked from.
+        if fork::is_forked() {
+            return;
+        }
         let (index, record) = self.record;
         arena().records.free(index, record);
         release(self.slot);

@@ -16,6 +16,8 @@ pub enum Death {
     Protocol(String),
     /// It did not report for work in time, and was killed for it.
     Silent,
+    /// Nobody knows, for the reason in the text: the program waits for any child, or ignores `SIGCHLD`.
+    Unobserved(String),
 }
 
 impl fmt::Display for Death {
@@ -27,6 +29,7 @@ impl fmt::Display for Death {
                 signal_name(*signal).map_or(Ok(()), |name| write!(f, " ({name})"))
             }
             Death::Protocol(what) => write!(f, "broke the protocol and was killed: {what}"),
+            Death::Unobserved(why) => write!(f, "ended, and how could not be observed: {why}"),
             Death::Silent => f.write_str(
                 "did not report for work in time and was killed; does every path of `main` reach \
                  `freethreading::init()` first?",

@@ -39,6 +39,7 @@ use crate::{
     backend,
     codec::{self, Encoded, Freight},
     error::{Part, TooLarge},
+    fork,
     task::{
         duty,
         entry::{self, Entry},
@@ -207,6 +208,10 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
     }
     while let Some(request) = port.next()? {
         let luggage = answer(request, &mut frame, limit)?;
+        if fork::is_forked() {
+            // The task has forked and come back twice. This one must not answer, too, nor wait for requests.
+            fork::end();
+        }
         failed = luggage.is_none();
         port.reply(&mut frame, luggage.unwrap_or_default())?;
         if frame.capacity() > KEEP && frame.len() < frame.capacity() / 4 {
@@ -217,6 +222,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
 }
 
 fn become_worker(setup: Setup) {
+    fork::watch();
     backend::inherit(setup.backend);
     let record = Record::of_process(setup.name, setup.daemon);
     if let Some(rank) = setup.rank {

@@ -149,9 +149,11 @@ pub(super) fn launch(
     let mut command = match launcher {
         None => {
             let mut command = Command::new("/proc/self/exe");
-            if let Some(name) = std::env::args_os().next() {
+            let mut args = std::env::args_os();
+            if let Some(name) = args.next() {
                 command.arg0(name);
             }
+            command.args(args);
             let shared = arena::ticket_for_child();
             let memory = shared.as_ref().map(|&(.., file)| file);
             surroundings.apply(&mut command);

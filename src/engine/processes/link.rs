@@ -64,6 +64,10 @@ const GREETING_TIME: Duration = Duration::from_secs(60);
 /// How long a process may take to end after it has closed its pipe.
 const ENDING_TIME: Duration = Duration::from_secs(5);
 
+/// How long the pipe of a process that has ended may say nothing until that was all: it stays open where a process
+/// that it has forked still has it.
+const DRAINING_TIME: Duration = Duration::from_millis(20);
+
 /// One that was ready for so long was killed for a reason that does not lie in how it starts.
 const SETTLING_TIME: Duration = Duration::from_secs(1);
 
@@ -339,7 +343,9 @@ impl Link {
             (Ending::Protocol(what), _) => Death::Protocol(what.clone()),
             (Ending::Silent, _) => Death::Silent,
             (_, Ok(status)) => death_of(status),
-            (_, Err(error)) => Death::Protocol(format!("its end could not be observed: {error}")),
+            // The program waits for all children, or for none. This one was told to end, and did.
+            (Ending::Closed, Err(_)) if self.state.lock().closed => Death::Exited(0),
+            (_, Err(error)) => Death::Unobserved(error.to_string()),
         };
         self.errors.drain().await;
         let setback = match ending {
@@ -426,7 +432,7 @@ impl Link {
                 _ = child.wait() => {
                     self.state.lock().leaving = true;
                     loop {
-                        match timeout(ENDING_TIME, self.next_from_pipe(replies)).await {
+                        match timeout(DRAINING_TIME, self.next_from_pipe(replies)).await {
                             Ok(Some(Ok(reply))) if reply.is_empty() => self.take_replies(),
                             Ok(Some(Ok(reply))) => match self.take_reply(reply.freeze()) {
                                 Ok(()) => {}

@@ -15,7 +15,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 
-use crate::unwind;
+use crate::{fork, unwind};
 
 static REACTOR: Mutex<Option<Handle>> = Mutex::new(None);
 
@@ -45,6 +45,11 @@ impl Drop for Serving {
 
 /// The reactor's runtime, which is started if need be.
 pub(crate) fn handle() -> io::Result<Handle> {
+    if fork::is_forked() {
+        let why =
+            "a process that was forked without running another program has no worker processes";
+        return Err(io::Error::other(why));
+    }
     let mut reactor = REACTOR.lock();
     if let Some(handle) = &*reactor {
         return Ok(handle.clone());

@@ -137,13 +137,13 @@ impl Scheduler {
         }
     }
 
-    /// How many setbacks in a row there may be. All workers of a pool may die at once, for one reason.
+    /// How many setbacks in a row there may be. All workers may die at once, for one reason.
     fn patience(&self, setback: &Setback) -> u32 {
         match setback {
-            Setback::Death(_) if self.hires_at_once() => {
+            Setback::Death(_) | Setback::Initializer(TaskError::WorkerDied(_)) => {
                 SETBACKS.saturating_mul(self.max().try_into().unwrap_or(u32::MAX))
             }
-            Setback::Initializer(_) | Setback::Death(_) => SETBACKS,
+            Setback::Initializer(_) => SETBACKS,
             Setback::Interruption(_) => INTERRUPTIONS,
         }
     }

@@ -1,0 +1,38 @@
+//! Processes that were forked from one that uses the crate, and run no other program: they have its memory, what is
+//! shared with others as well, but none of its threads. There is nothing that they can do with either.
+#![allow(unsafe_code)]
+
+use std::sync::{
+    Once,
+    atomic::{AtomicBool, Ordering},
+};
+
+static IS_FORKED: AtomicBool = AtomicBool::new(false);
+
+/// From now on a process that is forked from this one knows.
+pub(crate) fn watch() {
+    static REGISTER: Once = Once::new();
+    REGISTER.call_once(|| {
+        // SAFETY: the function has the required signature, does nothing that a process with one thread out of many
+        // must not do, and is part of this image, which is not unloaded. Without memory for it the crate is as unsafe
+        // to use in such a process as it would be without this.
+        unsafe { libc::pthread_atfork(None, None, Some(note)) };
+    });
+}
+
+extern "C" fn note() {
+    // Relaxed: the process has one thread.
+    IS_FORKED.store(true, Ordering::Relaxed);
+}
+
+/// Ends this process at once, and leaves alone whatever belongs to the one that it was forked from.
+pub(crate) fn end() -> ! {
+    // SAFETY: it may be called at any time.
+    unsafe { libc::_exit(0) }
+}
+
+/// Whether this process was forked from one that used the crate before.
+#[inline]
+pub(crate) fn is_forked() -> bool {
+    IS_FORKED.load(Ordering::Relaxed)
+}
