@@ -65,6 +65,7 @@ mod backend;
 mod builder;
 mod chunk;
 mod codec;
+mod coop;
 mod engine;
 mod error;
 mod executor;

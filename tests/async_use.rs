@@ -11,7 +11,10 @@ use std::{
 };
 
 use common::{Gate, GateKeeper, Panicking, Random, Wakes, eventually, watched};
-use freethreading::{Error, TaskError, TaskFuture, Worker, WorkerPool, WorkerPoolExecutor, task};
+use freethreading::{
+    Backend, BoundedSemaphore, Condition, Error, Event, Lock, Queue, RLock, Semaphore, SimpleQueue,
+    TaskError, TaskFuture, Worker, WorkerPool, WorkerPoolExecutor, task,
+};
 use futures::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
 
 freethreading::init_tests!();
@@ -712,4 +715,64 @@ fn application_at(gate: Gate) -> Awaited {
     drop(pool.apply_async(task!(seven_at(gate))).unwrap());
     drop(pool.apply_async(task!(double(1))).unwrap());
     Box::pin(async move { drop(pool.apply_queued(task!(double(2))).await.unwrap()) })
+}
+
+/// What is there at once, again and again.
+async fn without_end<F: Future>(next: impl Fn() -> F) {
+    loop {
+        next().await;
+    }
+}
+
+#[test]
+fn a_task_that_never_has_to_wait_gives_way_to_others() {
+    watched(|| {
+        let (lock, r_lock, event) = (Lock::new(), RLock::new(), Event::new());
+        let (semaphore, bounded) = (Semaphore::new(1), BoundedSemaphore::new(1));
+        let condition = Condition::new();
+        let (queue, simple_queue) = (Queue::new(0), SimpleQueue::new());
+        let executor = WorkerPoolExecutor::builder().backend(Backend::Threading);
+        let executor = executor.build().unwrap();
+        let pool = WorkerPool::builder().backend(Backend::Threading);
+        let pool = pool.build().unwrap();
+        event.set();
+        let done = || {
+            let future = executor.submit(|| ());
+            while !future.done() {
+                thread::yield_now();
+            }
+            future
+        };
+        let loops: [Pin<Box<dyn Future<Output = ()> + '_>>; 11] = [
+            Box::pin(without_end(async || drop(lock.lock_async().await))),
+            Box::pin(without_end(async || drop(r_lock.lock_async().await))),
+            Box::pin(without_end(async || drop(condition.lock_async().await))),
+            Box::pin(without_end(async || drop(semaphore.permit_async().await))),
+            Box::pin(without_end(async || drop(bounded.permit_async().await))),
+            Box::pin(without_end(|| event.wait_async())),
+            Box::pin(without_end(async || {
+                queue.put_async(1).await.unwrap();
+                queue.get_async().await.unwrap();
+            })),
+            Box::pin(without_end(|| queue.put_async(1))),
+            Box::pin(without_end(async || {
+                simple_queue.put(1).unwrap();
+                simple_queue.get_async().await.unwrap();
+            })),
+            Box::pin(without_end(done)),
+            Box::pin(async {
+                let numbers = pool.imap(double, 0..).unwrap().into_stream();
+                numbers
+                    .for_each(async |number| assert!(number.is_ok()))
+                    .await;
+            }),
+        ];
+        current_thread().block_on(async {
+            for (n, endless) in loops.into_iter().enumerate() {
+                eprintln!("loop {n}");
+                let limit = Duration::from_millis(5);
+                assert!(tokio::time::timeout(limit, endless).await.is_err());
+            }
+        });
+    });
 }

@@ -4,18 +4,19 @@ mod common;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
-    task::{Wake, Waker},
+    task::{Context, Wake, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    Panicking, Random, Wakes, eventually, threads, watched,
+    Panicking, Random, Wakes, eventually, threads, unclonable, watched,
     ways::{Hand, LONG, Other, Team, Way, Ways, conditions, current_thread, every_way, spin_until},
 };
 use freethreading::{Condition, Error, Event, Lock, RLock, Semaphore, task};
@@ -1027,6 +1028,46 @@ freethreading::test_backends! {
                     assert_eq!(team.results(), [[0]]);
                     assert!(is_free(&condition));
                 }
+            }
+        });
+    }
+
+    #[test]
+    fn a_wait_that_panics_before_it_begins_still_has_the_lock() {
+        watched(|| {
+            for condition in conditions() {
+                let mut guard = condition.lock();
+                let polled = catch_unwind(AssertUnwindSafe(|| {
+                    let mut context = Context::from_waker(unclonable());
+                    pin!(guard.wait_async()).poll(&mut context).is_pending()
+                }));
+                assert!(polled.is_err());
+                assert!(!is_free(&condition));
+                guard.notify_all().unwrap();
+                drop(guard);
+                assert!(is_free(&condition));
+            }
+        });
+    }
+
+    #[test]
+    fn of_all_that_are_notified_one_that_is_not_polled_holds_up_nobody() {
+        watched(|| {
+            let other = Other::new();
+            for condition in conditions() {
+                let mut waits = [0; 3].map(|_| {
+                    condition.acquire();
+                    Hand::waiting(condition.wait_async())
+                });
+                other.run(task!(notify(condition.clone(), usize::MAX)));
+                waits[2].wait_woken();
+                waits[2].ready().unwrap();
+                condition.release().unwrap();
+                waits[1].wait_woken();
+                waits[1].ready().unwrap();
+                condition.release().unwrap();
+                waits[0].ready().unwrap();
+                condition.release().unwrap();
             }
         });
     }

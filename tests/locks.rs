@@ -350,7 +350,7 @@ freethreading::test_backends! {
         watched(|| {
             let lock = RLock::new();
             let refuses = |lock: &RLock| {
-                assert!(!lock.is_owned());
+                assert!(lock.locked() && !lock.is_owned());
                 assert_eq!(lock.recursion_count(), 0);
                 assert!(matches!(Error::from(lock.release().unwrap_err()), Error::NotOwned));
                 assert!(!lock.try_acquire());
@@ -369,6 +369,7 @@ freethreading::test_backends! {
             assert_eq!(lock.recursion_count(), 2);
             lock.release().unwrap();
             lock.release().unwrap();
+            assert!(!lock.locked());
             assert!(is_free_for_others(&lock));
         });
     }

@@ -593,6 +593,7 @@ fn they_show_their_values() {
             "Semaphore { value: 3, waiters: 0 }"
         );
         let permit = semaphore.permit();
+        assert_eq!(semaphore.value(), 2);
         assert_eq!(
             format!("{semaphore:?}"),
             "Semaphore { value: 2, waiters: 0 }"
@@ -601,6 +602,7 @@ fn they_show_their_values() {
         drop(permit);
         let semaphore = BoundedSemaphore::new(3);
         semaphore.acquire();
+        assert_eq!(semaphore.value(), 2);
         assert_eq!(
             format!("{semaphore:?}"),
             "BoundedSemaphore { value: 2/3, waiters: 0 }"

@@ -6,6 +6,7 @@ mod common;
 mod primitives;
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -17,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Random, Wakes, eventually, processes, watched};
+use common::{Random, Wakes, eventually, processes, unclonable, watched};
 use freethreading::{BoundedSemaphore, Condition, Error, Event, Lock, RLock, Semaphore, task};
 use futures::FutureExt;
 use primitives::{
@@ -80,6 +81,29 @@ every_type! {
         // Looking again changes nothing.
         assert!(poll(&mut wait, &wakes).is_pending());
         assert_eq!(wakes.count(), 0);
+        object.let_through();
+        comes_through(wait, &wakes);
+    }
+
+    fn a_wait_that_is_over_is_not_polled_again<A: Awaitable>() {
+        let object = A::closed(1);
+        let (mut wait, wakes) = pending(&object);
+        object.let_through();
+        while poll(&mut wait, &wakes).is_pending() {
+            std::thread::yield_now();
+        }
+        // It would take something for nobody.
+        assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut wait, &wakes))).is_err());
+    }
+
+    fn a_waker_that_panics_as_it_is_cloned_leaves_nothing_behind<A: Awaitable>() {
+        let object = A::closed(1);
+        let mut wait = object.wait_async();
+        let context = &mut Context::from_waker(unclonable());
+        let polled = catch_unwind(AssertUnwindSafe(|| wait.as_mut().poll(context)));
+        assert!(polled.is_err());
+        drop(wait);
+        let (wait, wakes) = pending(&object);
         object.let_through();
         comes_through(wait, &wakes);
     }

@@ -76,13 +76,14 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
     found
 }
 
+/// To be woken takes less.
+const LONG: Duration = Duration::from_micros(50);
+
+/// Whoever is waited for is quicker, mostly; others keep the processor for longer.
+const VERY_LONG: Duration = Duration::from_millis(1);
+
 /// Lets another thread run and looks once, unless that was in vain before, or has cost too much.
 pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> bool {
-    /// To be woken takes less.
-    const LONG: Duration = Duration::from_micros(50);
-    /// Whoever is waited for is quicker, mostly; others keep the processor for longer.
-    const VERY_LONG: Duration = Duration::from_millis(1);
-
     if luck::skips(looker) {
         return false;
     }
@@ -102,14 +103,35 @@ pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> b
     found
 }
 
-/// Lets other threads run, a few times, and looks after each.
-pub(super) fn give_way_and<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+/// Lets other threads run, a few times, and looks after each, unless that has cost too much, or would if there is
+/// a deadline soon.
+pub(super) fn give_way_and<T>(
+    deadline: Option<Instant>,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Option<T> {
     const TIMES: usize = if cfg!(freethreading_loom) { 1 } else { 7 };
+    /// For so long the processor may be somebody else's.
+    const TURN: Duration = Duration::from_millis(20);
 
-    (0..TIMES).find_map(|_| {
+    let mut before = Instant::now();
+    if deadline.is_some_and(|deadline| deadline < before + TURN) || !budget::allows(before) {
+        return None;
+    }
+    for _ in 0..TIMES {
         thread::yield_now();
-        attempt()
-    })
+        let found = attempt();
+        let now = Instant::now();
+        if now - before > VERY_LONG {
+            budget::pay(before, now - before);
+            return found;
+        }
+        if found.is_some() {
+            budget::earn();
+            return found;
+        }
+        before = now;
+    }
+    None
 }
 
 /// How it went for this thread.

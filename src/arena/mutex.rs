@@ -65,7 +65,8 @@ impl Mutex {
     #[cold]
     fn lock_slow(&self, mine: u16, mut bury: impl FnMut(u16)) {
         let mut attempt = || (self.holder() == 0 && self.try_lock(mine)).then_some(());
-        if look(Looker::Mutex, &mut attempt).is_some() || give_way_and(&mut attempt).is_some() {
+        if look(Looker::Mutex, &mut attempt).is_some() || give_way_and(None, &mut attempt).is_some()
+        {
             return;
         }
         loop {

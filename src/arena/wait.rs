@@ -12,6 +12,7 @@ use super::{
     slot::{Locked, SlotRef},
     waiter::{Sleeper, State, Waiter},
 };
+use crate::coop;
 
 /// What is waited for. The methods that are given a [`Locked`] hold the slot's mutex.
 pub(crate) trait Resource {
@@ -199,7 +200,7 @@ impl<R: Resource> Waiting<R> {
         loop {
             if let Some(looker) = R::CONTENDED
                 && !self.joined
-                && let Some(output) = self.compete(looker)
+                && let Some(output) = self.compete(looker, deadline)
             {
                 return Some(output);
             }
@@ -219,13 +220,13 @@ impl<R: Resource> Waiting<R> {
     }
 
     /// Tries to get it without getting in line, for a moment.
-    fn compete(&mut self, looker: Looker) -> Option<R::Output> {
+    fn compete(&mut self, looker: Looker, deadline: Option<Instant>) -> Option<R::Output> {
         let free = self.resource.attempt();
         if free.is_some() {
             return free;
         }
         look(looker, || self.resource.attempt())
-            .or_else(|| give_way_and(|| self.resource.attempt()))
+            .or_else(|| give_way_and(deadline, || self.resource.attempt()))
     }
 
     /// Leaves the line: `false` if it was told something in time.
@@ -262,11 +263,17 @@ impl<R: Resource> Drop for Waiting<R> {
 }
 
 /// A wait as a future.
-pub(crate) struct WaitAsync<R: Resource>(Waiting<R>);
+pub(crate) struct WaitAsync<R: Resource> {
+    waiting: Waiting<R>,
+    is_over: bool,
+}
 
 impl<R: Resource> WaitAsync<R> {
     pub(crate) fn new(resource: R) -> Self {
-        WaitAsync(Waiting::new(resource))
+        WaitAsync {
+            waiting: Waiting::new(resource),
+            is_over: false,
+        }
     }
 
     /// The same until the other future is ready; `None` if it was not there before.
@@ -277,16 +284,16 @@ impl<R: Resource> WaitAsync<R> {
         let mut end = pin!(end);
         poll_fn(|context| {
             let sleeper = Sleeper::Task(context.waker());
-            if let Poll::Ready(output) = self.0.poll(sleeper) {
+            if let Poll::Ready(output) = self.waiting.poll(sleeper) {
                 return Poll::Ready(Some(output));
             }
             ready!(end.as_mut().poll(context));
             loop {
-                if self.0.leave() {
+                if self.waiting.leave() {
                     return Poll::Ready(None);
                 }
                 // It was told just now.
-                if let Poll::Ready(output) = self.0.poll(sleeper) {
+                if let Poll::Ready(output) = self.waiting.poll(sleeper) {
                     return Poll::Ready(Some(output));
                 }
             }
@@ -298,8 +305,15 @@ impl<R: Resource> WaitAsync<R> {
 impl<R: Resource + Unpin> Future for WaitAsync<R> {
     type Output = R::Output;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R::Output> {
-        self.0.poll(Sleeper::Task(context.waker()))
+        assert!(!self.is_over, "it is polled after the end");
+        if !self.waiting.joined {
+            ready!(coop::poll_begin(context));
+        }
+        let poll = self.waiting.poll(Sleeper::Task(context.waker()));
+        self.is_over = poll.is_ready();
+        poll
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::{
     fmt,
+    panic::{RefUnwindSafe, UnwindSafe},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use crate::{
+    coop,
     engine::{Job, Scheduler, room::Admission},
     error::TaskError,
     task::{
@@ -37,6 +39,10 @@ use crate::{
 pub struct TaskFuture<R> {
     shared: Arc<dyn Shared<R>>,
 }
+
+// No panic leaves a task half changed: user code runs outside of its lock.
+impl<R> UnwindSafe for TaskFuture<R> {}
+impl<R> RefUnwindSafe for TaskFuture<R> {}
 
 impl<R> TaskFuture<R> {
     pub(crate) fn new(shared: Arc<dyn Shared<R>>) -> Self {
@@ -98,6 +104,11 @@ impl<R> TaskFuture<R> {
     /// Blocks until the task is over, or until the deadline; says whether it is.
     pub(crate) fn wait_until(&self, deadline: Option<Instant>) -> bool {
         self.shared.wait(deadline)
+    }
+
+    /// Takes the result if it is there, else remembers to wake the caller.
+    pub(crate) fn poll_result(&self, context: &mut Context<'_>) -> Poll<Result<R, TaskError>> {
+        self.shared.poll_take(context)
     }
 
     /// Whether the task is over; else the caller, known by the key, is woken when it is.
@@ -217,7 +228,8 @@ impl<R> TaskFuture<R> {
     ///
     /// Callbacks are called in the order in which they were added, each once, on the thread that
     /// ended the task or, for worker processes, on one made for such calls; on a future that is done,
-    /// right here. A panic in one of them is reported and ends there.
+    /// right here. On the executor's own thread, to wait for the executor may be to wait for oneself. A panic in one of
+    /// them is reported and ends there.
     ///
     /// # Examples
     ///
@@ -244,7 +256,8 @@ impl<R> Future for TaskFuture<R> {
     type Output = Result<R, TaskError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.shared.poll_take(context)
+        ready!(coop::poll_begin(context));
+        self.poll_result(context)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
         items::Input,
         piece::{self, Carver},
     },
+    coop,
     engine::processes::reactor,
     error::{Error, TaskError},
     pool::{Imap, ImapStream, imap::Recipe},
@@ -417,14 +418,15 @@ impl<R> Stream for MapStream<R> {
     type Item = Result<R, TaskError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ready!(coop::poll_begin(context));
         loop {
             if let Some(item) = self.map.next_received() {
                 return Poll::Ready(Some(item));
             }
-            let Some(chunk) = self.map.chunks.front_mut() else {
+            let Some(chunk) = self.map.chunks.front() else {
                 return Poll::Ready(None);
             };
-            let outcome = match Pin::new(chunk).poll(context) {
+            let outcome = match chunk.poll_result(context) {
                 Poll::Ready(outcome) => outcome,
                 Poll::Pending => {
                     ready!(self.poll_deadline(context));

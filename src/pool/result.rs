@@ -4,12 +4,12 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use super::promise::{Hook, Promise};
-use crate::{error::TaskError, executor::TaskFuture};
+use crate::{coop, error::TaskError, executor::TaskFuture};
 
 /// The result of [`apply_async`](crate::WorkerPool::apply_async),
 /// [`map_async`](crate::WorkerPool::map_async) or [`starmap_async`](crate::WorkerPool::starmap_async).
@@ -154,7 +154,8 @@ impl<R: Send + 'static> AsyncResult<R> {
     ///
     /// It is called once, and before anybody gets the result: on the thread that ended the work or, for
     /// worker processes, on one made for such calls; right here if the result is there. No lock is
-    /// held meanwhile, so it may use the pool. A panic in it is reported and ends there.
+    /// held meanwhile, so it may use the pool; but to wait for it, on a thread that is one of its workers, may be to
+    /// wait for oneself. A panic in it is reported and ends there.
     ///
     /// # Examples
     ///
@@ -213,7 +214,10 @@ impl<R: Send + 'static> Future for AsyncResult<R> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.source {
             Source::Task(task) => Pin::new(task).poll(context),
-            Source::Promise(promise) => promise.poll_take(context),
+            Source::Promise(promise) => {
+                ready!(coop::poll_begin(context));
+                promise.poll_take(context)
+            }
         }
     }
 }

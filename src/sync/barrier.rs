@@ -302,7 +302,8 @@ impl Barrier {
 
     /// A task that the last to come runs, in its worker, before anybody passes; its result is dropped.
     ///
-    /// It belongs to this handle, and to the handles that are made of it from now on.
+    /// It belongs to this handle, and to the handles that are made of it from now on. Its arguments are encoded once,
+    /// now; an error of that is the error of a wait.
     #[must_use]
     pub fn action<M, T: IntoTask<M>>(mut self, task: T) -> Self {
         self.action = Some(EncodedTask::of(task));

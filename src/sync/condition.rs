@@ -4,8 +4,11 @@ mod wait;
 
 use std::{
     fmt,
+    future::poll_fn,
     time::{Duration, Instant},
 };
+
+use futures::FutureExt;
 
 use super::{Lock, RLock, face, owner::Owner};
 use crate::{
@@ -24,6 +27,9 @@ use wait::{ConditionWait, LINE, Raw, RawAnyLock};
 ///
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
 /// handles to the same condition and the same lock.
+///
+/// In async code on a runtime other than tokio, tasks that share a thread are one owner to an [`RLock`], and so to
+/// the lock of [`new`](Condition::new): use [`with_lock`](Condition::with_lock) there, and guards.
 ///
 /// # Examples
 ///
@@ -390,8 +396,16 @@ impl ConditionGuard<'_> {
     /// As of [`wait`](ConditionGuard::wait).
     pub async fn wait_async(&mut self) -> Result<(), NotOwned> {
         let owner = self.check()?;
-        self.owner = None;
-        ConditionWait::new(self.condition.raw(), owner).await;
+        let mut wait = ConditionWait::new(self.condition.raw(), owner);
+        poll_fn(|context| {
+            let waited = wait.poll_unpin(context);
+            // Until then, should it panic, the guard has the lock.
+            if wait.has_begun() {
+                self.owner = None;
+            }
+            waited
+        })
+        .await;
         self.owner = Some(owner);
         Ok(())
     }

@@ -239,7 +239,8 @@ impl Event {
         self.is_set() || Waiting::new(self.raw()).block(deadline(timeout)).is_some()
     }
 
-    /// Waits for the event; the async twin of [`wait`](Event::wait).
+    /// Waits for the event; the async twin of [`wait`](Event::wait). It waits from the first time that it is polled: an
+    /// event that is set and cleared before that is missed.
     ///
     /// # Cancel safety
     ///

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,7 @@ use crate::{
         slot::{Kind, SlotRef},
         wait::deadline,
     },
+    coop,
     error::{Error, NotOwned},
     shim::{AtomicU64, Ordering},
 };
@@ -181,6 +183,7 @@ impl RawRLock {
 
     /// The owner is who polls it.
     pub(super) async fn acquire_async(self) -> Owner {
+        poll_fn(coop::poll_begin).await;
         let owner = Owner::current();
         if !self.try_acquire(owner) {
             self.lock().acquire_async().await;
@@ -294,6 +297,12 @@ impl RLock {
     #[inline]
     pub fn release(&self) -> Result<(), NotOwned> {
         self.raw().release(Owner::current())
+    }
+
+    /// Whether somebody holds the lock at this moment.
+    #[inline]
+    pub fn locked(&self) -> bool {
+        self.raw().lock().is_held()
     }
 
     /// Whether the caller owns the lock.

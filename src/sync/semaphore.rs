@@ -319,6 +319,11 @@ macro_rules! semaphore {
                 WaitAsync::new(self.raw())
             }
 
+            /// How many permits there are to take at this moment; Python's `get_value()`.
+            pub fn value(&self) -> usize {
+                self.raw().value() as usize
+            }
+
             /// Gives a permit back; who does so need not be who took it.
             ///
             /// # Errors

@@ -328,6 +328,20 @@ impl std::task::Wake for Panicking {
     }
 }
 
+/// A waker of which there is only one.
+pub fn unclonable() -> &'static std::task::Waker {
+    fn clone(_: *const ()) -> std::task::RawWaker {
+        panic!("another waker");
+    }
+    static FUNCTIONS: std::task::RawWakerVTable =
+        std::task::RawWakerVTable::new(clone, |_| (), |_| (), |_| ());
+    static WAKER: std::sync::LazyLock<std::task::Waker> = std::sync::LazyLock::new(|| {
+        // SAFETY: the functions use no data and may be called at any time, on any thread.
+        unsafe { std::task::Waker::new(std::ptr::null(), &FUNCTIONS) }
+    });
+    &WAKER
+}
+
 /// A small generator of numbers (xorshift), seeded anew in each run, for tests that do things at
 /// random.
 pub struct Random(u64);

@@ -3,13 +3,13 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use futures::{Stream, StreamExt};
 
 use super::{Feeder, Output};
-use crate::{error::TaskError, task::Portable, unwind};
+use crate::{coop, error::TaskError, task::Portable, unwind};
 
 /// The results of an [`imap`](crate::WorkerPool::imap) as a stream, on any runtime.
 ///
@@ -109,6 +109,7 @@ where
     type Item = Result<R, TaskError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ready!(coop::poll_begin(context));
         loop {
             if let Some(item) = self.output.take() {
                 return Poll::Ready(Some(item));

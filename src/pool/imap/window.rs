@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Instant,
@@ -133,10 +132,10 @@ impl<R: Send + 'static> Window<R> {
     pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<ChunkOutcome<R>>> {
         match self {
             Window::InOrder(tasks) => {
-                let Some(task) = tasks.front_mut() else {
+                let Some(task) = tasks.front() else {
                     return Poll::Ready(None);
                 };
-                let outcome = ready!(Pin::new(task).poll(context));
+                let outcome = ready!(task.poll_result(context));
                 tasks.pop_front();
                 Poll::Ready(Some(outcome))
             }

@@ -165,10 +165,10 @@ impl Raw {
                 let Some((index, waiter)) = take(&line, last) else {
                     break;
                 };
-                // A single task is told at once: by its turn the lock is most likely free. A thread would be
-                // there too early, and stays in the lock's line until then.
-                let goes_itself = count == 1 && waiter.is_task();
-                if goes_itself
+                // A task is told at once: by its turn the lock is most likely free, and if it is not polled for
+                // long the others need not wait for it. A thread would be there too early, and stays in the
+                // lock's line until then.
+                if waiter.is_task()
                     || !lock.enrol(lock_slot.get_or_init(|| lock.0.lock()), index, waiter)
                 {
                     // Or somebody has released the lock behind the notifier's back.
@@ -209,6 +209,11 @@ impl ConditionWait {
             notified: None,
             given_up: 0,
         }
+    }
+
+    /// Whether the lock was given up.
+    pub(super) fn has_begun(&self) -> bool {
+        !matches!(self.stage, Stage::Start)
     }
 
     fn advance(&mut self, sleeper: Sleeper<'_>) -> Poll<bool> {

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    panic::RefUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -59,6 +60,9 @@ pub(super) struct Local<T> {
     moved: Condvar,
     codec: std::sync::OnceLock<ItemCodec<T>>,
 }
+
+// No panic leaves a queue half changed: user code runs outside of its locks.
+impl<T> RefUnwindSafe for Local<T> {}
 
 /// How items are encoded; known once the queue is shared, which only queues of portable items can be.
 pub(super) struct ItemCodec<T> {

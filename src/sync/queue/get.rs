@@ -3,7 +3,7 @@
 use std::{
     mem,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -20,6 +20,7 @@ use crate::{
         wait::{Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
     },
+    coop,
     error::{CodecError, GetError, Part},
 };
 
@@ -153,6 +154,7 @@ impl<T: Send + 'static> Future for GetAsync<'_, T> {
         if self.waiting.is_some() {
             return self.wait(core, context);
         }
+        ready!(coop::poll_begin(context));
         match core.get_at_once() {
             Ok(item) => {
                 self.core = None;

@@ -15,7 +15,10 @@ use std::{
 };
 
 use super::shared::{GETTERS, PUTTERS};
-use crate::shim::{AtomicPtr, AtomicU64, Ordering, SpinLock};
+use crate::{
+    shim::{AtomicPtr, AtomicU64, Ordering, SpinLock},
+    unwind,
+};
 use ring::{Places, Ring};
 
 /// Where the items are.
@@ -508,21 +511,13 @@ impl<T> Plain<T> {
 
 impl<T> Drop for Plain<T> {
     fn drop(&mut self) {
-        /// Goes on where the destructor of an item has panicked.
-        struct Rest<'a, T>(&'a Plain<T>);
-
-        impl<T> Drop for Rest<'_, T> {
-            fn drop(&mut self) {
-                while self.0.try_get().is_ok() {}
-                let (mut tail, mut head) = (self.0.tail.state.lock(), self.0.head.state.lock());
-                self.0.forget_ring(&mut tail, &mut head);
-            }
-        }
-
         // Those for whom something is kept are no more.
         self.head.state.lock().kept = 0;
-        let rest = Rest(self);
-        while rest.0.try_get().is_ok() {}
+        while let Ok((item, _)) = self.try_get() {
+            unwind::discard(item);
+        }
+        let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
+        self.forget_ring(&mut tail, &mut head);
     }
 }
 

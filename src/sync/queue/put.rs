@@ -3,7 +3,7 @@
 use std::{
     mem,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -20,6 +20,7 @@ use crate::{
         wait::{Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
     },
+    coop,
     error::{CodecError, PutError},
     unwind,
 };
@@ -89,6 +90,9 @@ impl<T: Send + 'static> Future for PutAsync<'_, T> {
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let core = self.core;
+        if self.item.is_some() {
+            ready!(coop::poll_begin(context));
+        }
         match self.item.take() {
             None => self.wait(context),
             Some(item) if core.local.is_shared() => self.begin_there(item, context),

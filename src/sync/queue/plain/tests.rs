@@ -101,7 +101,7 @@ fn items_without_a_size_are_counted() {
 }
 
 #[test]
-fn an_item_that_panics_as_it_is_dropped_leaves_none_of_the_others() {
+fn items_that_panic_as_they_are_dropped_leave_none_of_the_others() {
     struct Item {
         _alive: Arc<()>,
         explodes: bool,
@@ -118,12 +118,11 @@ fn an_item_that_panics_as_it_is_dropped_leaves_none_of_the_others() {
     for number in 0..200 {
         let item = Item {
             _alive: Arc::clone(&alive),
-            explodes: number == 70,
+            explodes: number % 70 == 69,
         };
         assert!(queue.try_put(item).is_ok());
     }
-    let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(queue)));
-    assert!(dropped.is_err());
+    drop(queue);
     assert_eq!(Arc::strong_count(&alive), 1);
 }
 
