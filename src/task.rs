@@ -208,7 +208,7 @@ callable!(A B C D E G H I J K L M);
 ///   expression of size zero: `task!(module::f::<u64>(1))`, `task!(String::into_bytes(s))`.
 /// * `task!(|x, y| body)` takes the variables `x` and `y` of the surrounding scope, by value, and runs
 ///   the body on the worker with variables of the same names. `|mut x|` works too.
-/// * `task!(|| body)` captures nothing.
+/// * `task!(|| body)` captures nothing. The type of the result may be given, as in `task!(|x| -> u64 { body })`.
 ///
 /// Arguments and results must be [`Portable`]. This stands for Python's `target=…, args=…`.
 ///
@@ -238,6 +238,9 @@ macro_rules! task {
     (|| $body:expr) => {
         $crate::__private::call(|| $body, ())
     };
+    (|| -> $result:ty $body:block) => {
+        $crate::__private::call(|| -> $result { $body }, ())
+    };
     (| $($rest:tt)+) => {
         $crate::task!(@captures [] [] $($rest)+)
     };
@@ -246,6 +249,12 @@ macro_rules! task {
         $crate::__private::captured(
             ($($crate::__private::portable($name),)*),
             |($($pattern)*)| $body,
+        )
+    };
+    (@captures [$($name:ident)*] [$($pattern:tt)*] | -> $result:ty $body:block) => {
+        $crate::__private::captured(
+            ($($crate::__private::portable($name),)*),
+            |($($pattern)*)| -> $result { $body },
         )
     };
     (@captures [$($name:ident)*] [$($pattern:tt)*] , $($rest:tt)+) => {

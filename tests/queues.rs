@@ -5,7 +5,7 @@ mod common;
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -32,7 +32,7 @@ use serde_bytes::ByteBuf;
 
 freethreading::init_tests!();
 
-static_assertions::assert_impl_all!(Queue<std::cell::Cell<u8>>: Send, Sync);
+static_assertions::assert_impl_all!(Queue<std::cell::Cell<u8>>: Send, Sync, UnwindSafe, RefUnwindSafe);
 
 /// Long enough for anything but a wait in vain.
 const NAP: Duration = Duration::from_millis(20);

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::thread;
+
 use common::{Gate, GateKeeper, eventually, watched};
 use freethreading::{
     Backend, Stats, TaskError, WorkerPool, WorkerPoolExecutor, current_worker, get_backend, task,
@@ -170,6 +172,32 @@ freethreading::test_backends! {
             let refused = futures::executor::block_on(pool.apply_queued(|| 3));
             assert!(matches!(refused, Err(freethreading::Error::NotRunning)));
             assert!(matches!(pool.try_apply_async(|| 3), Err(freethreading::Error::NotRunning)));
+        });
+    }
+
+    #[test]
+    fn who_waits_for_room_in_a_pool_that_is_closed_is_refused() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let pool = WorkerPool::builder().max_workers(1).max_pending(1).build().unwrap();
+            let running = pool.apply_async(task!(pass(gates.gate()))).unwrap();
+            gates.wait_for(1);
+            let waiting = pool.apply_async(|| 1).unwrap();
+            let mut queued = Box::pin(pool.apply_queued(|| 3));
+            futures::executor::block_on(async {
+                assert!(futures::poll!(&mut queued).is_pending());
+            });
+            thread::scope(|scope| {
+                let applied = scope.spawn(|| pool.apply(|| 2));
+                pool.close();
+                let applied = applied.join().unwrap();
+                assert!(matches!(applied, Err(freethreading::Error::NotRunning)));
+            });
+            let queued = futures::executor::block_on(queued);
+            assert!(matches!(queued, Err(freethreading::Error::NotRunning)));
+            gates.open();
+            running.get().unwrap();
+            assert_eq!(waiting.get().unwrap(), 1);
         });
     }
 

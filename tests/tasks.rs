@@ -320,6 +320,9 @@ freethreading::test_backends! {
         assert_eq!(run(|| 6 * 7), 42);
         assert_eq!(run(task!(|| 6 * 7)), 42);
         assert_eq!(run(task!(|| { let x = 6; x * 7 })), 42);
+        assert_eq!(run(task!(|| -> u64 { "42".parse().unwrap() })), 42);
+        let half = 21;
+        assert_eq!(run(task!(|half| -> u8 { half * 2 })), 42);
         let kept = || 43;
         assert_eq!((run(kept), run(kept)), (43, 43));
         assert_eq!(run(task!(kept())), 43);

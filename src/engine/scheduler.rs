@@ -11,6 +11,7 @@ mod crew;
 
 use std::{
     collections::VecDeque,
+    panic::RefUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -46,6 +47,9 @@ pub(crate) struct Scheduler {
     /// Closed, nothing queued, and no worker left.
     pub(crate) finished: Latch<()>,
 }
+
+// No panic leaves it half changed: user code runs outside of its locks.
+impl RefUnwindSafe for Scheduler {}
 
 pub(super) struct State {
     pub(super) queue: VecDeque<Arc<dyn Job>>,

@@ -159,6 +159,7 @@ impl WorkerPool {
         self.check()?;
         let admission = self.scheduler.admit();
         admission.wait();
+        self.check()?;
         Ok(self.apply_admitted(task, admission))
     }
 
@@ -213,6 +214,7 @@ impl WorkerPool {
             self.check()?;
             let admission = self.scheduler.admit();
             admission.wait_async().await;
+            self.check()?;
             Ok(self.apply_admitted(task, admission))
         }
     }
