@@ -65,7 +65,7 @@ impl fmt::Display for BarrierError {
 }
 
 /// Why an item was not put into a queue. It comes back.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum PutError<T> {
     /// There is no room, or there was none in time.
@@ -141,7 +141,7 @@ impl<T> From<Full<T>> for Error {
 }
 
 /// Why there is no item from a queue.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum GetError {
     /// The queue is empty, or was so until the time was up.

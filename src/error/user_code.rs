@@ -104,10 +104,10 @@ impl fmt::Display for Panic {
 }
 
 /// A value that serde could not carry.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct CodecError(Box<CodecText>);
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct CodecText {
     part: Part,
     is_item: bool,

@@ -13,7 +13,7 @@ use crate::{coop, error::TaskError, task::Portable, unwind};
 
 /// The results of an [`imap`](crate::WorkerPool::imap) as a stream, on any runtime.
 ///
-/// It is made by [`Imap::into_stream`] or, with a stream as its input, by
+/// It is made by [`Imap::into_stream`](super::Imap::into_stream) or, with a stream as its input, by
 /// [`imap_stream`](crate::WorkerPool::imap_stream). As many items as the input has ready are read, up to
 /// a few chunks ahead of the results; a chunk may be smaller where the input is not ready with more.
 ///
