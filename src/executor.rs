@@ -22,6 +22,7 @@ use crate::{
         scheduler::{Hiring, Queued},
     },
     error::{Error, Full},
+    fork,
     stats::Stats,
     task::{IntoTask, Portable, work::Work},
 };
@@ -338,7 +339,7 @@ impl WorkerPoolExecutor {
         };
         let in_time = finished(timeout);
         if !in_time {
-            self.scheduler.close(Queued::IsCancelled);
+            self.scheduler.close(Queued::IsAllCancelled);
             self.scheduler.ask();
             if !finished(Self::GRACE) {
                 self.scheduler.terminate();
@@ -367,7 +368,7 @@ impl WorkerPoolExecutor {
         if self.finished_within(timeout).await {
             return true;
         }
-        self.scheduler.close(Queued::IsCancelled);
+        self.scheduler.close(Queued::IsAllCancelled);
         self.scheduler.ask();
         if !self.finished_within(Self::GRACE).await {
             self.scheduler.terminate();
@@ -463,7 +464,10 @@ impl Built for WorkerPoolExecutor {
 
 impl Drop for WorkerPoolExecutor {
     fn drop(&mut self) {
-        self.scheduler.close(Queued::Runs);
+        // The workers of another process are none of this one's business.
+        if !fork::is_forked() {
+            self.scheduler.close(Queued::Runs);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Processes that were forked from one that uses the crate, and run no other program: they have its memory, what is
-//! shared with others as well, but none of its threads. There is nothing that they can do with either.
+//! shared with others as well, but none of its threads. What they drop is left to their parent.
 #![allow(unsafe_code)]
 
 use std::sync::{

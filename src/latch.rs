@@ -6,14 +6,14 @@
 use std::{
     pin::Pin,
     sync::OnceLock,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     thread::{self, Thread},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use crate::{shim::park, wakers::Wakers};
+use crate::{coop, shim::park, wakers::Wakers};
 
 pub(crate) struct Latch<T> {
     value: OnceLock<T>,
@@ -88,6 +88,9 @@ impl<'a, T> Future for WaitAsync<'a, T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<&'a T> {
         let latch = self.latch;
+        if self.key.is_none() {
+            ready!(coop::poll_begin(context));
+        }
         if let Some(value) = latch.get() {
             return Poll::Ready(value);
         }

@@ -743,7 +743,10 @@ fn a_task_that_never_has_to_wait_gives_way_to_others() {
             }
             future
         };
-        let loops: [Pin<Box<dyn Future<Output = ()> + '_>>; 11] = [
+        let worker = Worker::new(|| ()).backend(Backend::Threading);
+        worker.start().unwrap();
+        worker.join().unwrap();
+        let loops: [Pin<Box<dyn Future<Output = ()> + '_>>; 14] = [
             Box::pin(without_end(async || drop(lock.lock_async().await))),
             Box::pin(without_end(async || drop(r_lock.lock_async().await))),
             Box::pin(without_end(async || drop(condition.lock_async().await))),
@@ -759,6 +762,14 @@ fn a_task_that_never_has_to_wait_gives_way_to_others() {
                 simple_queue.put(1).unwrap();
                 simple_queue.get_async().await.unwrap();
             })),
+            Box::pin(without_end(async || {
+                let idle: Queue<u32> = Queue::new(0);
+                idle.join_async().await;
+            })),
+            Box::pin(without_end(async || worker.join_async().await.unwrap())),
+            Box::pin(without_end(async || {
+                drop(executor.submit_async(|| ()).await)
+            })),
             Box::pin(without_end(done)),
             Box::pin(async {
                 let numbers = pool.imap(double, 0..).unwrap().into_stream();
@@ -773,6 +784,25 @@ fn a_task_that_never_has_to_wait_gives_way_to_others() {
                 let limit = Duration::from_millis(5);
                 assert!(tokio::time::timeout(limit, endless).await.is_err());
             }
+        });
+    });
+}
+
+#[test]
+fn a_task_that_is_to_give_way_misses_no_event() {
+    watched(|| {
+        let (event, semaphore) = (Event::new(), Semaphore::new(1));
+        current_thread().block_on(async {
+            for _ in 0..5000 {
+                // It uses up what the task has, and then there is nothing.
+                drop(semaphore.permit_async().now_or_never());
+                let mut wait = event.wait_async();
+                assert!(futures::poll!(&mut wait).is_pending());
+                event.set();
+                event.clear();
+                assert!(futures::poll!(&mut wait).is_ready());
+            }
+            assert!(semaphore.permit_async().now_or_never().is_none());
         });
     });
 }

@@ -15,7 +15,10 @@ use super::{
     blocks::BLOCK,
     extents::{Run, blocks_for},
 };
-use crate::memory::{advise_huge_pages, copy_away};
+use crate::{
+    fork,
+    memory::{advise_huge_pages, copy_away},
+};
 
 /// What is at least so large travels in memory of its own, in bytes. What is smaller is as fast within the frame, if
 /// that goes through a lane, and would take up whole blocks.
@@ -124,6 +127,10 @@ impl Extent {
 
 impl Drop for Extent {
     fn drop(&mut self) {
+        // It is that of the process that this one was forked from.
+        if fork::is_forked() {
+            return;
+        }
         let extents = &arena().extents;
         // Whoever it was taken from, or who will take it, tends them.
         extents.free(self.run, self.taken || extents.are_tended());

@@ -22,7 +22,10 @@ use super::{
     process,
     sys::Mapping,
 };
-use crate::shim::{AtomicBool, Mutex};
+use crate::{
+    fork,
+    shim::{AtomicBool, Mutex},
+};
 
 /// Addresses to reserve, in bytes: less where the system does not let us have so many.
 const SIZES: [usize; 6] = [64 << 30, 16 << 30, 4 << 30, 1 << 30, 256 << 20, 64 << 20];
@@ -76,6 +79,7 @@ pub(crate) fn me() -> u16 {
 #[cold]
 fn home() -> &'static Home {
     HOME.get_or_init(|| {
+        fork::watch();
         let found = SIZES.iter().find_map(|&size| Home::found(size).ok());
         let home = found.unwrap_or_else(|| {
             let cause = Mapping::shared(SIZES[SIZES.len() - 1]).and_then(Home::make);

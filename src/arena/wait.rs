@@ -24,6 +24,9 @@ pub(crate) trait Resource {
     /// The same where a task is polled: others wait for its thread, but to be woken again and again takes longer.
     const CONTENDED_BY_TASKS: Option<Looker> = None;
 
+    /// When a task that waits and need not takes of its budget for it.
+    const BUDGET: Budget<Self::Output> = Budget::Before;
+
     /// The slot whose mutex guards the line.
     fn slot(&self) -> SlotRef;
 
@@ -49,6 +52,15 @@ pub(crate) trait Resource {
 
     /// A waiter that was told something is gone: somebody else shall have it.
     fn pass_on(&mut self, message: State, outcome: u32);
+}
+
+/// When a wait that is over at once takes of the [budget](coop) of its task.
+pub(crate) enum Budget<O> {
+    /// Before it begins.
+    Before,
+    /// When it is over, with this output: from the first poll on it is to miss nothing.
+    After(O),
+    Never,
 }
 
 /// What to do where something is not there.
@@ -265,14 +277,22 @@ impl<R: Resource> Drop for Waiting<R> {
 /// A wait as a future.
 pub(crate) struct WaitAsync<R: Resource> {
     waiting: Waiting<R>,
-    is_over: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    /// It is over, but others have their turn first.
+    GivingWay,
+    Over,
 }
 
 impl<R: Resource> WaitAsync<R> {
     pub(crate) fn new(resource: R) -> Self {
         WaitAsync {
             waiting: Waiting::new(resource),
-            is_over: false,
+            stage: Stage::Waiting,
         }
     }
 
@@ -307,13 +327,27 @@ impl<R: Resource + Unpin> Future for WaitAsync<R> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R::Output> {
-        assert!(!self.is_over, "it is polled after the end");
-        if !self.waiting.joined {
+        assert!(self.stage != Stage::Over, "it is polled after the end");
+        let at_once = !self.waiting.joined;
+        if let (Budget::Before, true) = (R::BUDGET, at_once) {
             ready!(coop::poll_begin(context));
         }
-        let poll = self.waiting.poll(Sleeper::Task(context.waker()));
-        self.is_over = poll.is_ready();
-        poll
+        let output = match (self.stage, R::BUDGET) {
+            (Stage::GivingWay, Budget::After(output)) => output,
+            _ => {
+                let sleeper = Sleeper::Task(context.waker());
+                let output = ready!(self.waiting.poll(sleeper));
+                if let (Budget::After(_), true) = (R::BUDGET, at_once)
+                    && coop::poll_begin(context).is_pending()
+                {
+                    self.stage = Stage::GivingWay;
+                    return Poll::Pending;
+                }
+                output
+            }
+        };
+        self.stage = Stage::Over;
+        Poll::Ready(output)
     }
 }
 

@@ -50,6 +50,9 @@ impl State {
             return VecDeque::new();
         }
         self.inbox.shut(&mut self.queue);
+        if !self.queue.iter().any(|job| job.is_settled()) {
+            return VecDeque::new();
+        }
         let queue = std::mem::take(&mut self.queue).into_iter();
         let (purged, left) = queue.partition(|job| job.is_settled());
         self.queue = left;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,7 @@ use std::{
 };
 
 use super::{Scheduler, purge, scheduler::State};
-use crate::latch::Latch;
+use crate::{coop, latch::Latch};
 
 /// The limit of a queue, and who is to come into it.
 pub(super) struct Room {
@@ -142,13 +143,12 @@ impl Admission<'_> {
 
     /// Waits until the turn has come.
     pub(crate) async fn wait_async(&self) {
-        if let Holds::Turn(turn) = &self.holds {
-            turn.come.wait_async().await;
-        }
+        match &self.holds {
+            Holds::Turn(turn) => turn.come.wait_async().await,
+            Holds::Nothing | Holds::Room => &poll_fn(coop::poll_begin).await,
+        };
     }
-}
 
-impl Admission<'_> {
     /// From now on the job counts, and this does not.
     pub(super) fn spend(&self, room: &mut Option<Room>) {
         // Relaxed: the scheduler's lock orders it.

@@ -73,7 +73,8 @@ pub(super) struct State {
     fresh: Vec<u64>,
     /// Their number, and those that are being started.
     live: usize,
-    /// Jobs that were taken for an idle worker and have not reached it yet.
+    /// Jobs that were taken for an idle worker and have not reached it yet, and whatever else has to be done before
+    /// the end.
     handed: usize,
     /// How many were ever named.
     named: usize,
@@ -93,6 +94,8 @@ pub(super) struct State {
     pub(super) broken: Option<TaskError>,
     setbacks: u32,
     interruptions: u32,
+    /// How many workers there were when one died, at most, since one was of use.
+    peak: usize,
 }
 
 /// What becomes of the jobs that wait when no more are accepted.
@@ -201,6 +204,7 @@ impl State {
         if after != After::Nothing {
             self.setbacks = 0;
             self.interruptions = 0;
+            self.peak = 0;
         }
     }
 
@@ -255,6 +259,7 @@ impl Scheduler {
                 broken: None,
                 setbacks: 0,
                 interruptions: 0,
+                peak: 0,
             }),
             inbox,
             plan,
@@ -488,13 +493,9 @@ impl Scheduler {
             cancelled = queue.split_off(spared.min(queue.len()));
             state.queue = queue;
         }
-        self.unlock_and_finish(state);
-        for runner in idle {
-            runner.stop();
-        }
-        for job in cancelled {
-            fail(job, TaskError::Cancelled);
-        }
+        self.fail_all(state, cancelled, TaskError::Cancelled, || {
+            idle.iter().for_each(|runner| runner.stop());
+        });
     }
 
     /// Accepts no more jobs and ends the workers: all jobs without a result fail at once.
@@ -506,15 +507,34 @@ impl Scheduler {
         let idle = std::mem::take(&mut state.idle);
         let queued = state.take_all();
         let crew = state.crew.clone();
+        let error = TaskError::Terminated(Effect::DidNotRun);
+        self.fail_all(state, queued, error, || {
+            crew.iter().for_each(|runner| runner.terminate());
+            idle.iter().for_each(|runner| runner.stop());
+        });
+    }
+
+    /// Fails jobs that were accepted, once something else is done. The end does not come before: who waits for it finds
+    /// all outcomes.
+    fn fail_all(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        jobs: VecDeque<Arc<dyn Job>>,
+        error: TaskError,
+        first: impl FnOnce(),
+    ) {
+        state.handed += 1;
+        drop(state);
+        first();
+        for job in &jobs {
+            let _ = job.settle(Err(error.clone()));
+        }
+        let mut state = self.state.lock();
+        state.handed -= 1;
         self.unlock_and_finish(state);
-        for runner in crew {
-            runner.terminate();
-        }
-        for runner in idle {
-            runner.stop();
-        }
-        for job in queued {
-            fail(job, TaskError::Terminated(Effect::DidNotRun));
+        // Who is told may wait for the end.
+        for job in jobs {
+            job.publish();
         }
     }
 

@@ -40,9 +40,6 @@ use crate::{
 const SHORT: Duration = Duration::from_millis(3);
 const LONG: Duration = Duration::from_millis(8);
 
-/// A chunk that takes no longer is not made smaller: so long a worker may wait for the others at the end.
-const TINY: Duration = Duration::from_micros(30);
-
 /// How many times as large as one that has taken next to no time the next chunk is at most.
 const MAX_GROWTH: u128 = 8;
 
@@ -73,8 +70,6 @@ struct State<I, R> {
     /// Where the results go, unless they come from another process.
     outputs: Option<Carver<R>>,
     chunksize: usize,
-    /// How many items take a [`TINY`] moment or less, as far as is known.
-    tiny: usize,
     /// How many bytes an item has taken, or its result, encoded, at most so far.
     item_len: usize,
     running: HashMap<usize, Running<R>>,
@@ -108,8 +103,6 @@ impl<I, R> State<I, R> {
         } else if took > LONG {
             self.chunksize = self.chunksize.min(count / 2).max(1);
         }
-        let tiny = count as u128 * TINY.as_nanos() / nanos;
-        self.tiny = usize::try_from(tiny).unwrap_or(usize::MAX).max(1);
     }
 }
 
@@ -142,7 +135,6 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 items,
                 outputs,
                 chunksize,
-                tiny: 1,
                 item_len: 0,
                 running: HashMap::new(),
                 open: 0,
@@ -203,7 +195,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             return None;
         }
         if self.adaptive {
-            let share = left.div_ceil(AHEAD * self.workers).max(state.tiny);
+            let share = left.div_ceil(AHEAD * self.workers);
             state.chunksize = state.chunksize.min(share);
             if let Some(carriage) = self.carriage {
                 // Others may be larger than those that were seen.

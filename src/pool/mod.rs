@@ -29,6 +29,7 @@ use crate::{
     },
     error::{Error, Full, TaskError},
     executor::TaskFuture,
+    fork,
     stats::Stats,
     task::{Callable, IntoTask, Portable},
 };
@@ -154,7 +155,7 @@ impl WorkerPool {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`], also where the pool is closed meanwhile.
     pub fn apply_async<M, T: IntoTask<M>>(&self, task: T) -> Result<AsyncResult<T::Output>, Error> {
         self.check()?;
         let admission = self.scheduler.admit();
@@ -533,7 +534,10 @@ fn refused(error: TaskError) -> Error {
 
 impl Drop for WorkerPool {
     fn drop(&mut self) {
-        self.scheduler.terminate();
+        // The workers of another process are none of this one's business.
+        if !fork::is_forked() {
+            self.scheduler.terminate();
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         me,
         reaper::Dead,
         slot::{Kind, Locked, SlotRef},
-        wait::{Miss, Resource, WaitAsync, Waiting, deadline},
+        wait::{Budget, Miss, Resource, WaitAsync, Waiting, deadline},
         waiter::{State, Wakes},
     },
     engine::processes::reactor,
@@ -221,6 +221,8 @@ struct Arriving {
 
 impl Resource for Arriving {
     type Output = (Arrival, usize);
+
+    const BUDGET: Budget<Self::Output> = Budget::Never;
 
     fn slot(&self) -> SlotRef {
         self.barrier.slot

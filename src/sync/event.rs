@@ -7,7 +7,7 @@ use crate::{
     arena::{
         handle::Handle,
         slot::{Kind, Locked, SlotRef},
-        wait::{Miss, Resource, WaitAsync, Waiting, deadline},
+        wait::{Budget, Miss, Resource, WaitAsync, Waiting, deadline},
         waiter::{State, Wakes},
     },
     error::Error,
@@ -130,6 +130,8 @@ impl RawEvent {
 
 impl Resource for RawEvent {
     type Output = ();
+
+    const BUDGET: Budget<()> = Budget::After(());
 
     fn slot(&self) -> SlotRef {
         self.0

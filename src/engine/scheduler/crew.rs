@@ -5,8 +5,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{Scheduler, State};
 use crate::{
     backend::Backend,
-    engine::{Job, Runner, fail},
-    error::{Broken, TaskError},
+    engine::{Job, Runner},
+    error::{Broken, Death, TaskError},
     task::encoded::EncodedTask,
     worker::record::{Record, Role},
 };
@@ -137,14 +137,18 @@ impl Scheduler {
         }
     }
 
-    /// How many setbacks in a row there may be. All workers may die at once, for one reason.
-    fn patience(&self, setback: &Setback) -> u32 {
+    /// How many setbacks in a row there may be, where so many workers were there at a time: all of them may die at once,
+    /// for one reason.
+    fn patience(setback: &Setback, peak: usize) -> u32 {
         match setback {
-            Setback::Death(_) | Setback::Initializer(TaskError::WorkerDied(_)) => {
-                SETBACKS.saturating_mul(self.max().try_into().unwrap_or(u32::MAX))
-            }
-            Setback::Initializer(_) => SETBACKS,
             Setback::Interruption(_) => INTERRUPTIONS,
+            Setback::Initializer(TaskError::WorkerDied(died))
+            | Setback::Death(TaskError::WorkerDied(died))
+                if *died.death() != Death::Silent =>
+            {
+                SETBACKS.saturating_mul(peak.try_into().unwrap_or(u32::MAX))
+            }
+            Setback::Initializer(_) | Setback::Death(_) => SETBACKS,
         }
     }
 
@@ -197,10 +201,7 @@ impl Scheduler {
             0 => state.take_all(),
             _ => VecDeque::new(),
         };
-        self.unlock_and_finish(state);
-        for job in stranded {
-            fail(job, error.clone());
-        }
+        self.fail_all(state, stranded, error, || {});
     }
 
     /// A worker was started: from now on it can be killed.
@@ -245,6 +246,7 @@ impl Scheduler {
         state.crew.retain(|other| other.id() != id);
         state.idle.retain(|other| other.id() != id);
         state.doomed.retain(|&other| other != id);
+        state.peak = state.peak.max(state.live);
         state.live -= 1;
         state.shut();
         state.asked(id);
@@ -258,7 +260,7 @@ impl Scheduler {
             let count = *count;
             let verdict = if self.is_solo() {
                 Some(setback.cause().clone())
-            } else if count >= self.patience(&setback) {
+            } else if count >= Self::patience(&setback, state.peak) {
                 let initializer = matches!(setback, Setback::Initializer(_));
                 let broken = Broken::new(initializer, count, setback.cause().clone());
                 Some(TaskError::Broken(broken))
@@ -279,12 +281,9 @@ impl Scheduler {
             called.tell();
             return self.start();
         }
-        let broken = state.broken.clone();
-        self.unlock_and_finish(state);
-        if let Some(error) = broken {
-            for job in failed {
-                fail(job, error.clone());
-            }
+        match state.broken.clone() {
+            Some(error) => self.fail_all(state, failed, error, || {}),
+            None => self.unlock_and_finish(state),
         }
     }
 }

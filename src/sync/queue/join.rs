@@ -4,7 +4,7 @@ use super::{core::Core, plain::NotCounted, shared::JOINERS};
 use crate::{
     arena::{
         slot::{Locked, SlotRef},
-        wait::{Miss, Resource},
+        wait::{Budget, Miss, Resource},
         waiter::{State, Wakes},
     },
     error::TooManyTaskDone,
@@ -64,6 +64,8 @@ pub(super) struct Joining<'a, T>(pub(super) &'a Core<T>);
 
 impl<T> Resource for Joining<'_, T> {
     type Output = ();
+
+    const BUDGET: Budget<()> = Budget::After(());
 
     fn slot(&self) -> SlotRef {
         self.0.handle.slot()

@@ -80,8 +80,9 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
             };
             let pending = std::mem::replace(&mut state.stage, cancelled);
             drop(state);
-            unwind::discard(pending);
+            // First of all: what is discarded may be waiting for that room.
             purge::was_cancelled();
+            unwind::discard(pending);
             Arc::clone(&self).publish();
             return true;
         }
