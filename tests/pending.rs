@@ -5,7 +5,7 @@ mod common;
 use std::{
     future::Future,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, Waker},
     thread,
 };
@@ -14,6 +14,7 @@ use common::{Gate, GateKeeper, Scratch, Wakes, eventually, watched};
 use freethreading::{
     Backend, Error, Full, TaskError, TaskFuture, WorkerPoolExecutor, get_backend, task,
 };
+use serde::{Deserialize, Serialize};
 
 freethreading::init_tests!();
 
@@ -350,5 +351,34 @@ fn a_worker_process_that_dies_holds_up_nobody() {
             assert!(matches!(doomed.result(), Err(TaskError::WorkerDied(_))));
             assert!(good.iter().all(|future| future.result().is_ok()));
         }
+    });
+}
+
+#[test]
+fn what_a_cancelled_task_was_given_may_submit_as_it_is_dropped() {
+    static EXECUTOR: OnceLock<WorkerPoolExecutor> = OnceLock::new();
+
+    #[derive(Serialize, Deserialize)]
+    struct Submits;
+
+    impl Drop for Submits {
+        fn drop(&mut self) {
+            drop(EXECUTOR.get().unwrap().submit(seven));
+        }
+    }
+
+    watched(|| {
+        let gates = GateKeeper::new();
+        let builder = WorkerPoolExecutor::builder().backend(Backend::Threading);
+        let executor = builder.max_workers(1).max_pending(1).build().unwrap();
+        let executor = EXECUTOR.get_or_init(|| executor);
+        let running = executor.submit(task!(pass(gates.gate())));
+        gates.wait_for(1);
+        let waiting = executor.submit(task!(drop::<Submits>(Submits)));
+        // It finds the room of the task that it was an argument of.
+        assert!(waiting.cancel());
+        assert!(executor.try_submit(seven).is_err());
+        gates.open();
+        running.result().unwrap();
     });
 }
