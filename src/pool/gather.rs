@@ -2,8 +2,7 @@
 //!
 //! Where the user chooses the size of the chunks, all are submitted at once. Otherwise each worker has
 //! two at a time, and their size is what takes a worker some milliseconds: it begins with one item, and
-//! grows as long as the results come sooner than that. The last ones are smaller and smaller, so that all
-//! workers are through at the same time.
+//! is doubled as long as the results come sooner than that.
 
 use std::{
     collections::HashMap,
@@ -39,9 +38,6 @@ use crate::{
 /// before.
 const SHORT: Duration = Duration::from_millis(3);
 const LONG: Duration = Duration::from_millis(8);
-
-/// How many times as large as one that has taken next to no time the next chunk is at most.
-const MAX_GROWTH: u128 = 8;
 
 /// How many chunks a worker has at a time.
 const AHEAD: usize = 2;
@@ -91,18 +87,6 @@ impl<I, R> State<I, R> {
     fn weigh(&mut self, count: usize, encoded_len: Option<usize>) {
         let each = encoded_len.unwrap_or(0).div_ceil(count.max(1));
         self.item_len = self.item_len.max(each);
-    }
-
-    /// A chunk of so many items took so long, with all that it had to wait for.
-    fn time(&mut self, count: usize, took: Duration) {
-        let nanos = took.as_nanos().max(1);
-        if took < SHORT {
-            let growth = (SHORT.as_nanos() / 2 / nanos).clamp(2, MAX_GROWTH);
-            let larger = count.saturating_mul(growth as usize);
-            self.chunksize = self.chunksize.max(larger);
-        } else if took > LONG {
-            self.chunksize = self.chunksize.min(count / 2).max(1);
-        }
     }
 }
 
@@ -195,6 +179,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
             return None;
         }
         if self.adaptive {
+            // The last ones are small, so that all workers are through at the same time.
             let share = left.div_ceil(AHEAD * self.workers);
             state.chunksize = state.chunksize.min(share);
             if let Some(carriage) = self.carriage {
@@ -243,7 +228,12 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 }
                 state.weigh(values.len(), encoded_len);
                 if self.adaptive {
-                    state.time(values.len(), running.since.elapsed());
+                    let took = running.since.elapsed();
+                    if took < SHORT {
+                        state.chunksize = state.chunksize.saturating_mul(2);
+                    } else if took > LONG {
+                        state.chunksize = (state.chunksize / 2).max(1);
+                    }
                 }
                 state.results[number] = Some(values);
                 state.open -= 1;
