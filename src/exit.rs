@@ -66,7 +66,7 @@ fn end_workers() {
     }
 }
 
-/// Those of them that are so.
+/// The schedulers that have not finished and of which this is so.
 pub(crate) fn watched(which: impl Fn(&Scheduler) -> bool) -> Vec<Arc<Scheduler>> {
     let all: Vec<_> = WATCHED.lock().values().filter_map(Weak::upgrade).collect();
     all.into_iter()

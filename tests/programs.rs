@@ -765,7 +765,10 @@ mod an_exit_in_an_executors_task_ends_the_program {
 
 mod a_forked_process_ends_and_leaves_all_alone {
     use super::*;
-    use freethreading::{Error, Lock, Queue, RLock, Semaphore, TaskError, WorkerPoolExecutor};
+    use freethreading::{
+        Error, Lock, Queue, RLock, Semaphore, TaskError, WorkerPool, WorkerPoolExecutor, task,
+    };
+    use serde_bytes::ByteBuf;
 
     pub fn main() {
         let executor = WorkerPoolExecutor::new(2).unwrap();
@@ -775,13 +778,25 @@ mod a_forked_process_ends_and_leaves_all_alone {
         let (r_lock, semaphore, queue) = (RLock::new(), Semaphore::new(3), Queue::new(0));
         r_lock.acquire();
         queue.put(7).unwrap();
+        let pool = WorkerPool::new(1).unwrap();
+        let large = |byte| executor.submit(task!(|byte| ByteBuf::from(vec![byte; 1 << 20])));
+        let result = large(1);
+        common::eventually("it is there", || result.done());
+        let pids = || {
+            (
+                pool.apply(std::process::id).unwrap(),
+                executor.stats().restarted,
+            )
+        };
+        let before = pids();
         // SAFETY: what the child does is what this is about.
         match unsafe { libc::fork() } {
             0 => {
-                drop((held, r_lock, semaphore, queue));
+                drop((held, r_lock, semaphore, queue, result));
                 let processes = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing);
                 let refused = processes.build().unwrap().submit(|| ()).result();
                 let is_refused = matches!(refused, Err(TaskError::Start(_)));
+                drop((pool, executor));
                 std::process::exit(if is_refused { 5 } else { 6 });
             }
             pid => {
@@ -798,7 +813,9 @@ mod a_forked_process_ends_and_leaves_all_alone {
         assert!(new.iter().all(Lock::locked));
         assert!(matches!(r_lock.release().map_err(Error::from), Ok(())));
         assert_eq!((semaphore.value(), queue.get().unwrap()), (3, 7));
-        executor.submit(|| ()).result().unwrap();
+        (2..6).for_each(|byte| drop(large(byte).result().unwrap()));
+        assert_eq!(result.result().unwrap(), vec![1; 1 << 20]);
+        assert_eq!(pids(), before);
         println!("all is well");
     }
 
