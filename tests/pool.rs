@@ -21,7 +21,7 @@ use common::{
     ways::{Hand, Way},
 };
 use freethreading::{
-    AsyncResult, Backend, Effect, Error, Imap, ImapStream, TaskError, Worker, WorkerPool,
+    AsyncResult, Backend, Barrier, Effect, Error, Imap, ImapStream, TaskError, Worker, WorkerPool,
     active_children, current_worker, get_ident, task,
 };
 use futures::{executor::block_on, stream};
@@ -435,6 +435,24 @@ freethreading::test_backends! {
             let items = (0..100).map(|n| (n, scratch.sign("done")));
             let numbers = pool.map(wait_for_others, items).unwrap();
             assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+        });
+    }
+
+    #[test]
+    fn slow_items_at_the_end_of_many_quick_ones_are_not_one_workers() {
+        /// The last two items wait for each other.
+        fn meet((n, barrier): (u64, Option<Barrier>)) -> u64 {
+            if let Some(barrier) = barrier {
+                barrier.wait().unwrap();
+            }
+            n
+        }
+        watched(|| {
+            let pool = WorkerPool::new(2).unwrap();
+            let barrier = Barrier::new(2).unwrap();
+            let items = (0..20_000).map(|n| (n, (n >= 19_998).then(|| barrier.clone())));
+            let numbers = pool.map(meet, items).unwrap();
+            assert_eq!(numbers, (0..20_000).collect::<Vec<_>>());
         });
     }
 

@@ -5,6 +5,9 @@ use std::ops::Range;
 
 use crate::shim::{AtomicU64, Ordering};
 
+/// A claim is one of so many shares of a range, at most.
+const SHARES: u32 = 4;
+
 /// What is left to do, a range for each worker.
 pub(super) struct Ranges(Box<[Ends]>);
 
@@ -27,11 +30,13 @@ impl Ends {
         unpack(self.0.load(Ordering::Relaxed))
     }
 
-    /// Takes up to so many from the front.
+    /// Takes up to so many from the front, and leaves most of what there is to thieves: slow items at the end of
+    /// many quick ones are not to be one worker's.
     fn claim(&self, count: u32) -> Option<Range<usize>> {
         let mut range = self.get();
         while !range.is_empty() {
-            let end = range.start + count.min(range.end - range.start);
+            let share = (range.end - range.start).div_ceil(SHARES);
+            let end = range.start + count.min(share);
             match self.replace(&range, end..range.end) {
                 Ok(()) => return Some(range.start as usize..end as usize),
                 Err(now) => range = now,
@@ -106,12 +111,22 @@ mod tests {
         let ends = Ends(AtomicU64::new(pack(0..10)));
         assert_eq!(ends.claim(3), Some(0..3));
         assert_eq!(ends.steal(), Some(6..10));
-        assert_eq!(ends.claim(2), Some(3..5));
+        assert_eq!(ends.claim(1), Some(3..4));
         assert_eq!(ends.steal(), Some(5..6));
+        assert_eq!(ends.claim(1), Some(4..5));
         assert_eq!(ends.claim(1), None);
         assert_eq!(ends.steal(), None);
         ends.0.store(pack(6..10), Ordering::Relaxed);
-        assert_eq!(ends.claim(9), Some(6..10));
+        assert_eq!(ends.claim(9), Some(6..7));
+    }
+
+    #[test]
+    fn claims_become_small_before_the_end() {
+        let ends = Ends(AtomicU64::new(pack(0..1000)));
+        let claims: Vec<_> = std::iter::from_fn(|| ends.claim(100)).collect();
+        assert!(claims.iter().map(Range::len).is_sorted_by(|a, b| a >= b));
+        assert!(claims.iter().rev().take(4).all(|claim| claim.len() == 1));
+        assert_eq!(claims.iter().map(Range::len).sum::<usize>(), 1000);
     }
 }
 
