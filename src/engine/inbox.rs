@@ -17,15 +17,17 @@ pub(super) struct Inbox<T> {
     jobs: Mutex<VecDeque<T>>,
 }
 
-impl<T> Inbox<T> {
+impl<T> Default for Inbox<T> {
     /// A shut one.
-    pub(super) fn new() -> Self {
+    fn default() -> Self {
         Inbox {
             is_open: AtomicBool::new(false),
             jobs: Mutex::new(VecDeque::new()),
         }
     }
+}
 
+impl<T> Inbox<T> {
     /// Whether it was open a moment ago. Who holds the scheduler's lock knows that it is still so.
     pub(super) fn is_open(&self) -> bool {
         // Relaxed: whoever is to rely on it holds the scheduler's lock, or asks again with that of the jobs.
@@ -101,7 +103,7 @@ mod loom_models {
     type Shared = Arc<(Mutex<State>, Inbox<u32>)>;
 
     fn shared() -> Shared {
-        Arc::new((Mutex::new(State::default()), Inbox::new()))
+        Arc::new((Mutex::new(State::default()), Inbox::default()))
     }
 
     /// Whether the job was accepted.

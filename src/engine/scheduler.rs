@@ -5,12 +5,13 @@
 //! behind what is queued. A worker that has finished a job asks for the [`Next`], unless it is a process that has
 //! taken one by itself of those that are [posted](super::posts). The lock covers moves in
 //! the queue and in the lists only: jobs, callbacks and system calls run outside of it. How workers come and go is in
-//! [`crew`].
+//! [`crew`], how all of it ends in [`ending`].
 
 mod crew;
+mod ending;
+mod state;
 
 use std::{
-    collections::VecDeque,
     panic::RefUnwindSafe,
     sync::{
         Arc,
@@ -24,7 +25,6 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     Engine, Job, Runner, fail,
     inbox::Inbox,
-    posts::Posts,
     processes::wire::Carriage,
     room::{Admission, Called, Census, Room},
 };
@@ -37,6 +37,8 @@ use crate::{
     worker::record::{self, Role},
 };
 pub(crate) use crew::{Crew, Hiring, Plan, Setback};
+pub(crate) use ending::Queued;
+pub(super) use state::State;
 
 pub(crate) struct Scheduler {
     id: u64,
@@ -50,71 +52,6 @@ pub(crate) struct Scheduler {
 
 // No panic leaves it half changed: user code runs outside of its locks.
 impl RefUnwindSafe for Scheduler {}
-
-pub(super) struct State {
-    pub(super) queue: VecDeque<Arc<dyn Job>>,
-    /// What was submitted while all workers were busy, and comes after the queue.
-    pub(super) inbox: Arc<Inbox<Arc<dyn Job>>>,
-    /// How many tasks of this program had been cancelled when it was last looked for them.
-    pub(super) cancelled: u64,
-    /// Where the queue is limited.
-    pub(super) room: Option<Room>,
-    /// What the workers take by themselves, where they can.
-    pub(super) posts: Option<Posts>,
-    /// There is no memory for that, or it is not to be.
-    pub(super) has_no_board: bool,
-    /// Workers that are ended for the sake of a job, and must not come to another.
-    pub(super) doomed: Vec<u64>,
-    /// Workers that wait to be given a job; the one that worked last is at the end.
-    pub(super) idle: Vec<Arc<dyn Runner>>,
-    /// All workers that were started and have not ended.
-    pub(super) crew: Vec<Arc<dyn Runner>>,
-    /// Those of them that have not asked for a job yet.
-    fresh: Vec<u64>,
-    /// Their number, and those that are being started.
-    live: usize,
-    /// Jobs that were taken for an idle worker and have not reached it yet, and whatever else has to be done before
-    /// the end.
-    handed: usize,
-    /// How many were ever named.
-    named: usize,
-    /// How many workers took the place of one that had ended.
-    restarted: u64,
-    /// How many tasks of workers that have ended gave a result, and how many an error.
-    past: (u64, u64),
-    /// How many [`Hold`]s there are.
-    holds: usize,
-    /// Which numbers below `max` the workers have.
-    ranks: Vec<bool>,
-    closed: bool,
-    /// Closed, and what has not begun is cancelled.
-    pub(super) cancelling: bool,
-    /// Closed, and no worker is to finish what it has.
-    pub(super) terminated: bool,
-    pub(super) broken: Option<TaskError>,
-    setbacks: u32,
-    interruptions: u32,
-    /// How many workers there were when one died, at most, since one was of use.
-    peak: usize,
-}
-
-/// What becomes of the jobs that wait when no more are accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Queued {
-    Runs,
-    /// But for what the workers that are on their way will take: they were started for it.
-    IsCancelled,
-    IsAllCancelled,
-}
-
-impl Queued {
-    pub(crate) fn cancelled_if(cancel: bool) -> Self {
-        match cancel {
-            true => Queued::IsCancelled,
-            false => Queued::Runs,
-        }
-    }
-}
 
 /// Of the queue.
 #[derive(Clone, Copy)]
@@ -183,83 +120,18 @@ impl Drop for Hold {
     }
 }
 
-impl State {
-    /// Whether jobs are refused from now on.
-    pub(super) fn takes_none(&self) -> bool {
-        self.closed || self.broken.is_some()
-    }
-
-    /// How many workers are on their way to their first job.
-    fn coming(&self) -> usize {
-        self.live.saturating_sub(self.crew.len()) + self.fresh.len()
-    }
-
-    /// A worker asks for a job, or never will.
-    fn asked(&mut self, id: u64) {
-        self.fresh.retain(|&fresh| fresh != id);
-    }
-
-    /// A worker was of use.
-    pub(super) fn came_after(&mut self, after: After) {
-        if after != After::Nothing {
-            self.setbacks = 0;
-            self.interruptions = 0;
-            self.peak = 0;
-        }
-    }
-
-    /// What is submitted from now on has more to be done for it than to be kept.
-    fn shut(&mut self) {
-        self.inbox.shut(&mut self.queue);
-    }
-
-    /// Whether no job will come any more.
-    fn is_over(&self) -> bool {
-        self.closed && self.holds == 0
-    }
-
-    /// The idle workers, if they are to end.
-    fn dismissed(&mut self) -> Vec<Arc<dyn Runner>> {
-        match self.is_over() {
-            true => std::mem::take(&mut self.idle),
-            false => Vec::new(),
-        }
-    }
-}
-
 impl Scheduler {
     pub(crate) fn new(engine: Box<dyn Engine>, plan: Plan) -> Arc<Scheduler> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let inbox = Arc::new(Inbox::new());
+        let inbox = Arc::default();
         let scheduler = Arc::new(Scheduler {
             // Relaxed: only distinctness counts.
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             engine,
             state: Mutex::new(State {
-                queue: VecDeque::new(),
                 inbox: Arc::clone(&inbox),
-                cancelled: 0,
                 room: plan.max_pending.map(Room::new),
-                posts: None,
-                has_no_board: false,
-                doomed: Vec::new(),
-                idle: Vec::new(),
-                crew: Vec::new(),
-                fresh: Vec::new(),
-                live: 0,
-                handed: 0,
-                named: 0,
-                restarted: 0,
-                past: (0, 0),
-                holds: 0,
-                ranks: Vec::new(),
-                closed: false,
-                cancelling: false,
-                terminated: false,
-                broken: None,
-                setbacks: 0,
-                interruptions: 0,
-                peak: 0,
+                ..State::default()
             }),
             inbox,
             plan,
@@ -475,77 +347,6 @@ impl Scheduler {
         next
     }
 
-    /// Accepts no more jobs. Workers end when they are through.
-    pub(crate) fn close(&self, queued: Queued) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        state.shut();
-        state.cancelling |= queued != Queued::Runs;
-        let idle = state.dismissed();
-        let spared = match queued {
-            Queued::Runs => usize::MAX,
-            Queued::IsCancelled => state.coming(),
-            Queued::IsAllCancelled => 0,
-        };
-        let mut cancelled = VecDeque::new();
-        if state.cancelling {
-            let mut queue = state.take_all();
-            cancelled = queue.split_off(spared.min(queue.len()));
-            state.queue = queue;
-        }
-        self.fail_all(state, cancelled, TaskError::Cancelled, || {
-            idle.iter().for_each(|runner| runner.stop());
-        });
-    }
-
-    /// Accepts no more jobs and ends the workers: all jobs without a result fail at once.
-    pub(crate) fn terminate(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        state.shut();
-        state.terminated = true;
-        let idle = std::mem::take(&mut state.idle);
-        let queued = state.take_all();
-        let crew = state.crew.clone();
-        let error = TaskError::Terminated(Effect::DidNotRun);
-        self.fail_all(state, queued, error, || {
-            crew.iter().for_each(|runner| runner.terminate());
-            idle.iter().for_each(|runner| runner.stop());
-        });
-    }
-
-    /// Fails jobs that were accepted, once something else is done. The end does not come before: who waits for it finds
-    /// all outcomes.
-    fn fail_all(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        jobs: VecDeque<Arc<dyn Job>>,
-        error: TaskError,
-        first: impl FnOnce(),
-    ) {
-        state.handed += 1;
-        drop(state);
-        first();
-        for job in &jobs {
-            let _ = job.settle(Err(error.clone()));
-        }
-        let mut state = self.state.lock();
-        state.handed -= 1;
-        self.unlock_and_finish(state);
-        // Who is told may wait for the end.
-        for job in jobs {
-            job.publish();
-        }
-    }
-
-    /// Asks the tasks that run to end.
-    pub(crate) fn ask(&self) {
-        let crew = self.state.lock().crew.clone();
-        for runner in crew {
-            runner.ask();
-        }
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         let (mut stats, crew, purged) = {
             let mut state = self.state.lock();
@@ -568,27 +369,5 @@ impl Scheduler {
             stats.running += usize::from(worker.task.is_some());
         }
         stats
-    }
-
-    /// Kills the workers that can be killed; `false` if there was one that cannot.
-    pub(crate) fn kill(&self) -> bool {
-        let crew: Vec<_> = self.state.lock().crew.to_vec();
-        crew.iter().all(|runner| runner.kill())
-    }
-
-    /// Blocks until nothing is left of the workers; call it after `finished`.
-    pub(crate) fn reap(&self) {
-        self.engine.reap();
-    }
-
-    fn unlock_and_finish(&self, mut state: MutexGuard<'_, State>) {
-        let called = self.call(&mut state);
-        let finished = state.is_over() && state.live == 0 && state.handed == 0 && !state.has_jobs();
-        drop(state);
-        called.tell();
-        if finished {
-            exit::unwatch(self.id);
-            self.finished.set(());
-        }
     }
 }

@@ -10,6 +10,7 @@
 //! reply rings for the link's task. Such a process also takes jobs by itself that are [posted](super::super::posts)
 //! for all: then it goes on while its replies wait, and has several jobs as far as its link knows.
 //!
+//! - [`state`] is what is known of it, under one lock,
 //! - [`greeting`] is what comes before the first job, [`jobs`] how they are passed, over [`frames`],
 //! - [`replies`] are what the process says to them,
 //! - [`burial`] is what is left to do when the process is gone.
@@ -19,9 +20,9 @@ mod frames;
 mod greeting;
 mod jobs;
 mod replies;
+mod state;
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -29,14 +30,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::{net::unix::pipe, process::Child, sync::Notify, time::timeout};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::{
     super::{
-        Heed, Job, Patience, Request, Runner, Scheduler, fail,
+        Heed, Job, Patience, Runner, Scheduler, fail,
         scheduler::{After, Setback},
     },
     launcher::{Launched, PIPE_SIZE},
@@ -46,7 +47,7 @@ use super::{
 use crate::{
     arena::{
         self,
-        lane::{Lanes, Reader, Writer, Written},
+        lane::{Lanes, Reader},
         passage::Reach,
         process::Place,
     },
@@ -57,6 +58,7 @@ use crate::{
 };
 use burial::{Burial, bury_in_arena, death_of};
 use frames::{Heard, Listener, checked};
+use state::{Current, Sentence, State};
 
 /// A process that has not said hello by then never will.
 const GREETING_TIME: Duration = Duration::from_secs(60);
@@ -100,80 +102,6 @@ pub(super) struct Link {
     changed: Notify,
 }
 
-struct State {
-    /// The way to the process; gone once there is nothing more to say, or nobody to hear it.
-    input: Option<Arc<pipe::Sender>>,
-    /// The way for what is small, where the process shares memory.
-    lane: Option<Writer>,
-    /// The jobs that the process has, in the order in which it came to them. Where there are several, it has done
-    /// all but the last one, and nobody has taken its replies yet, or it is just about to reply to the one before
-    /// that.
-    held: VecDeque<Current>,
-    /// How many jobs the process has completed.
-    completed: u64,
-    /// Since when it has been ready for jobs.
-    ready_since: Option<Instant>,
-    /// Since when it has had nothing to do.
-    idle_since: Option<Instant>,
-    /// Whether it was told that there are no more.
-    closed: bool,
-    kill: bool,
-    /// Why it is killed, where that is what its job is to be told.
-    sentence: Option<Sentence>,
-    /// Its place in the memory that it shares, if it does.
-    place: Option<Place>,
-    /// It says that it does.
-    shares: bool,
-    /// How the one job of a `Worker` went, as far as is known.
-    verdict: Result<(), TaskError>,
-    /// It is about to end, or to be ended: no more jobs.
-    leaving: bool,
-    /// What it did that it must not do, found by who took its replies.
-    ending: Option<Ending>,
-    /// The process is gone, and this is how it went.
-    death: Option<Death>,
-}
-
-/// Why a process is killed on purpose.
-enum Sentence {
-    /// All workers are.
-    Terminated,
-    /// Its task is to end.
-    Killed,
-    /// Its task has taken so long.
-    TimeLimit(Duration),
-}
-
-/// The job that the process has, or is being given.
-struct Current {
-    job: Arc<dyn Job>,
-    since: Moment,
-    /// When the process is killed for it.
-    deadline: Option<Instant>,
-    request: Request,
-    /// Its frame in the lane, if that is in use; it may only say that the request is in the pipe.
-    entry: Option<Written>,
-    /// Its number on the board, if the process has it from there.
-    posted: Option<u64>,
-    /// How much of the request is in the pipe, if it goes that way.
-    piped: Option<usize>,
-    /// Somebody is writing to the pipe right now, and will look at the state afterwards.
-    sending: bool,
-}
-
-impl Current {
-    fn is(&self, job: &Arc<dyn Job>) -> bool {
-        std::ptr::addr_eq(Arc::as_ptr(&self.job), Arc::as_ptr(job))
-    }
-
-    /// What is left to be written to the pipe, if nobody is doing that.
-    fn unwritten(&self) -> Option<(u64, Bytes)> {
-        let written = self.piped.filter(|_| !self.sending)?;
-        let is_left = written < self.request.frame.len();
-        is_left.then(|| (self.request.id, self.request.frame.slice(written..)))
-    }
-}
-
 /// What holds between this process and all workers of one executor.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
@@ -213,46 +141,6 @@ enum Ending {
     Useless(Setback),
 }
 
-impl State {
-    /// When a job at hand has taken too long.
-    fn deadline(&self) -> Option<Instant> {
-        let deadlines = self.held.iter().filter_map(|current| current.deadline);
-        deadlines.min()
-    }
-
-    /// The job whose request has this number.
-    fn held(&mut self, id: u64) -> Option<&mut Current> {
-        self.held
-            .iter_mut()
-            .find(|current| current.request.id == id)
-    }
-
-    /// Takes out the first job of which this holds.
-    fn take_if(&mut self, is_it: impl Fn(&Current) -> bool) -> Option<Current> {
-        let position = self.held.iter().position(is_it)?;
-        self.held.remove(position)
-    }
-
-    /// Whether the process can be killed for the sake of this job: it may not have replied to others yet, which
-    /// only who insists takes into account.
-    fn may_end_for(&self, job: &Arc<dyn Job>, insists: bool) -> Heed {
-        match self.held.iter().position(|current| current.is(job)) {
-            None => Heed::NotNow,
-            Some(at) if at + 1 < self.held.len() => Heed::TooLate,
-            Some(at) if at > 0 && !insists => Heed::NotNow,
-            Some(_) => Heed::Heeded,
-        }
-    }
-
-    /// The process is to be killed; the first reason stays, unless all workers are.
-    fn condemn(&mut self, sentence: Sentence) {
-        self.kill = true;
-        if self.sentence.is_none() || matches!(sentence, Sentence::Terminated) {
-            self.sentence = Some(sentence);
-        }
-    }
-}
-
 impl Link {
     pub(super) fn new(
         id: u64,
@@ -275,23 +163,7 @@ impl Link {
             replies: Mutex::new(None),
             heard: Arc::default(),
             tally: Tally::default(),
-            state: Mutex::new(State {
-                input: None,
-                lane: None,
-                held: VecDeque::new(),
-                completed: 0,
-                ready_since: None,
-                idle_since: None,
-                closed: false,
-                kill: false,
-                sentence: None,
-                place: None,
-                shares: false,
-                verdict: Ok(()),
-                leaving: false,
-                ending: None,
-                death: None,
-            }),
+            state: Mutex::default(),
             changed: Notify::new(),
         }
     }

@@ -5,7 +5,10 @@ use std::{collections::VecDeque, os::fd::AsFd, process::ExitStatus, sync::Arc, t
 use rustix::io::ioctl_fionread;
 use tokio::net::unix::pipe;
 
-use super::{Current, ENDING_TIME, Link, SETTLING_TIME, Sentence};
+use super::{
+    ENDING_TIME, Link, SETTLING_TIME,
+    state::{Current, Sentence},
+};
 use crate::{
     arena::{arena, process::Place},
     engine::{fail, processes::tidy, scheduler::Setback},
@@ -37,7 +40,7 @@ impl Link {
         for current in held.into_iter().rev() {
             charged |= self.abandon(current, unread, death.clone());
         }
-        let (useful, greeted, verdict) = {
+        let (useful, greeted, failure) = {
             let state = self.state.lock();
             let settled = state
                 .ready_since
@@ -45,7 +48,7 @@ impl Link {
             (
                 charged || state.completed > 0 || state.closed || settled,
                 state.ready_since.is_some(),
-                state.verdict.clone(),
+                state.failure.clone(),
             )
         };
         let setback = setback.or_else(|| {
@@ -57,11 +60,11 @@ impl Link {
                 _ => Some(Setback::Death(died())),
             }
         });
-        self.record.end(match (&setback, verdict, death) {
+        self.record.end(match (&setback, failure, death) {
             (Some(setback), ..) => Err(setback.cause().clone()),
-            (None, Err(error), _) => Err(error),
-            (None, Ok(()), Death::Exited(0)) => Ok(()),
-            (None, Ok(()), death) => Err(self.died(death, None, Effect::Ran)),
+            (None, Some(error), _) => Err(error),
+            (None, None, Death::Exited(0)) => Ok(()),
+            (None, None, death) => Err(self.died(death, None, Effect::Ran)),
         });
         self.scheduler.ended(self.id, setback);
     }
@@ -100,7 +103,7 @@ impl Link {
         }
         let error = self.died(death, Some(job.name()), effect);
         if solo {
-            self.state.lock().verdict = Err(error.clone());
+            self.state.lock().failure = Some(error.clone());
         }
         self.tally.count(job.settle(Err(error)).failed);
         job.publish();

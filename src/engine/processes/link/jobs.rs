@@ -9,7 +9,12 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::net::unix::pipe;
 
-use super::{Current, Link, Sentence, burial::unread, frames::write_some};
+use super::{
+    Link,
+    burial::unread,
+    frames::write_some,
+    state::{Current, Sentence},
+};
 use crate::{
     engine::{
         Heed, Job, PATIENCE, Request, Runner, fail,

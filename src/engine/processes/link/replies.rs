@@ -263,7 +263,7 @@ impl Link {
             }
         };
         if self.scheduler.is_solo() {
-            self.state.lock().verdict = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
+            self.state.lock().failure = outcome.as_ref().err().cloned();
         }
         self.tally.count(current.job.settle(outcome).failed);
         Ok(Done {

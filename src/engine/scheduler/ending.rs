@@ -1,0 +1,125 @@
+//! The end of a scheduler: no more jobs, or no more workers.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use parking_lot::MutexGuard;
+
+use super::{Scheduler, State};
+use crate::{
+    engine::Job,
+    error::{Effect, TaskError},
+    exit,
+};
+
+/// What becomes of the jobs that wait when no more are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queued {
+    Runs,
+    /// But for what the workers that are on their way will take: they were started for it.
+    IsCancelled,
+    IsAllCancelled,
+}
+
+impl Queued {
+    pub(crate) fn cancelled_if(cancel: bool) -> Self {
+        match cancel {
+            true => Queued::IsCancelled,
+            false => Queued::Runs,
+        }
+    }
+}
+
+impl Scheduler {
+    /// Accepts no more jobs. Workers end when they are through.
+    pub(crate) fn close(&self, queued: Queued) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.shut();
+        state.cancelling |= queued != Queued::Runs;
+        let idle = state.dismissed();
+        let spared = match queued {
+            Queued::Runs => usize::MAX,
+            Queued::IsCancelled => state.coming(),
+            Queued::IsAllCancelled => 0,
+        };
+        let mut cancelled = VecDeque::new();
+        if state.cancelling {
+            let mut queue = state.take_all();
+            cancelled = queue.split_off(spared.min(queue.len()));
+            state.queue = queue;
+        }
+        self.fail_all(state, cancelled, TaskError::Cancelled, || {
+            idle.iter().for_each(|runner| runner.stop());
+        });
+    }
+
+    /// Accepts no more jobs and ends the workers: all jobs without a result fail at once.
+    pub(crate) fn terminate(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.shut();
+        state.terminated = true;
+        let idle = std::mem::take(&mut state.idle);
+        let queued = state.take_all();
+        let crew = state.crew.clone();
+        let error = TaskError::Terminated(Effect::DidNotRun);
+        self.fail_all(state, queued, error, || {
+            crew.iter().for_each(|runner| runner.terminate());
+            idle.iter().for_each(|runner| runner.stop());
+        });
+    }
+
+    /// Fails jobs that were accepted, once something else is done. The end does not come before: who waits for it finds
+    /// all outcomes.
+    pub(super) fn fail_all(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        jobs: VecDeque<Arc<dyn Job>>,
+        error: TaskError,
+        first: impl FnOnce(),
+    ) {
+        state.handed += 1;
+        drop(state);
+        first();
+        for job in &jobs {
+            let _ = job.settle(Err(error.clone()));
+        }
+        let mut state = self.state.lock();
+        state.handed -= 1;
+        self.unlock_and_finish(state);
+        // Who is told may wait for the end.
+        for job in jobs {
+            job.publish();
+        }
+    }
+
+    /// Asks the tasks that run to end.
+    pub(crate) fn ask(&self) {
+        let crew = self.state.lock().crew.clone();
+        for runner in crew {
+            runner.ask();
+        }
+    }
+
+    /// Kills the workers that can be killed; `false` if there was one that cannot.
+    pub(crate) fn kill(&self) -> bool {
+        let crew: Vec<_> = self.state.lock().crew.to_vec();
+        crew.iter().all(|runner| runner.kill())
+    }
+
+    /// Blocks until nothing is left of the workers; call it after `finished`.
+    pub(crate) fn reap(&self) {
+        self.engine.reap();
+    }
+
+    pub(super) fn unlock_and_finish(&self, mut state: MutexGuard<'_, State>) {
+        let called = self.call(&mut state);
+        let finished = state.is_over() && state.live == 0 && state.handed == 0 && !state.has_jobs();
+        drop(state);
+        called.tell();
+        if finished {
+            exit::unwatch(self.id);
+            self.finished.set(());
+        }
+    }
+}
