@@ -1,0 +1,534 @@
+//! How a program ends: what is waited for, what is not, and with which code.
+
+use super::*;
+
+pub const SCENARIOS: &[Scenario] = &[
+    scenario!(true, &Backend::ALL, a_running_worker_is_waited_for),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_running_worker_without_a_handle_is_waited_for
+    ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        workers_that_start_while_the_program_ends_are_waited_for
+    ),
+    scenario!(true, &Backend::ALL, daemon_workers_are_not_waited_for),
+    scenario!(true, &Backend::ALL, daemon_workers_that_print_do_no_harm),
+    scenario!(
+        true,
+        THREADS,
+        a_daemon_that_holds_the_standard_output_is_not_waited_for
+    ),
+    scenario!(true, &Backend::ALL, tasks_of_a_dropped_executor_complete),
+    scenario!(true, &Backend::ALL, tasks_of_a_leaked_executor_complete),
+    scenario!(
+        true,
+        &Backend::ALL,
+        tasks_of_an_executor_that_was_shut_down_complete
+    ),
+    scenario!(true, &Backend::ALL, an_ending_program_accepts_no_more_tasks),
+    scenario!(true, &Backend::ALL, an_exit_code_of_main_stays),
+    scenario!(true, &Backend::ALL, an_early_exit_of_main_ends_the_program),
+    scenario!(true, THREADS, an_exit_in_a_worker_ends_the_program),
+    scenario!(true, THREADS, an_exit_in_an_executors_task_ends_the_program),
+    scenario!(
+        true,
+        PROCESSES,
+        an_exit_in_a_worker_after_main_ends_the_program
+    ),
+    scenario!(true, &Backend::ALL, a_panic_in_main_ends_the_program),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_leaked_pools_work_ends_with_the_program
+    ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_closed_pools_work_ends_with_the_program
+    ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_dropped_pools_work_ends_with_the_program
+    ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        a_pools_last_results_come_before_the_end
+    ),
+];
+
+mod a_running_worker_is_waited_for {
+    use super::*;
+    use freethreading::Worker;
+
+    pub fn main() {
+        let worker = Worker::new(work);
+        worker.start().unwrap();
+        tell_the_end_of_main();
+    }
+
+    pub fn work() {
+        wait_for_the_end_of_main();
+        println!("one line");
+        print!("and another");
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("one line\nand another");
+    }
+}
+
+mod a_running_worker_without_a_handle_is_waited_for {
+    use super::*;
+    use freethreading::Worker;
+
+    pub fn main() {
+        Worker::new(a_running_worker_is_waited_for::work)
+            .start()
+            .unwrap();
+        tell_the_end_of_main();
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("one line\nand another");
+    }
+}
+
+mod workers_that_start_while_the_program_ends_are_waited_for {
+    use super::*;
+    use freethreading::{Worker, task};
+
+    pub fn main() {
+        Worker::new(task!(start_another(3))).start().unwrap();
+        tell_the_end_of_main();
+    }
+
+    fn start_another(more: u32) {
+        wait_for_the_end_of_main();
+        println!("{more}");
+        if more > 0 {
+            Worker::new(task!(start_another(more - 1))).start().unwrap();
+        }
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("3\n2\n1\n0\n");
+    }
+}
+
+mod daemon_workers_are_not_waited_for {
+    use super::*;
+    use freethreading::Worker;
+
+    fn be_busy() {
+        sign("busy").note(std::process::id());
+        spin();
+    }
+
+    pub fn main() {
+        for _ in 0..40 {
+            Worker::new(be_busy).with_daemon(true).start().unwrap();
+        }
+        eventually("all are busy", || sign("busy").notes().len() == 40);
+        println!("the end");
+    }
+
+    pub fn check(program: Program) {
+        let program = program.start();
+        let busy = program.sign("busy");
+        eventually("all are busy", || busy.notes().len() == 40);
+        let pids: Vec<u32> = busy
+            .notes()
+            .iter()
+            .map(|pid| pid.parse().unwrap())
+            .collect();
+        program.finish().said("the end\n");
+        assert!(pids.into_iter().all(|pid| !common::exists(pid)));
+    }
+}
+
+mod daemon_workers_that_print_do_no_harm {
+    use super::*;
+    use freethreading::Worker;
+
+    fn chatter() {
+        sign("chatters").note("");
+        loop {
+            println!("chatter");
+        }
+    }
+
+    pub fn main() {
+        for _ in 0..8 {
+            Worker::new(chatter).with_daemon(true).start().unwrap();
+        }
+        eventually("all of them chatter", || {
+            sign("chatters").notes().len() == 8
+        });
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        ended.was_fine();
+        // The last of them may have been stopped within a word.
+        let complete = ended
+            .stdout
+            .lines()
+            .filter(|line| *line == "chatter")
+            .count();
+        assert!(complete + 8 >= ended.stdout.lines().count());
+    }
+}
+
+mod a_daemon_that_holds_the_standard_output_is_not_waited_for {
+    use super::*;
+    use freethreading::Worker;
+
+    fn hold_output() {
+        let _held = std::io::stdout().lock();
+        sign("held").give();
+        spin();
+    }
+
+    pub fn main() {
+        Worker::new(hold_output).with_daemon(true).start().unwrap();
+        sign("held").wait();
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod tasks_of_a_dropped_executor_complete {
+    use super::*;
+    use freethreading::{WorkerPoolExecutor, task};
+
+    fn print_at_last(number: u32) {
+        wait_for_the_end_of_main();
+        println!("{number}");
+    }
+
+    /// An executor that has more to do than its workers can take at once.
+    pub fn busy_executor() -> WorkerPoolExecutor {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        for number in 0..8 {
+            drop(executor.submit(task!(print_at_last(number))));
+        }
+        tell_the_end_of_main();
+        executor
+    }
+
+    pub fn main() {
+        drop(busy_executor());
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        ended.was_fine();
+        assert_eq!(
+            ended.sorted_lines(),
+            ["0", "1", "2", "3", "4", "5", "6", "7"]
+        );
+    }
+}
+
+mod tasks_of_a_leaked_executor_complete {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+    use std::sync::OnceLock;
+
+    static EXECUTOR: OnceLock<WorkerPoolExecutor> = OnceLock::new();
+
+    pub fn main() {
+        EXECUTOR
+            .set(tasks_of_a_dropped_executor_complete::busy_executor())
+            .unwrap();
+    }
+
+    pub fn check(program: Program) {
+        tasks_of_a_dropped_executor_complete::check(program);
+    }
+}
+
+mod tasks_of_an_executor_that_was_shut_down_complete {
+    use super::*;
+
+    pub fn main() {
+        let executor = tasks_of_a_dropped_executor_complete::busy_executor();
+        executor.shutdown(false, false);
+        std::mem::forget(executor);
+    }
+
+    pub fn check(program: Program) {
+        tasks_of_a_dropped_executor_complete::check(program);
+    }
+}
+
+mod an_ending_program_accepts_no_more_tasks {
+    use super::*;
+    use freethreading::{TaskError, WorkerPoolExecutor};
+    use std::sync::OnceLock;
+
+    static EXECUTOR: OnceLock<WorkerPoolExecutor> = OnceLock::new();
+
+    fn last_task() {
+        sign("refused").wait();
+    }
+
+    pub fn main() {
+        let executor = EXECUTOR.get_or_init(|| WorkerPoolExecutor::new(2).unwrap());
+        drop(executor.submit(last_task));
+        // The end of the program waits for that task, and the task for a refusal.
+        thread::spawn(|| {
+            wait_for_the_end_of_main();
+            loop {
+                match executor.submit(|| ()).result() {
+                    Ok(()) => {}
+                    Err(TaskError::Shutdown) => break,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            let mut rest = executor.map(|x: u8| x, [1, 2]);
+            assert!(matches!(rest.next(), Some(Err(TaskError::Shutdown))));
+            sign("refused").give();
+        });
+        tell_the_end_of_main();
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod an_exit_code_of_main_stays {
+    use super::*;
+    use freethreading::Worker;
+
+    pub fn main() {
+        Worker::new(a_running_worker_is_waited_for::work)
+            .start()
+            .unwrap();
+        Worker::new(spin).with_daemon(true).start().unwrap();
+        tell_the_end_of_main();
+        std::process::exit(9);
+    }
+
+    pub fn check(program: Program) {
+        program.run().had_code(9);
+    }
+}
+
+mod an_early_exit_of_main_ends_the_program {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        executor.submit(|| ()).result().unwrap();
+        // Nothing is dropped.
+        std::process::exit(4);
+    }
+
+    pub fn check(program: Program) {
+        program.run().had_code(4);
+    }
+}
+
+mod an_exit_in_a_worker_ends_the_program {
+    use super::*;
+    use freethreading::Worker;
+
+    fn exit() {
+        print!("the end");
+        std::process::exit(7);
+    }
+
+    pub fn main() {
+        let worker = Worker::new(exit);
+        worker.start().unwrap();
+        let _ = worker.join();
+        unreachable!("the program has ended");
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        ended.had_code(7);
+        assert_eq!(ended.stdout, "the end");
+    }
+}
+
+mod an_exit_in_an_executors_task_ends_the_program {
+    use super::*;
+    use freethreading::{WorkerPoolExecutor, task};
+
+    fn exit(code: i32) {
+        std::process::exit(code);
+    }
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        drop(executor.submit(spin));
+        let last = executor.submit(task!(exit(7)));
+        drop(executor.submit(|| ()));
+        let _ = last.result();
+        unreachable!("the program has ended");
+    }
+
+    pub fn check(program: Program) {
+        program.run().had_code(7);
+    }
+}
+
+mod an_exit_in_a_worker_after_main_ends_the_program {
+    use super::*;
+    use freethreading::Worker;
+
+    fn exit() {
+        wait_for_the_end_of_main();
+        std::process::exit(7);
+    }
+
+    pub fn main() {
+        Worker::new(exit).start().unwrap();
+        tell_the_end_of_main();
+    }
+
+    pub fn check(program: Program) {
+        // Either code will do: the first exit was that of main.
+        let ended = program.run();
+        assert!(matches!(ended.status.code(), Some(0 | 7)), "{ended:#?}");
+    }
+}
+
+mod a_panic_in_main_ends_the_program {
+    use super::*;
+    use freethreading::{Worker, WorkerPoolExecutor};
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        executor.submit(|| ()).result().unwrap();
+        Worker::new(a_running_worker_is_waited_for::work)
+            .start()
+            .unwrap();
+        tell_the_end_of_main();
+        panic!("main gives up");
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        ended.had_code(101);
+        assert_eq!(
+            ended.stderr.matches("main gives up").count(),
+            1,
+            "{ended:#?}"
+        );
+        assert_eq!(ended.stdout, "one line\nand another");
+    }
+}
+
+// Pools.
+
+mod a_leaked_pools_work_ends_with_the_program {
+    use super::*;
+    use freethreading::{WorkerPool, task};
+    use std::sync::OnceLock;
+
+    static POOL: OnceLock<WorkerPool> = OnceLock::new();
+
+    fn note_and_spin(number: u32) {
+        sign("busy").note(format!("{} {number}", std::process::id()));
+        spin();
+    }
+
+    /// A pool that has more to do than it can ever do.
+    pub fn busy_pool() -> WorkerPool {
+        let pool = WorkerPool::new(2).unwrap();
+        drop(pool.map_async(note_and_spin, 0..100));
+        drop(pool.chunksize(1).map_async(note_and_spin, 0..100));
+        for number in 0..100 {
+            drop(pool.apply_async(task!(note_and_spin(number))));
+        }
+        let imap = pool.imap(note_and_spin, 0..).unwrap();
+        std::mem::forget(imap);
+        eventually("both are busy", || sign("busy").notes().len() == 2);
+        pool
+    }
+
+    pub fn main() {
+        POOL.set(busy_pool()).unwrap();
+        println!("main returns");
+    }
+
+    pub fn check(program: Program) {
+        let running = program.start();
+        let busy = running.sign("busy");
+        let program = running.child.id();
+        let (pids, ended) = {
+            eventually("both are busy", || busy.notes().len() == 2);
+            (busy.notes(), running.finish())
+        };
+        ended.said("main returns\n");
+        for note in pids {
+            let pid: u32 = note.split(' ').next().unwrap().parse().unwrap();
+            assert!(pid == program || !common::runs(pid));
+        }
+    }
+}
+
+mod a_closed_pools_work_ends_with_the_program {
+    use super::*;
+
+    pub fn main() {
+        let pool = a_leaked_pools_work_ends_with_the_program::busy_pool();
+        pool.close();
+        std::mem::forget(pool);
+        println!("main returns");
+    }
+
+    pub fn check(program: Program) {
+        a_leaked_pools_work_ends_with_the_program::check(program);
+    }
+}
+
+mod a_dropped_pools_work_ends_with_the_program {
+    use super::*;
+
+    pub fn main() {
+        drop(a_leaked_pools_work_ends_with_the_program::busy_pool());
+        println!("main returns");
+    }
+
+    pub fn check(program: Program) {
+        a_leaked_pools_work_ends_with_the_program::check(program);
+    }
+}
+
+mod a_pools_last_results_come_before_the_end {
+    use super::*;
+    use freethreading::WorkerPool;
+
+    pub fn main() {
+        for round in 0..20 {
+            let pool = WorkerPool::new(2).unwrap();
+            let result = pool.map_async(|n: u32| println!("{n}"), 0..10).unwrap();
+            pool.close();
+            if round % 2 == 0 {
+                pool.join().unwrap();
+            }
+            result.get().unwrap();
+        }
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        ended.was_fine();
+        let mut expected: Vec<_> = (0..200).map(|n| (n % 10).to_string()).collect();
+        expected.sort_unstable();
+        assert_eq!(ended.sorted_lines(), expected);
+    }
+}
