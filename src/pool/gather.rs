@@ -22,7 +22,7 @@ use crate::{
     },
     engine::{
         Job,
-        processes::{reactor, wire::Carriage},
+        processes::{aside, wire::Carriage},
         scheduler::Hold,
     },
     error::{Effect, TaskError},
@@ -294,7 +294,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
 
 impl<I: Portable, R: Portable> Watcher for Gather<I, R> {
     fn is_over(self: Arc<Self>, number: usize) {
-        reactor::off_the_reactor(move || {
+        aside::off_the_reactor(move || {
             self.receive(number);
             self.feed();
         });

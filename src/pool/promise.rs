@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    engine::processes::reactor,
+    engine::processes::aside,
     error::TaskError,
     shim::{Mutex, MutexGuard, Thread, park, thread},
     unwind,
@@ -102,7 +102,7 @@ impl<T: Send + 'static> Promise<T> {
         drop(state);
         drop(held);
         let promise = Arc::clone(self);
-        reactor::off_the_reactor(move || promise.deliver(outcome));
+        aside::off_the_reactor(move || promise.deliver(outcome));
     }
 
     /// Has the hook called with the outcome, before anybody gets that.

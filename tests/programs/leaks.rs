@@ -4,6 +4,7 @@ use super::*;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario!(true, &[], nothing_is_left_of_workers_and_executors),
+    scenario!(true, PROCESSES, many_small_results_take_few_threads),
     scenario!(true, PROCESSES, no_zombies_are_left),
     scenario!(
         true,
@@ -102,6 +103,41 @@ mod nothing_is_left_of_workers_and_executors {
                 now.0 <= before.0 && now.1 <= before.1 && now.2 == 0
             });
         }
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod many_small_results_take_few_threads {
+    use super::*;
+    use std::sync::mpsc;
+
+    use freethreading::{WorkerPool, WorkerPoolExecutor, task};
+
+    fn double(n: u64) -> u64 {
+        2 * n
+    }
+
+    pub fn main() {
+        const COUNT: u64 = 20_000;
+
+        let pool = WorkerPool::new(2).unwrap();
+        let doubles = pool.chunksize(1).map(double, 0..COUNT).unwrap();
+        assert!(doubles.into_iter().eq((0..COUNT).map(double)));
+        // Threads that had something to do are there for a second.
+        assert!(common::threads() < 50, "{} threads", common::threads());
+
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        for n in 0..COUNT {
+            let sender = sender.clone();
+            let double = executor.submit(task!(double(n)));
+            double.add_done_callback(move |_| sender.send(common::threads()).unwrap());
+        }
+        drop(sender);
+        assert!(receiver.iter().max().unwrap() < 50);
     }
 
     pub fn check(program: Program) {

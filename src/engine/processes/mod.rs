@@ -3,8 +3,10 @@
 //! - [`launcher`] starts the process, [`child`] is what the process does,
 //! - [`wire`] is what they say to each other,
 //! - [`link`] is the parent's end of one worker, [`stderr`] what becomes of its error output,
-//! - [`reactor`] is the thread that all links live on, [`tidy`] gives memory back from there.
+//! - [`reactor`] is the thread that all links live on, [`aside`] what it leaves to others, [`tidy`] gives memory back
+//!   from there.
 
+pub(crate) mod aside;
 pub(crate) mod child;
 pub(crate) mod launcher;
 mod link;

@@ -6,9 +6,7 @@
 use std::{
     cell::Cell,
     future::pending,
-    io,
-    sync::Arc,
-    thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
@@ -74,27 +72,9 @@ pub(crate) fn handle() -> io::Result<Handle> {
     Ok(handle)
 }
 
-/// Calls `code` here, or on a thread made for such calls if this one serves worker processes: all jobs
-/// wait for it, and whoever does it while he waits may hold what the code waits for.
-pub(crate) fn off_the_reactor(code: impl FnOnce() + Send + 'static) {
-    if !SERVES.try_with(Cell::get).unwrap_or(false) {
-        return code();
-    }
-    let code = Arc::new(Mutex::new(Some(code)));
-    let run = {
-        let code = Arc::clone(&code);
-        move || {
-            let code = code.lock().take();
-            if let Some(code) = code {
-                code();
-            }
-        }
-    };
-    // tokio panics where the system refuses the thread; then it has to be done here after all.
-    let spawn = || handle().map(|reactor| drop(reactor.spawn_blocking(run.clone())));
-    if !matches!(unwind::catch(spawn), Ok(Ok(()))) {
-        run();
-    }
+/// Whether this thread serves worker processes now.
+pub(super) fn is_served_here() -> bool {
+    SERVES.try_with(Cell::get).unwrap_or(false)
 }
 
 /// Waits until the given time, on any runtime.

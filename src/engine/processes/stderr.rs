@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::reactor;
+use super::aside;
 use crate::latch::Latch;
 
 /// What is read at once.
@@ -131,7 +131,7 @@ impl Shared {
         keep(&mut self.tail.lock(), &piece);
         let (done, is_done) = oneshot::channel();
         // It blocks where nobody reads this process's standard error.
-        reactor::off_the_reactor(move || {
+        aside::off_the_reactor(move || {
             write(&piece);
             let _ = done.send(());
         });

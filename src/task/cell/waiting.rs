@@ -3,7 +3,7 @@
 use std::{sync::Arc, task::Waker};
 
 use crate::{
-    engine::{Orders, processes::reactor},
+    engine::{Orders, processes::aside},
     executor::TaskFuture,
     shim::Thread,
     unwind,
@@ -58,7 +58,7 @@ impl<R> Waiting<R> {
         if !self.callbacks.is_empty() {
             let future = future();
             // The thread that serves all worker processes must not wait for user code.
-            reactor::off_the_reactor(move || {
+            aside::off_the_reactor(move || {
                 for callback in self.callbacks {
                     unwind::contain(|| callback(&future));
                 }
