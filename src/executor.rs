@@ -272,7 +272,8 @@ impl WorkerPoolExecutor {
     /// many tasks as there are workers that were just started for them. With `wait` the call returns when all
     /// that is done and the workers have ended.
     ///
-    /// Called by one of the executor's own tasks it does not wait, since the task would wait for itself.
+    /// Callbacks are waited for as well. Called by one of the executor's own tasks or callbacks it does not wait, since
+    /// that would wait for itself.
     ///
     /// Python's `Executor.shutdown()`.
     ///
@@ -300,7 +301,7 @@ impl WorkerPoolExecutor {
     /// the rest is given up as by [`kill_workers`](WorkerPoolExecutor::kill_workers). So all futures are
     /// done when the call returns, and no worker process is left; a thread may still be at its task.
     ///
-    /// Called by one of the executor's own tasks it does not wait, and is `false`.
+    /// Called by one of the executor's own tasks or callbacks it does not wait, and is `false`.
     ///
     /// # Blocking
     ///
@@ -347,7 +348,8 @@ impl WorkerPoolExecutor {
                     // A thread goes on for as long as it likes.
                     return false;
                 }
-                self.scheduler.finished.wait(None);
+                // Nor can callbacks be given up.
+                self.scheduler.vacated.wait(None);
             }
         }
         self.scheduler.reap();
@@ -373,7 +375,7 @@ impl WorkerPoolExecutor {
         if !self.finished_within(Self::GRACE).await {
             self.scheduler.terminate();
             if self.backend == Backend::Multiprocessing {
-                self.scheduler.finished.wait_async().await;
+                self.scheduler.vacated.wait_async().await;
             }
         }
         false

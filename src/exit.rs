@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Once, Weak},
+    io::{self, Write},
+    sync::{Arc, Once, Weak, mpsc},
+    thread,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -45,24 +48,53 @@ fn end_workers() {
     // A thread that ends the program from within a task would wait for itself.
     let (_, role) = record::current_role();
     if matches!(role, Role::Main | Role::Foreign) {
-        loop {
-            let waited_for = watched(Scheduler::outlasts_main);
-            if waited_for.is_empty() {
-                break;
-            }
-            for scheduler in waited_for {
-                scheduler.close(Queued::Runs);
-                scheduler.finished.wait(None);
-            }
-        }
+        wait_for_workers();
     }
     // Threads end with the program. Processes would, too, but nobody would wait for them.
-    for scheduler in watched(|_| true) {
-        if scheduler.carriage().is_some() {
-            scheduler.close(Queued::IsAllCancelled);
-            scheduler.kill();
-            scheduler.finished.wait(None);
+    let killed = watched(|scheduler| scheduler.carriage().is_some());
+    for scheduler in &killed {
+        scheduler.close(Queued::IsAllCancelled);
+        scheduler.kill();
+    }
+    for scheduler in killed {
+        // Their callbacks are not waited for.
+        scheduler.vacated.wait(None);
+    }
+}
+
+fn wait_for_workers() {
+    let mut had_threads = false;
+    loop {
+        let waited_for = watched(Scheduler::outlasts_main);
+        if waited_for.is_empty() {
+            break;
         }
+        for scheduler in &waited_for {
+            scheduler.close(Queued::Runs);
+        }
+        for scheduler in waited_for {
+            scheduler.finished.wait(None);
+            had_threads |= scheduler.carriage().is_none();
+        }
+    }
+    if had_threads {
+        flush_stdout();
+    }
+}
+
+/// Writes out what threads have printed. std does that when `main` has returned, unless one of them is printing just
+/// then.
+fn flush_stdout() {
+    /// One that goes with the program may have it, and keep it.
+    const PATIENCE: Duration = Duration::from_millis(200);
+
+    let (sender, is_flushed) = mpsc::channel();
+    let flush = move || {
+        let _ = io::stdout().flush();
+        let _ = sender.send(());
+    };
+    if thread::Builder::new().spawn(flush).is_ok() {
+        let _ = is_flushed.recv_timeout(PATIENCE);
     }
 }
 

@@ -579,11 +579,8 @@ freethreading::test_backends! {
                         sender.send(user.join()).unwrap();
                     });
                     gates.open();
-                    match joined.recv().unwrap() {
-                        Ok(()) => assert_eq!(get_backend().unwrap(), Backend::Multiprocessing),
-                        Err(Error::JoinSelf) => assert_eq!(get_backend().unwrap(), Backend::Threading),
-                        Err(error) => panic!("{error:?}"),
-                    }
+                    // The end waits for callbacks.
+                    assert!(matches!(joined.recv().unwrap(), Err(Error::JoinSelf)));
                     assert_eq!(result.get().unwrap(), [0, 1, 2]);
                     pool.join().unwrap();
                 }

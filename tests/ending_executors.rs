@@ -164,7 +164,7 @@ freethreading::test_backends! {
     }
 
     #[test]
-    fn a_task_may_end_its_own_executor() {
+    fn a_callback_may_end_its_own_executor() {
         watched(|| {
             let scratch = Scratch::new();
             let (begin, killed) = (scratch.sign("begin"), scratch.sign("killed"));
@@ -173,10 +173,8 @@ freethreading::test_backends! {
             let waits = executor.submit(task!(|sign| sign.wait()));
             let other = std::sync::Arc::clone(&executor);
             let end = killed.clone();
-            // On threads it is the worker that calls back.
-            let in_time = on_processes();
             waits.add_done_callback(move |_| {
-                assert_eq!(other.shutdown_timeout(LONG), in_time);
+                assert!(!other.shutdown_timeout(LONG));
                 other.kill_workers();
                 end.give();
             });

@@ -1000,6 +1000,8 @@ fn a_result_that_cannot_be_decoded_costs_its_task_only() {
         for (number, why) in [(3, "refuses to be read"), (4, "panics when read")] {
             let future = executor.submit(task!(gives(number)));
             assert_codec_error(future.result(), false, Part::Result, why);
+            // An error stays.
+            assert_codec_error(future.result(), false, Part::Result, why);
             goes_on(&executor, worker);
         }
     });

@@ -521,6 +521,31 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn a_shutdown_waits_for_callbacks() {
+        watched(|| {
+            let ways: [fn(&WorkerPoolExecutor); 3] = [
+                |executor| executor.shutdown(true, false),
+                |executor| futures::executor::block_on(executor.shutdown_async(false)),
+                |executor| assert!(executor.shutdown_timeout(Duration::MAX)),
+            ];
+            for shut_down in ways {
+                let executor = WorkerPoolExecutor::new(2).unwrap();
+                let calls = Arc::new(AtomicUsize::new(0));
+                for _ in 0..10 {
+                    let called = Arc::clone(&calls);
+                    executor.submit(|| ()).add_done_callback(move |_| {
+                        // Long enough for a shutdown that does not wait to be over.
+                        thread::sleep(Duration::from_millis(20));
+                        called.fetch_add(1, Ordering::SeqCst);
+                    });
+                }
+                shut_down(&executor);
+                assert_eq!(calls.load(Ordering::SeqCst), 10);
+            }
+        });
+    }
+
+    #[test]
     fn a_slow_callback_stops_no_other_worker() {
         watched(|| {
             let executor = WorkerPoolExecutor::new(2).unwrap();

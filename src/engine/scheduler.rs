@@ -47,6 +47,8 @@ pub(crate) struct Scheduler {
     pub(super) state: Mutex<State>,
     inbox: Arc<Inbox<Arc<dyn Job>>>,
     /// Closed, nothing queued, and no worker left.
+    pub(crate) vacated: Latch<()>,
+    /// The same, and all callbacks were called.
     pub(crate) finished: Latch<()>,
 }
 
@@ -135,6 +137,7 @@ impl Scheduler {
             }),
             inbox,
             plan,
+            vacated: Latch::new(),
             finished: Latch::new(),
         });
         exit::watch(scheduler.id, &scheduler);

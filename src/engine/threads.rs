@@ -60,7 +60,10 @@ impl Engine for Threads {
         match thread::Builder::new().name(name).spawn(body) {
             Ok(handle) => {
                 record.begin(None, listed);
-                self.handles.lock().push(handle);
+                let mut handles = self.handles.lock();
+                // The system keeps the stack of a thread that has ended as long as it may be joined.
+                handles.retain(|other| !other.is_finished());
+                handles.push(handle);
                 Ok(())
             }
             Err(error) => {

@@ -73,7 +73,7 @@ struct Output<R> {
 impl<T: Portable, R: Portable> Feeder<T, R> {
     /// There was a result.
     fn widen(&mut self) {
-        self.limit = (self.limit + 1).min(self.ahead);
+        self.limit = self.limit.saturating_add(1).min(self.ahead);
     }
 
     fn submit(&mut self, items: Piece<T>) -> TaskFuture<ChunkResult<R>> {

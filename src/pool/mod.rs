@@ -467,12 +467,12 @@ impl WorkerPool {
     ///
     /// # Blocking
     ///
-    /// Until they have; use [`join_async`](WorkerPool::join_async) in async code.
+    /// Until they have, and callbacks were called; use [`join_async`](WorkerPool::join_async) in async code.
     ///
     /// # Errors
     ///
     /// [`Error::StillRunning`] if the pool was neither closed nor terminated. [`Error::JoinSelf`] in one
-    /// of its own workers.
+    /// of its own workers or callbacks.
     pub fn join(&self) -> Result<(), Error> {
         self.join_until(None)
     }

@@ -236,6 +236,26 @@ pub(crate) fn set_current(record: Arc<Record>) {
     CURRENT.set(Some(record));
 }
 
+/// Until it is dropped, the calling thread is one of the workers of the executor with this number, as far as it must
+/// not wait for itself.
+pub(crate) struct OnBehalfOf {
+    before: Option<(u64, Role)>,
+}
+
+impl OnBehalfOf {
+    pub(crate) fn crew(number: u64) -> Self {
+        OnBehalfOf {
+            before: CURRENT_ROLE.replace(Some((0, Role::Crew(number)))),
+        }
+    }
+}
+
+impl Drop for OnBehalfOf {
+    fn drop(&mut self) {
+        CURRENT_ROLE.set(self.before);
+    }
+}
+
 /// This process is this worker.
 pub(crate) fn set_process_worker(record: Arc<Record>) {
     set_current(Arc::clone(&record));

@@ -16,6 +16,8 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario!(true, &Backend::ALL, daemon_workers_are_not_waited_for),
     scenario!(true, &Backend::ALL, daemon_workers_that_print_do_no_harm),
+    scenario!(true, THREADS, what_a_thread_prints_last_appears),
+    scenario!(true, &Backend::ALL, callbacks_are_waited_for),
     scenario!(
         true,
         THREADS,
@@ -181,6 +183,58 @@ mod daemon_workers_that_print_do_no_harm {
             .filter(|line| *line == "chatter")
             .count();
         assert!(complete + 8 >= ended.stdout.lines().count());
+    }
+}
+
+mod what_a_thread_prints_last_appears {
+    use super::*;
+    use std::io::Write;
+
+    use freethreading::Worker;
+
+    fn print_slowly() {
+        let mut output = std::io::stdout().lock();
+        writeln!(output, "one line").unwrap();
+        sign("printing").give();
+        wait_for_the_end_of_main();
+        write!(output, "and another").unwrap();
+    }
+
+    pub fn main() {
+        Worker::new(print_slowly).start().unwrap();
+        sign("printing").wait();
+        tell_the_end_of_main();
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("one line\nand another");
+    }
+}
+
+mod callbacks_are_waited_for {
+    use super::*;
+    use freethreading::{WorkerPoolExecutor, task};
+
+    fn double(number: u32) -> u32 {
+        2 * number
+    }
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        tell_the_end_of_main();
+        for number in 0..4 {
+            let future = executor.submit(task!(double(number)));
+            future.add_done_callback(|future| {
+                wait_for_the_end_of_main();
+                println!("{}", future.result().unwrap());
+            });
+        }
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        assert_eq!(ended.sorted_lines(), ["0", "2", "4", "6"]);
+        ended.was_fine();
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario!(true, &[], nothing_is_left_of_workers_and_executors),
+    scenario!(true, THREADS, threads_that_have_ended_leave_no_memory),
     scenario!(true, PROCESSES, many_small_results_take_few_threads),
     scenario!(true, PROCESSES, no_zombies_are_left),
     scenario!(
@@ -103,6 +104,38 @@ mod nothing_is_left_of_workers_and_executors {
                 now.0 <= before.0 && now.1 <= before.1 && now.2 == 0
             });
         }
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod threads_that_have_ended_leave_no_memory {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+
+    fn mappings() -> usize {
+        std::fs::read_to_string("/proc/self/maps")
+            .unwrap()
+            .lines()
+            .count()
+    }
+
+    pub fn main() {
+        let builder = WorkerPoolExecutor::builder()
+            .max_workers(2)
+            .max_tasks_per_child(1);
+        let executor = builder.build().unwrap();
+        let run = |count: usize| {
+            for _ in 0..count {
+                executor.submit(|| ()).result().unwrap();
+            }
+        };
+        run(50);
+        let before = mappings();
+        run(1000);
+        assert!(mappings() < before + 100, "{before} {}", mappings());
     }
 
     pub fn check(program: Program) {

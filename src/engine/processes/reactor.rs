@@ -57,6 +57,8 @@ pub(crate) fn handle() -> io::Result<Handle> {
             .enable_all()
             .thread_name("freethreading-callbacks")
             .thread_keep_alive(Duration::from_secs(1))
+            // One for each callback that waits for something: how many there can be is for the system to say.
+            .max_blocking_threads(usize::MAX >> 4)
             .build()
     };
     // tokio panics where the last descriptors are used up.
@@ -73,7 +75,7 @@ pub(crate) fn handle() -> io::Result<Handle> {
 }
 
 /// Whether this thread serves worker processes now.
-pub(super) fn is_served_here() -> bool {
+pub(in crate::engine) fn is_served_here() -> bool {
     SERVES.try_with(Cell::get).unwrap_or(false)
 }
 

@@ -6,9 +6,13 @@ use parking_lot::MutexGuard;
 
 use super::{Scheduler, State};
 use crate::{
-    engine::Job,
+    engine::{
+        Job, Settled,
+        processes::{aside, reactor},
+    },
     error::{Effect, TaskError},
-    exit,
+    exit, unwind,
+    worker::record::OnBehalfOf,
 };
 
 /// What becomes of the jobs that wait when no more are accepted.
@@ -31,7 +35,7 @@ impl Queued {
 
 impl Scheduler {
     /// Accepts no more jobs. Workers end when they are through.
-    pub(crate) fn close(&self, queued: Queued) {
+    pub(crate) fn close(self: &Arc<Self>, queued: Queued) {
         let mut state = self.state.lock();
         state.closed = true;
         state.shut();
@@ -54,7 +58,7 @@ impl Scheduler {
     }
 
     /// Accepts no more jobs and ends the workers: all jobs without a result fail at once.
-    pub(crate) fn terminate(&self) {
+    pub(crate) fn terminate(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.closed = true;
         state.shut();
@@ -72,7 +76,7 @@ impl Scheduler {
     /// Fails jobs that were accepted, once something else is done. The end does not come before: who waits for it finds
     /// all outcomes.
     pub(super) fn fail_all(
-        &self,
+        self: &Arc<Self>,
         mut state: MutexGuard<'_, State>,
         jobs: VecDeque<Arc<dyn Job>>,
         error: TaskError,
@@ -81,15 +85,17 @@ impl Scheduler {
         state.handed += 1;
         drop(state);
         first();
-        for job in &jobs {
-            let _ = job.settle(Err(error.clone()));
-        }
+        let settle = |job: Arc<dyn Job>| {
+            let settled = job.settle(Err(error.clone()));
+            (job, settled)
+        };
+        let settled: Vec<_> = jobs.into_iter().map(settle).collect();
         let mut state = self.state.lock();
         state.handed -= 1;
         self.unlock_and_finish(state);
         // Who is told may wait for the end.
-        for job in jobs {
-            job.publish();
+        for (job, settled) in settled {
+            self.publish(job, settled);
         }
     }
 
@@ -114,12 +120,34 @@ impl Scheduler {
 
     pub(super) fn unlock_and_finish(&self, mut state: MutexGuard<'_, State>) {
         let called = self.call(&mut state);
-        let finished = state.is_over() && state.live == 0 && state.handed == 0 && !state.has_jobs();
+        let vacated = state.is_over() && state.live == 0 && state.handed == 0 && !state.has_jobs();
+        let finished = vacated && state.calling == 0;
         drop(state);
         called.tell();
+        if vacated {
+            self.vacated.set(());
+        }
         if finished {
             exit::unwatch(self.id);
             self.finished.set(());
         }
+    }
+
+    /// Tells who waits for a job that it is settled. Callbacks are called by the thread that does, or, if that serves
+    /// worker processes, on behalf of the workers by another one, and the end comes after them.
+    pub(in crate::engine) fn publish(self: &Arc<Self>, job: Arc<dyn Job>, settled: Settled) {
+        if !settled.calls_back || !reactor::is_served_here() {
+            return job.publish();
+        }
+        self.state.lock().calling += 1;
+        let scheduler = Arc::clone(self);
+        aside::off_the_reactor(move || {
+            let on_behalf = OnBehalfOf::crew(scheduler.id);
+            unwind::contain(|| job.publish());
+            drop(on_behalf);
+            let mut state = scheduler.state.lock();
+            state.calling -= 1;
+            scheduler.unlock_and_finish(state);
+        });
     }
 }

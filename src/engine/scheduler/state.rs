@@ -34,6 +34,8 @@ pub(in crate::engine) struct State {
     /// Jobs that were taken for an idle worker and have not reached it yet, and whatever else has to be done before
     /// the end.
     pub(super) handed: usize,
+    /// How many jobs are settled whose callbacks are still to be called, or are being called.
+    pub(super) calling: usize,
     /// How many were ever named.
     pub(super) named: usize,
     /// How many workers took the place of one that had ended.

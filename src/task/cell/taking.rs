@@ -134,7 +134,11 @@ impl<W: Work> TaskCell<W> {
         drop(state);
         match outcome {
             Outcome::Value(value) => Ok(value),
-            Outcome::Encoded(payload) => payload.open(W::decode),
+            Outcome::Encoded(payload) => payload.open(W::decode).inspect_err(|error| {
+                if let Stage::Settled { outcome, .. } = &mut self.state.lock().stage {
+                    *outcome = Outcome::Error(error.clone());
+                }
+            }),
             Outcome::Taken => Err(TaskError::Taken),
             Outcome::Error(_) => unreachable!("errors stay, for every taker"),
         }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     arena::{arena, process::Place},
-    engine::{fail, processes::tidy, scheduler::Setback},
+    engine::{Job, processes::tidy, scheduler::Setback},
     error::{Death, Effect, Killed, TaskError, WorkerDied},
 };
 
@@ -91,8 +91,7 @@ impl Link {
             false => Effect::MayHaveRun,
         };
         if let Some(error) = self.sentenced(job.name(), effect) {
-            self.tally.count(true);
-            fail(job, error);
+            self.end_job(job, error);
             return true;
         }
         let solo = self.scheduler.is_solo();
@@ -105,9 +104,14 @@ impl Link {
         if solo {
             self.state.lock().failure = Some(error.clone());
         }
-        self.tally.count(job.settle(Err(error)).failed);
-        job.publish();
+        self.end_job(job, error);
         true
+    }
+
+    fn end_job(&self, job: Arc<dyn Job>, error: TaskError) {
+        let settled = job.settle(Err(error));
+        self.tally.count(settled.failed);
+        self.scheduler.publish(job, settled);
     }
 
     /// What the job at hand is told if the process was killed on purpose.

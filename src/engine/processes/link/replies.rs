@@ -15,7 +15,7 @@ use crate::{
     },
     codec,
     engine::{
-        Body, Job, Patience, Payload,
+        Body, Job, Patience, Payload, Settled,
         processes::{reactor, tidy, wire::FromWorker},
         scheduler::After,
     },
@@ -25,6 +25,7 @@ use crate::{
 /// A job that a process has answered.
 pub(super) struct Done {
     job: Arc<dyn Job>,
+    settled: Settled,
     /// The process has no other.
     was_last: bool,
 }
@@ -98,7 +99,7 @@ impl Link {
             return;
         };
         while let Some(Ok(done)) = reader.receive(|arrival| self.received(arrival)) {
-            done.job.publish();
+            self.scheduler.publish(done.job, done.settled);
         }
     }
 
@@ -203,7 +204,7 @@ impl Link {
         if done.was_last {
             self.advance(After::task(self.is_spent()));
         }
-        done.job.publish();
+        self.scheduler.publish(done.job, done.settled);
     }
 
     /// Takes a reply of the process, and settles the job that it is for.
@@ -265,9 +266,11 @@ impl Link {
         if self.scheduler.is_solo() {
             self.state.lock().failure = outcome.as_ref().err().cloned();
         }
-        self.tally.count(current.job.settle(outcome).failed);
+        let settled = current.job.settle(outcome);
+        self.tally.count(settled.failed);
         Ok(Done {
             job: current.job,
+            settled,
             was_last,
         })
     }
