@@ -908,7 +908,7 @@ fn a_task_that_closes_all_descriptors_costs_itself_only() {
 #[test]
 fn a_task_that_writes_where_it_should_not_costs_itself_only() {
     fn scribble() {
-        for fd in 3..32 {
+        for fd in 3..64 {
             // SAFETY: it is used during the call only, and the call checks that it is open.
             let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
             let is_pipe = rustix::fs::fstat(borrowed)

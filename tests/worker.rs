@@ -4,7 +4,11 @@ mod common;
 
 use std::{
     fs::{self, File},
-    os::fd::AsRawFd,
+    os::{
+        fd::{AsRawFd, IntoRawFd},
+        unix::process::ExitStatusExt,
+    },
+    path::PathBuf,
     process,
     sync::mpsc,
     thread,
@@ -1016,6 +1020,83 @@ fn a_task_may_close_the_standard_descriptors() {
         let large = executor.submit(|| vec![1u8; 1 << 20].len());
         assert_eq!(large.result().unwrap(), 1 << 20);
     });
+}
+
+#[test]
+fn a_task_may_close_descriptors_that_are_not_its_own() {
+    /// As who closes one twice does.
+    fn close_low_descriptors(path: PathBuf) -> i32 {
+        for fd in 3..20 {
+            // SAFETY: nothing of this process owns those that are free; whose the others are is the question.
+            unsafe { libc::close(fd) };
+        }
+        File::create(path).unwrap().into_raw_fd()
+    }
+    watched(|| {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("file");
+        let worker = process_worker(task!(close_low_descriptors(path.clone())));
+        worker.start().unwrap();
+        worker.join().unwrap();
+
+        let executor = WorkerPoolExecutor::builder()
+            .max_workers(1)
+            .backend(Backend::Multiprocessing)
+            .build()
+            .unwrap();
+        let fd = executor.submit(task!(close_low_descriptors(path.clone())));
+        assert_eq!(fd.result().unwrap(), 3);
+        for _ in 0..10 {
+            executor.submit(|| ()).result().unwrap();
+        }
+        assert_eq!(block_on(executor.submit(|| 7)).unwrap(), 7);
+        executor.shutdown(true, false);
+        assert_eq!(fs::read(path).unwrap(), []);
+    });
+}
+
+#[test]
+fn programs_that_a_task_starts_heed_an_interrupt() {
+    fn interrupt() -> Option<i32> {
+        let status = process::Command::new("sh")
+            .args(["-c", "kill -INT $$; exit 0"])
+            .status();
+        status.unwrap().signal()
+    }
+    watched(|| {
+        let executor = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing);
+        let signal = executor.build().unwrap().submit(interrupt);
+        assert_eq!(signal.result().unwrap(), Some(libc::SIGINT));
+    });
+}
+
+#[test]
+fn a_process_may_have_a_long_name() {
+    fn len() -> usize {
+        current_worker().name().len()
+    }
+    watched(|| {
+        const LEN: usize = 100_000;
+
+        let executor = WorkerPoolExecutor::builder()
+            .name_prefix("n".repeat(LEN))
+            .backend(Backend::Multiprocessing)
+            .build()
+            .unwrap();
+        assert_eq!(executor.submit(len).result().unwrap(), LEN + 2);
+    });
+}
+
+#[test]
+fn a_marker_that_means_nothing_is_an_error() {
+    let output = process::Command::new(std::env::current_exe().unwrap())
+        .env("FREETHREADING_WORKER", "yes")
+        .stdin(process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("FREETHREADING_WORKER is \"yes\""), "{error}");
 }
 
 // Terminate.

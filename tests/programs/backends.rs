@@ -4,6 +4,11 @@ use super::*;
 
 pub const SCENARIOS: &[Scenario] = &[
     scenario!(false, &[], without_init_there_are_no_process_workers),
+    scenario!(
+        false,
+        &[],
+        what_is_printed_before_init_is_an_error_that_says_so
+    ),
     scenario!(false, THREADS, without_init_there_are_thread_workers),
     scenario!(true, &[], an_environment_that_names_no_backend_is_an_error),
     scenario!(true, &[], the_build_decides_where_nobody_chose_a_backend),
@@ -50,6 +55,30 @@ mod without_init_there_are_no_process_workers {
 
     pub fn check(program: Program) {
         program.run().said("main runs\n");
+    }
+}
+
+mod what_is_printed_before_init_is_an_error_that_says_so {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+
+    pub fn main() {
+        println!("main begins");
+        freethreading::init();
+        let executor = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing);
+        let error = executor
+            .build()
+            .unwrap()
+            .submit(|| ())
+            .result()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("main begins"), "{error}");
+        assert!(error.contains("before `freethreading::init()`"), "{error}");
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("main begins\n");
     }
 }
 

@@ -26,7 +26,7 @@ use rustix::{
 use tokio::runtime::Handle;
 
 use super::{
-    launcher::{self, HANDED_OVER},
+    launcher::{self, HANDED_OVER, ON_STDIO},
     wire::{self, Call, FromWorker, PROTOCOL, Reply, RunFailure, Setup, ToWorker},
 };
 use crate::{
@@ -56,10 +56,14 @@ const WATCH_STACK_SIZE: usize = 64 * 1024;
 
 /// Works for the process that started this one; returns only by ending the process.
 pub(crate) fn work(marker: &OsStr) -> ! {
-    // SAFETY: both are signals, and ignoring one runs no code. Ctrl-C is the parent's to handle, and
-    // where `init` runs before `main`, nobody has taken care of SIGPIPE yet.
+    extern "C" fn do_nothing(_: libc::c_int) {}
+
+    // SAFETY: both are signals, and the handler, which has the required signature, touches nothing. Ctrl-C is
+    // the parent's to handle; programs that a task starts do not come to ignore it, as they would if this process did.
+    // Where `init` runs before `main`, nobody has taken care of SIGPIPE yet.
     unsafe {
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
+        let do_nothing: extern "C" fn(libc::c_int) = do_nothing;
+        libc::signal(libc::SIGINT, do_nothing as libc::sighandler_t);
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
     let served = take_pipes(marker).and_then(|pipes| {
@@ -104,16 +108,20 @@ fn take_pipes(marker: &OsStr) -> io::Result<Pipes> {
     // Not those of std, which come with buffers.
     let (input, printed, memory) = if marker == HANDED_OVER {
         receive_pipes(stdio::stdin())?
-    } else {
+    } else if marker == ON_STDIO {
         // The parent's standard output is out of reach: it may be on another host.
         (
-            fcntl_dupfd_cloexec(stdio::stdin(), 3)?,
-            fcntl_dupfd_cloexec(stdio::stderr(), 3)?,
+            set_apart(stdio::stdin())?,
+            set_apart(stdio::stderr())?,
             None,
         )
+    } else {
+        return Err(io::Error::other(format!(
+            "{} is {marker:?}, which is for worker processes, and says nothing to one",
+            wire::MARKER
+        )));
     };
-    // Above the standard descriptors, so that a task that closes those does not close this.
-    let output = fcntl_dupfd_cloexec(stdio::stdout(), 3)?;
+    let output = set_apart(stdio::stdout())?;
     stdio::dup2_stdin(File::open("/dev/null")?)?;
     stdio::dup2_stdout(printed)?;
     Ok(Pipes {
@@ -121,6 +129,18 @@ fn take_pipes(marker: &OsStr) -> io::Result<Pipes> {
         output: File::from(output),
         memory,
     })
+}
+
+/// The same with a number that no task comes to by mistake: not a standard one, nor one of the lowest, which those who
+/// close a descriptor twice close for somebody else.
+fn set_apart(descriptor: impl AsFd) -> io::Result<OwnedFd> {
+    /// The table that every process has at first is large enough for these.
+    const LOWEST: RawFd = 40;
+
+    let descriptor = descriptor.as_fd();
+    // Few may be allowed.
+    let set_apart = fcntl_dupfd_cloexec(descriptor, LOWEST);
+    Ok(set_apart.or_else(|_| fcntl_dupfd_cloexec(descriptor, 3))?)
 }
 
 /// The descriptors that the parent has put into the socket: the pipe, its standard output, and the
@@ -144,9 +164,8 @@ fn receive_pipes(socket: impl AsFd) -> io::Result<(OwnedFd, OwnedFd, Option<Owne
         .flatten();
     match (fds.next(), fds.next()) {
         (Some(input), Some(stdout)) => {
-            // Where a standard descriptor was closed, a new one may have its number.
-            let memory = fds.next().map(|memory| fcntl_dupfd_cloexec(memory, 3));
-            Ok((fcntl_dupfd_cloexec(input, 3)?, stdout, memory.transpose()?))
+            let memory = fds.next().map(set_apart).transpose()?;
+            Ok((set_apart(input)?, stdout, memory))
         }
         _ => Err(io::Error::other(format!(
             "{} is set, but there are no pipes on standard input",
@@ -341,7 +360,7 @@ fn watch_parent(output: &File) -> io::Result<()> {
         }
     }
 
-    let output = output.try_clone()?.into_raw_fd();
+    let output = set_apart(output)?.into_raw_fd();
     let start = |stack_size| {
         let (mut attributes, mut thread) = (MaybeUninit::uninit(), MaybeUninit::uninit());
         // SAFETY: the calls write what is not initialised, in this order, and copy what they are given. The

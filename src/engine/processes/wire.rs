@@ -44,6 +44,9 @@ pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0005;
 /// The largest frame until both sides know each other.
 pub(super) const GREETING_LIMIT: usize = 64 * 1024;
 
+/// The same for what the parent says first: names may be long.
+pub(super) const SETUP_LIMIT: usize = 16 * 1024 * 1024;
+
 /// Bytes of the length in front of every frame.
 pub(crate) const PREFIX: usize = 8;
 

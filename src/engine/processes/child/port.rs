@@ -246,7 +246,7 @@ impl Frames {
     fn new(input: File) -> Self {
         Frames {
             input,
-            codec: wire::codec(wire::GREETING_LIMIT),
+            codec: wire::codec(wire::SETUP_LIMIT),
             buffer: BytesMut::with_capacity(READ_SIZE),
         }
     }

@@ -53,7 +53,12 @@ impl Link {
         self.state.lock().input = Some(Arc::clone(&input));
         write_all(&input, &setup).await?;
         let reply = replies.next().await;
-        let hello = checked(reply, replies)?;
+        let hello = checked(reply, replies).map_err(|ending| match ending {
+            Ending::Protocol(what) => Ending::Protocol(format!(
+                "{what}; if that is printed before `freethreading::init()`, have `main` begin with `init`"
+            )),
+            ending => ending,
+        })?;
         let (protocol, fingerprint, shares) = match codec::decode_first(&mut &hello[..]) {
             Ok(FromWorker::Hello {
                 protocol,
