@@ -33,7 +33,8 @@ use entry::Entry;
     message = "`{Self}` cannot travel to a worker",
     label = "not portable",
     note = "what goes to a worker, and what comes back, must be `Serialize + DeserializeOwned + Send + 'static`",
-    note = "derive `serde::Serialize` and `serde::Deserialize` for `{Self}`, or pass an owned value that has them (`String` for `&str`, `Arc` and `Rc` not at all)"
+    note = "derive `serde::Serialize` and `serde::Deserialize` for `{Self}`, or pass an owned value that has them (`String` for `&str`, `Arc` and `Rc` not at all)",
+    note = "where it is `!`, since the task never returns, say that it returns something: `|| -> () {{ … }}`"
 )]
 pub trait Portable: Serialize + DeserializeOwned + Send + 'static {}
 

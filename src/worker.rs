@@ -51,6 +51,7 @@ pub(crate) use record::process_worker_name;
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "a worker does nothing before it is started"]
 #[derive(Clone)]
 pub struct Worker {
     record: Arc<Record>,
@@ -72,7 +73,7 @@ enum Body {
 impl Worker {
     /// A worker that is to run the task; nothing runs before [`start`](Worker::start).
     ///
-    /// What the task returns is dropped; use an executor where the result counts.
+    /// What the task returns is dropped, an `Err` as well; use an executor where the result counts.
     pub fn new<M>(task: impl IntoTask<M>) -> Worker {
         let task = Discarding(task.into_task());
         let make = move |carriage: Option<Carriage>| match carriage {
@@ -93,21 +94,18 @@ impl Worker {
     }
 
     /// Gives the worker a name; an empty one means the default, which is unique.
-    #[must_use]
     pub fn with_name(self, name: impl Into<String>) -> Worker {
         self.record.set_name(name.into());
         self
     }
 
-    /// Says whether the program may end while the worker runs.
-    #[must_use]
+    /// Says whether the program may end while the worker runs; once it was started, that stays as it is.
     pub fn with_daemon(self, daemon: bool) -> Worker {
-        self.record.set_daemon(daemon);
+        let _ = self.set_daemon(daemon);
         self
     }
 
     /// Chooses the backend; by default it is [`get_backend`]'s. The first choice stays.
-    #[must_use]
     pub fn backend(self, backend: Backend) -> Worker {
         self.record.set_backend(backend);
         self
@@ -378,9 +376,9 @@ pub fn get_ident() -> u64 {
 
 /// All workers of this process that run, but the caller's own.
 ///
-/// These are the [`Worker`]s and the executors' workers that this process has started, threads and
+/// These are the [`Worker`]s and the workers of executors and pools that this process has started, threads and
 /// processes alike; helper threads are not workers. It is the same whether a worker was joined or not:
-/// one that has ended is not listed.
+/// one that has ended is not listed. For a thread that is not the main one, that is one of them.
 ///
 /// Python's `active_children()`.
 pub fn active_children() -> Vec<Worker> {

@@ -439,6 +439,14 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn its_workers_are_daemons() {
+        watched(|| {
+            let pool = WorkerPool::new(1).unwrap();
+            assert!(pool.apply(|| current_worker().daemon()).unwrap());
+        });
+    }
+
+    #[test]
     fn slow_items_at_the_end_of_many_quick_ones_are_not_one_workers() {
         /// The last two items wait for each other.
         fn meet((n, barrier): (u64, Option<Barrier>)) -> u64 {

@@ -629,6 +629,7 @@ freethreading::test_backends! {
                 worker.with_daemon(true)
             });
             assert!(waiting.worker.daemon());
+            assert!(waiting.worker.clone().with_daemon(false).daemon());
             assert!(matches!(waiting.worker.set_daemon(false), Err(Error::AlreadyStarted)));
             waiting.end.give();
             waiting.worker.join().unwrap();

@@ -106,14 +106,18 @@ impl Scheduler {
         match &self.plan.crew {
             Crew::Solo(record) => Arc::clone(record),
             Crew::Many {
-                prefix, backend, ..
+                prefix,
+                backend,
+                hiring,
+                ..
             } => {
                 let (number, rank) = {
                     let mut state = self.state.lock();
                     state.named += 1;
                     (state.named - 1, state.promote())
                 };
-                let record = Record::new(Role::Crew(self.id), false);
+                // A pool's workers go with the program.
+                let record = Record::new(Role::Crew(self.id), *hiring == Hiring::AtOnce);
                 record.set_rank(rank);
                 record.set_backend(*backend);
                 record.set_name(format!("{prefix}_{number}"));
