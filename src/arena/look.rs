@@ -47,6 +47,7 @@ impl Looker {
             Looker::Waiter => 0..=7,
             Looker::Lock => 1..=3,
             Looker::LockPolled => 5..=7,
+            Looker::Queue if pace::is_one_by_one() => 0..=10,
             Looker::Queue => 8..=10,
             Looker::Items => 6..=9,
             Looker::Frame => 5..=8,
@@ -74,6 +75,12 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
     });
     luck::learn(looker, found.is_some());
     found
+}
+
+/// What was found was the only one of its kind, or not: where things come one by one, each is waited for by who
+/// brought the one before, and to let them gather is in vain.
+pub(super) fn found_alone(alone: bool) {
+    pace::learn(alone);
 }
 
 /// To be woken takes less.
@@ -179,6 +186,29 @@ mod luck {
                 skip: penalty,
                 penalty,
             });
+        });
+    }
+}
+
+/// How what this thread waits for has come.
+mod pace {
+    use std::cell::Cell;
+
+    /// So often it is taken to come one by one, until it is found out anew.
+    const TIMES: u8 = 64;
+
+    thread_local! {
+        static LEFT: Cell<u8> = const { Cell::new(0) };
+    }
+
+    pub(super) fn is_one_by_one() -> bool {
+        LEFT.get() > 0
+    }
+
+    pub(super) fn learn(alone: bool) {
+        LEFT.set(match (LEFT.get(), alone) {
+            (0, true) => TIMES,
+            (left, _) => left.saturating_sub(1),
         });
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    look::{Looker, give_way_and, look},
+    look::{Looker, found_alone, give_way_and, look},
     slot::{Locked, SlotRef},
     waiter::{Sleeper, State, Waiter},
 };
@@ -26,6 +26,11 @@ pub(crate) trait Resource {
 
     /// When a task that waits and need not takes of its budget for it.
     const BUDGET: Budget<Self::Output> = Budget::Before;
+
+    /// Whether what was just taken was the only one there, for who looks a few times.
+    fn was_alone(&self) -> bool {
+        false
+    }
 
     /// The slot whose mutex guards the line.
     fn slot(&self) -> SlotRef;
@@ -237,8 +242,11 @@ impl<R: Resource> Waiting<R> {
         if free.is_some() {
             return free;
         }
-        look(looker, || self.resource.attempt())
-            .or_else(|| give_way_and(deadline, || self.resource.attempt()))
+        if let Some(output) = look(looker, || self.resource.attempt()) {
+            found_alone(self.resource.was_alone());
+            return Some(output);
+        }
+        give_way_and(deadline, || self.resource.attempt())
     }
 
     /// Leaves the line: `false` if it was told something in time.

@@ -163,11 +163,15 @@ impl RawRLock {
 
     #[inline]
     pub(super) fn try_acquire(self, owner: Owner) -> bool {
-        if self.lock().try_acquire() {
-            self.own(owner, 1);
+        // Who comes again does not ask the lock for what it cannot give.
+        if self.lock().is_held() && self.again(owner) {
             return true;
         }
-        self.again(owner)
+        let acquired = self.lock().try_acquire();
+        if acquired {
+            self.own(owner, 1);
+        }
+        acquired
     }
 
     pub(super) fn acquire_until(self, owner: Owner, deadline: Option<Instant>) -> bool {

@@ -235,6 +235,10 @@ impl<T> Resource for Getting<'_, T> {
 
     const CONTENDED: Option<Looker> = Some(Looker::Queue);
 
+    fn was_alone(&self) -> bool {
+        self.core.len() == 0
+    }
+
     fn slot(&self) -> SlotRef {
         self.core.handle.slot()
     }

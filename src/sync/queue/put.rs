@@ -296,6 +296,11 @@ impl<T> Resource for Putting<'_, T> {
 
     const CONTENDED: Option<Looker> = Some(Looker::Queue);
 
+    fn was_alone(&self) -> bool {
+        let maxsize = self.core.maxsize();
+        maxsize > 0 && self.core.len() >= maxsize
+    }
+
     fn slot(&self) -> SlotRef {
         self.core.handle.slot()
     }
