@@ -25,6 +25,10 @@ pub(crate) enum Looker {
     /// Whether the lock of a queue's items is free; models have another.
     #[cfg_attr(freethreading_loom, allow(dead_code))]
     Items,
+    /// Whether a task is over, by a task that is polled.
+    Result,
+    /// The same, having let another thread run.
+    ResultYielding,
     /// Whether there is a frame.
     Frame,
     /// The same, by a task that is polled.
@@ -52,9 +56,11 @@ impl Looker {
             Looker::Items => 6..=9,
             Looker::Frame => 5..=8,
             // Other tasks have to wait for it.
-            Looker::Polled => 3..=6,
+            Looker::Polled | Looker::Result => 3..=6,
             // They give way instead.
-            Looker::WaiterYielding | Looker::Yielding | Looker::Taken => 0..=0,
+            Looker::WaiterYielding | Looker::ResultYielding | Looker::Yielding | Looker::Taken => {
+                0..=0
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use super::{Outcome, Stage, State, TaskCell};
 use crate::{
+    arena::look::{Looker, give_way_once, look},
     engine::{Patience, Runner},
     error::TaskError,
     shim::{SpinLockGuard, hint, park, thread},
@@ -79,7 +80,7 @@ impl<W: Work> TaskCell<W> {
     ) -> Poll<SpinLockGuard<'_, State<W>>> {
         // Wakers are cloned and dropped outside of the lock: they may do anything.
         let mut waker = None;
-        let (mut noticed, mut attended) = (false, false);
+        let (mut noticed, mut attended, mut looked) = (false, false, false);
         loop {
             let mut state = self.state.lock();
             if state.is_settled() {
@@ -100,6 +101,12 @@ impl<W: Work> TaskCell<W> {
                 Arc::clone(&runner).attend(Patience::Moment, &is_over);
                 continue;
             }
+            if !looked {
+                drop(state);
+                self.look();
+                looked = true;
+                continue;
+            }
             let Some(waker) = waker.take() else {
                 drop(state);
                 waker = Some(context.waker().clone());
@@ -109,6 +116,14 @@ impl<W: Work> TaskCell<W> {
             drop(state);
             drop(old);
             return Poll::Pending;
+        }
+    }
+
+    /// A thread may be through with it sooner than a runtime's can go to sleep and be woken.
+    fn look(&self) {
+        let is_over = || self.state.lock().is_published();
+        if look(Looker::Result, || is_over().then_some(())).is_none() {
+            give_way_once(Looker::ResultYielding, is_over);
         }
     }
 
