@@ -118,7 +118,7 @@ pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> b
 
 /// Lets other threads run, a few times, and looks after each, unless that has cost too much, or would if there is
 /// a deadline soon.
-pub(super) fn give_way_and<T>(
+pub(crate) fn give_way_and<T>(
     deadline: Option<Instant>,
     mut attempt: impl FnMut() -> Option<T>,
 ) -> Option<T> {

@@ -10,7 +10,8 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    chunk::ChunkResult, error::TaskError, executor::TaskFuture, task::cell::Watcher, unwind,
+    arena::look::give_way_and, chunk::ChunkResult, error::TaskError, executor::TaskFuture,
+    task::cell::Watcher, unwind,
 };
 
 pub(super) type ChunkOutcome<R> = Result<ChunkResult<R>, TaskError>;
@@ -108,9 +109,11 @@ impl<R: Send + 'static> Window<R> {
                 if tasks.is_empty() {
                     return None;
                 }
+                let first = || completed.state.lock().numbers.pop_front();
+                let early = first().or_else(|| give_way_and(deadline, first));
                 let mut state = completed.state.lock();
                 let number = loop {
-                    if let Some(number) = state.numbers.pop_front() {
+                    if let Some(number) = early.or_else(|| state.numbers.pop_front()) {
                         break number;
                     }
                     match deadline {
