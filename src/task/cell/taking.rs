@@ -8,15 +8,12 @@ use std::{
 
 use super::{Outcome, Stage, State, TaskCell};
 use crate::{
-    arena::look::{Looker, give_way_once, look},
+    arena::look::{Looker, give_way_and, give_way_once, look},
     engine::{Patience, Runner},
     error::TaskError,
-    shim::{SpinLockGuard, hint, park, thread},
+    shim::{SpinLockGuard, park, thread},
     task::work::Work,
 };
-
-/// How often a blocking taker looks, giving way to other threads in between, before it sleeps.
-const LOOKS: u32 = if cfg!(freethreading_loom) { 1 } else { 16 };
 
 impl<W: Work> TaskCell<W> {
     /// The state once the outcome is decided; blocks until then, or until the deadline.
@@ -25,14 +22,16 @@ impl<W: Work> TaskCell<W> {
         deadline: Option<Instant>,
     ) -> Option<SpinLockGuard<'_, State<W>>> {
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let mut noticed = false;
-        for look in 0.. {
+        let is_published = || self.state.lock().is_published().then_some(());
+        let (mut noticed, mut looked, mut first) = (false, false, true);
+        loop {
             let mut state = self.state.lock();
             // Those who look again and again wait to be told, like those who sleep: the worker is to
             // be free again by then.
-            if state.is_published() || (state.is_settled() && look == 0) {
+            if state.is_published() || (state.is_settled() && first) {
                 return Some(state);
             }
+            first = false;
             let left = left();
             if left == Some(Duration::ZERO) {
                 return state.is_settled().then_some(state);
@@ -55,10 +54,10 @@ impl<W: Work> TaskCell<W> {
                     return Some(state);
                 }
             }
-            if look < LOOKS {
+            if !looked {
                 drop(state);
-                hint::spin_loop();
-                thread::yield_now();
+                give_way_and(deadline, is_published);
+                looked = true;
                 continue;
             }
             let this = thread::current();
@@ -70,7 +69,6 @@ impl<W: Work> TaskCell<W> {
             drop(state);
             park(left);
         }
-        unreachable!("the loop ends with a result")
     }
 
     /// The state if the outcome is decided, else remembers to wake the caller.
