@@ -227,8 +227,9 @@ impl<R> TaskFuture<R> {
     /// Has the callback called with this future, once it is done.
     ///
     /// Callbacks are called in the order in which they were added, each once, on the thread that
-    /// ended the task or, for worker processes, on one made for such calls; on a future that is done,
-    /// right here. On the executor's own thread, to wait for the executor may be to wait for oneself. A panic in one of
+    /// ended the task or, for worker processes, on one made for such calls, of which there are more where they take
+    /// long; on a future that is done, right here. A [shutdown](crate::WorkerPoolExecutor::shutdown) and the end of the
+    /// program wait for them. To wait for the executor in one of them may be to wait for oneself. A panic in one of
     /// them is reported and ends there.
     ///
     /// # Examples

@@ -154,8 +154,8 @@ impl<R: Send + 'static> AsyncResult<R> {
     ///
     /// It is called once, and before anybody gets the result: on the thread that ended the work or, for
     /// worker processes, on one made for such calls; right here if the result is there. No lock is
-    /// held meanwhile, so it may use the pool; but to wait for it, on a thread that is one of its workers, may be to
-    /// wait for oneself. A panic in it is reported and ends there.
+    /// held meanwhile, so it may use the pool, whose [`join`](crate::WorkerPool::join) waits for it; but to wait for the
+    /// pool may be to wait for oneself. A panic in it is reported and ends there.
     ///
     /// # Examples
     ///
