@@ -216,6 +216,7 @@ mod callbacks_are_waited_for {
     use freethreading::{WorkerPoolExecutor, task};
 
     fn double(number: u32) -> u32 {
+        sign("go").wait();
         2 * number
     }
 
@@ -229,6 +230,7 @@ mod callbacks_are_waited_for {
                 println!("{}", future.result().unwrap());
             });
         }
+        sign("go").give();
     }
 
     pub fn check(program: Program) {
