@@ -1407,31 +1407,6 @@ fn a_queue_with_items_that_cannot_travel_loses_no_other() {
     });
 }
 
-#[test]
-fn a_queue_that_is_in_itself_stays_here() {
-    #[derive(Serialize, Deserialize)]
-    struct Nested(Option<Queue<Nested>>);
-    watched(|| {
-        let queue = Queue::new(0);
-        queue
-            .put(Nested(Some(queue.clone())))
-            .unwrap_or_else(|_| panic!("no put"));
-        let executor = freethreading::WorkerPoolExecutor::builder()
-            .max_workers(1)
-            .backend(Backend::Multiprocessing)
-            .build()
-            .unwrap();
-        let sent = executor.submit(task!(nothing(queue.clone()))).result();
-        assert!(
-            matches!(sent, Err(freethreading::TaskError::Encode(_))),
-            "{sent:?}"
-        );
-        assert_eq!(queue.qsize(), 1);
-        assert!(queue.get().is_ok_and(|item| item.0.is_some()));
-        executor.submit(task!(nothing(queue))).result().unwrap();
-    });
-}
-
 /// Threads that are in the middle of puts and gets while the queue becomes known to another process.
 #[test]
 fn a_queue_may_become_shared_while_it_is_used() {

@@ -20,6 +20,8 @@ use super::{
 pub(crate) enum Reach {
     /// To a process that shares this one's memory.
     Tree,
+    /// The same, as an item of a queue that is on its way there.
+    Moved,
     /// Perhaps to another machine.
     Beyond,
 }
@@ -72,8 +74,8 @@ pub(crate) fn parent_is_beyond() {
 }
 
 thread_local! {
-    /// Whether something is being packed on this thread that other processes can reach primitives in.
-    static PACKING: Cell<bool> = const { Cell::new(false) };
+    /// How far what is being packed on this thread goes.
+    static PACKING: Cell<Reach> = const { Cell::new(Reach::Beyond) };
     /// How many primitives have been packed, and not been carried away yet.
     static PACKED: Cell<usize> = const { Cell::new(0) };
     /// Those; looked at only where there are some.
@@ -85,7 +87,7 @@ thread_local! {
 pub(crate) fn pack<T>(reach: Reach, luggage: &mut Luggage, code: impl FnOnce() -> T) -> T {
     /// What encloses this, which may be an encoding too, goes on as before.
     struct Outer {
-        packing: bool,
+        packing: Reach,
         packed: usize,
     }
     impl Outer {
@@ -104,7 +106,7 @@ pub(crate) fn pack<T>(reach: Reach, luggage: &mut Luggage, code: impl FnOnce() -
         }
     }
     let outer = Outer {
-        packing: PACKING.replace(reach == Reach::Tree),
+        packing: PACKING.replace(reach),
         packed: PACKED.get(),
     };
     let result = code();
@@ -122,7 +124,7 @@ pub(crate) fn check() -> Result<(), String> {
              threads: {why}"
         ));
     }
-    if !PACKING.get() {
+    if PACKING.get() == Reach::Beyond {
         return Err(
             "a primitive can only be encoded for a worker process of this machine, as a part of \
                     a task, of its result or of a queue's item: nobody else reaches its memory"
@@ -132,9 +134,14 @@ pub(crate) fn check() -> Result<(), String> {
     Ok(())
 }
 
+/// Whether it is an item of a queue that is on its way that is being packed on this thread.
+pub(crate) fn is_moving() -> bool {
+    PACKING.get() == Reach::Moved
+}
+
 /// What encloses it carries these primitives too.
 pub(crate) fn add(luggage: &Luggage) {
-    if PACKING.get() && !luggage.is_empty() {
+    if PACKING.get() != Reach::Beyond && !luggage.is_empty() {
         // In this order: on a thread that ends they may be gone, which is a panic of this encoding.
         HANDLES.with_borrow_mut(|handles| handles.extend_from_slice(&luggage.0));
         PACKED.set(PACKED.get() + luggage.0.len());

@@ -70,7 +70,8 @@ impl fmt::Display for BarrierError {
 pub enum PutError<T> {
     /// There is no room, or there was none in time.
     Full(T),
-    /// The item cannot be encoded for the other processes that use the queue.
+    /// The item cannot be encoded for the other processes that use the queue; or it was put by what encodes an item of
+    /// the same queue.
     Encode(T, CodecError),
     /// There is no memory to share with the other processes that use the queue.
     NoMemory(T),
@@ -146,7 +147,8 @@ impl<T> From<Full<T>> for Error {
 pub enum GetError {
     /// The queue is empty, or was so until the time was up.
     Empty,
-    /// The item, which is gone, cannot be decoded.
+    /// The item, which is gone, cannot be decoded; or, none is gone, it was to be taken by what encodes an item of the
+    /// same queue.
     Decode(CodecError),
 }
 

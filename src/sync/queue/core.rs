@@ -4,19 +4,18 @@
 //! [`join`](super::join).
 
 use std::{
-    fmt,
+    fmt, mem,
     panic::RefUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
 };
 
-use parking_lot::{Condvar, Mutex};
 use serde::{Deserializer, Serializer, ser};
 
 use super::{
+    convoy::{self, Cargo},
     join::LOOK_AGAIN,
     plain::{Plain, Stage},
     shared::RawQueue,
@@ -55,9 +54,6 @@ pub(super) struct Local<T> {
     /// The items are in the arena, and will stay there.
     shared: AtomicBool,
     pub(super) plain: Plain<T>,
-    moving: Mutex<()>,
-    /// Tells that the items are no longer on their way.
-    moved: Condvar,
     codec: std::sync::OnceLock<ItemCodec<T>>,
 }
 
@@ -66,17 +62,17 @@ impl<T> RefUnwindSafe for Local<T> {}
 
 /// How items are encoded; known once the queue is shared, which only queues of portable items can be.
 pub(super) struct ItemCodec<T> {
-    pub(super) encode: fn(&T, &mut Parcel) -> Result<(), CodecError>,
+    pub(super) encode: fn(&T, &mut Parcel, Reach) -> Result<(), CodecError>,
     pub(super) decode: fn(&Parcel, &mut Option<T>) -> Result<(), CodecError>,
 }
 
 impl<T: Portable> ItemCodec<T> {
     fn new() -> Self {
         ItemCodec {
-            encode: |item, parcel| {
+            encode: |item, parcel, reach| {
                 let mut luggage = Luggage::default();
                 let (bytes, part) = (&mut parcel.bytes, Part::Argument);
-                codec::encode(item, bytes, part, Reach::Tree, &mut luggage)
+                codec::encode(item, bytes, part, reach, &mut luggage)
                     .map_err(CodecError::of_item)?;
                 if !luggage.is_empty() {
                     parcel.luggage = luggage.ids();
@@ -96,41 +92,14 @@ impl<T> Local<T> {
             maxsize,
             shared: AtomicBool::new(stage == Stage::Shared),
             plain: Plain::new(maxsize, stage),
-            moving: Mutex::new(()),
-            moved: Condvar::new(),
             codec: std::sync::OnceLock::new(),
         })
     }
 
     #[inline]
     pub(super) fn is_shared(&self) -> bool {
-        // Acquire: pairs with the store in `move_items`, before which the codec is set.
+        // Acquire: pairs with the store in `open`, before which the codec is set.
         self.shared.load(Ordering::Acquire)
-    }
-
-    /// Waits for another thread that moves the items, if one does; says whether it did.
-    #[inline]
-    pub(super) fn was_moving(&self, stage: Stage) -> bool {
-        let by_another = matches!(stage, Stage::Moving(by) if by != thread::current().id());
-        if by_another {
-            self.wait_until_moved();
-        }
-        by_another
-    }
-
-    #[cold]
-    fn wait_until_moved(&self) {
-        let mut moving = self.moving.lock();
-        while matches!(self.plain.stage(), Stage::Moving(_)) {
-            self.moved.wait(&mut moving);
-        }
-    }
-
-    /// The items are where they are to stay.
-    fn settled(&self) {
-        // Who has seen that they were on their way waits by now.
-        drop(self.moving.lock());
-        self.moved.notify_all();
     }
 
     pub(super) fn codec(&self) -> &ItemCodec<T> {
@@ -161,6 +130,10 @@ impl<T> Core<T> {
             false => self.local.plain.len(),
             true => self.raw().len(),
         }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.maxsize() != 0 && self.len() >= self.maxsize()
     }
 
     /// Tells the next who waits in a list, or all of them; the items are here.
@@ -226,70 +199,95 @@ impl<T: Portable> Core<T> {
 
     /// Moves the items into the arena, where other processes can reach them.
     fn share(&self) -> Result<(), String> {
-        let local = &*self.local;
-        if local.is_shared() {
+        if self.local.is_shared() {
             return Ok(());
         }
-        let _ = local.codec.set(ItemCodec::new());
-        let me = thread::current().id();
+        let _ = self.local.codec.set(ItemCodec::new());
+        match passage::is_moving().then(convoy::mine).flatten() {
+            // It is in an item of another queue, or of its own.
+            Some(convoy) => self.load(convoy),
+            None => convoy::travel(|convoy| self.load(convoy)),
+        }
+    }
+
+    /// Moves the items as a part of a convoy; unless they are on their way already.
+    fn load(&self, convoy: u64) -> Result<(), String> {
+        let local = &*self.local;
         let items = loop {
-            match local.plain.take_out(me) {
+            match local.plain.take_out(convoy) {
                 Ok(items) => break items,
-                Err(Stage::Moving(by)) if by == me => {
-                    return Err("a queue cannot be an item of itself".into());
-                }
                 Err(Stage::Shared) => return Ok(()),
-                Err(stage) => drop(local.was_moving(stage)),
+                Err(Stage::Moving(other)) if other == convoy || convoy::need(convoy, other) => {
+                    return Ok(());
+                }
+                // It has just arrived, or is here again.
+                Err(_) => {}
             }
         };
         // User code runs here, and no lock is held; who wants an item meanwhile waits for us.
         let encode = |item| {
             let mut parcel = Parcel::default();
-            (local.codec().encode)(item, &mut parcel).map(|()| parcel)
+            (local.codec().encode)(item, &mut parcel, Reach::Moved).map(|()| parcel)
         };
         let parcels: Result<Vec<_>, _> = items.iter().map(encode).collect();
-        let moved = parcels
+        let loaded = parcels
             .map_err(|error| error.to_string())
-            .and_then(|parcels| self.move_items(&parcels).map_err(|error| error.to_string()));
-        if moved.is_err() {
-            local.plain.put_back(items);
-            local.settled();
-            self.tell_all_to_look();
-        } else {
-            // Whatever their destructors do, outside of all locks.
-            items.into_iter().for_each(unwind::discard);
-        }
-        moved
+            .and_then(|parcels| {
+                let raw = self.raw();
+                let filled = raw.fill(&raw.0.lock(), &parcels);
+                filled.map_err(|error| error.to_string())
+            });
+        let core = self.clone();
+        convoy::add(
+            convoy,
+            Box::new(Load { core, items }),
+            loaded.as_ref().err(),
+        );
+        loaded
+    }
+}
+
+/// A queue that is on its way, with the items that it had.
+struct Load<T> {
+    core: Core<T>,
+    items: Vec<T>,
+}
+
+impl<T: Send> Cargo for Load<T> {
+    fn close(&self) {
+        let raw = self.core.raw();
+        let slot = raw.0.lock();
+        raw.set_unfinished(&slot, self.core.local.plain.close());
     }
 
-    fn move_items(&self, parcels: &[Parcel]) -> std::io::Result<()> {
-        let plain = &self.local.plain;
-        {
-            let slot = self.raw().0.lock();
-            let unfinished = plain.close();
-            if let Err(error) = self.raw().fill(&slot, parcels, unfinished as usize) {
-                plain.reopen();
-                return Err(error);
-            }
-            // Release: who sees it sees the codec.
-            self.local.shared.store(true, Ordering::Release);
-            plain.leave();
-        }
-        self.local.settled();
-        self.tell_all_to_look();
-        Ok(())
+    fn open(&self) {
+        // Release: who sees it sees the codec.
+        self.core.local.shared.store(true, Ordering::Release);
+        self.core.local.plain.leave();
     }
 
-    /// The items have moved, or not: who got in line meanwhile has not seen them.
-    fn tell_all_to_look(&self) {
+    fn put_back(&mut self) {
+        self.core.raw().clear();
+        self.core.local.plain.put_back(mem::take(&mut self.items));
+    }
+
+    /// Who got in line meanwhile has not seen the items.
+    fn tell(&self) {
         let mut wakes = Wakes::default();
         {
-            let slot = self.raw().0.lock();
+            let slot = self.core.raw().0.lock();
             for list in 0..LISTS {
                 slot.pop_all(list, &mut wakes, LOOK_AGAIN);
-                self.tidy(&slot, list);
+                self.core.tidy(&slot, list);
             }
         }
         wakes.wake();
+    }
+}
+
+impl<T> Drop for Load<T> {
+    /// Whatever their destructors do, outside of all locks.
+    fn drop(&mut self) {
+        self.items.drain(..).for_each(unwind::discard);
     }
 }

@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
+    convoy,
     core::Core,
-    plain::Stage,
+    plain::{MOVED_BY_CALLER, Stage},
     shared::{GETTERS, PUTTERS},
 };
 use crate::{
@@ -50,7 +51,15 @@ impl<T: Send + 'static> Core<T> {
     }
 
     pub(super) fn get_nowait(&self) -> Result<T, GetError> {
-        self.unpack(Getting::new(self).attempt())
+        let mut getting = Getting::new(self);
+        loop {
+            match getting.try_once() {
+                Ok(taken) => return self.unpack(Some(taken)),
+                // There is something, and it cannot be had yet.
+                Err(Stage::Moving(convoy)) if self.len() > 0 => convoy::wait_for(convoy),
+                Err(_) => return Err(GetError::Empty),
+            }
+        }
     }
 
     pub(super) fn get_until(&self, deadline: Option<Instant>) -> Result<T, GetError> {
@@ -71,7 +80,7 @@ impl<T: Send + 'static> Core<T> {
         Parcel::lend(|parcel| {
             Some(match self.raw().try_get_alone(parcel)? {
                 Ok(()) => self.open(parcel, item),
-                Err(why) => Err(damaged::<T>(why)),
+                Err(why) => Err(undecoded::<T>(why)),
             })
         })
     }
@@ -86,7 +95,7 @@ impl<T: Send + 'static> Core<T> {
                 let mut item = None;
                 opened(self.open(&parcel, &mut item), item)
             }
-            Some(Taken::Damaged(why)) => Err(damaged::<T>(why)),
+            Some(Taken::Nothing(why)) => Err(undecoded::<T>(why)),
         }
     }
 }
@@ -96,7 +105,7 @@ fn opened<T>(done: Result<(), GetError>, item: Option<T>) -> Result<T, GetError>
 }
 
 #[cold]
-fn damaged<T>(why: &'static str) -> GetError {
+fn undecoded<T>(why: &'static str) -> GetError {
     let error = CodecError::new(Part::Result, std::any::type_name::<T>(), &why);
     GetError::Decode(error.of_item())
 }
@@ -122,16 +131,6 @@ impl<T> Core<T> {
             self.tell(PUTTERS, false);
         }
         Ok(item)
-    }
-
-    /// The same; if the items are on their way, when they have arrived.
-    fn try_get_plain(&self) -> Result<T, Stage> {
-        loop {
-            match self.get_at_once() {
-                Err(stage) if self.local.was_moving(stage) => {}
-                got => return got,
-            }
-        }
     }
 }
 
@@ -200,14 +199,15 @@ impl<'a, T: Send + 'static> GetAsync<'a, T> {
 enum Taken<T> {
     Item(T),
     Parcel(Parcel),
-    Damaged(&'static str),
+    /// That it cannot be decoded, and why.
+    Nothing(&'static str),
 }
 
 impl<T> Taken<T> {
     fn of(parcel: Parcel, taken: Result<(), &'static str>) -> Self {
         match taken {
             Ok(()) => Taken::Parcel(parcel),
-            Err(why) => Taken::Damaged(why),
+            Err(why) => Taken::Nothing(why),
         }
     }
 }
@@ -228,6 +228,24 @@ impl<'a, T> Getting<'a, T> {
             spent: Reserve::default(),
         }
     }
+
+    /// Takes an item if there is one, or says where there is none.
+    #[inline]
+    fn try_once(&mut self) -> Result<Taken<T>, Stage> {
+        match self.core.get_at_once() {
+            Ok(item) => Ok(Taken::Item(item)),
+            Err(Stage::Shared) => {
+                let mut parcel = Parcel::default();
+                let taken = self.core.raw().try_get_alone(&mut parcel);
+                let taken = taken.ok_or(Stage::Shared)?;
+                Ok(Taken::of(parcel, taken))
+            }
+            Err(Stage::Moving(convoy)) if convoy::is_mine(convoy) => {
+                Ok(Taken::Nothing(MOVED_BY_CALLER))
+            }
+            Err(stage) => Err(stage),
+        }
+    }
 }
 
 impl<T> Resource for Getting<'_, T> {
@@ -245,15 +263,7 @@ impl<T> Resource for Getting<'_, T> {
 
     #[inline]
     fn attempt(&mut self) -> Option<Taken<T>> {
-        match self.core.try_get_plain() {
-            Ok(item) => Some(Taken::Item(item)),
-            Err(Stage::Here | Stage::Moving(_)) => None,
-            Err(Stage::Shared) => {
-                let mut parcel = Parcel::default();
-                let taken = self.core.raw().try_get_alone(&mut parcel)?;
-                Some(Taken::of(parcel, taken))
-            }
-        }
+        self.try_once().ok()
     }
 
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<Taken<T>, Miss> {

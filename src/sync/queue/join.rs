@@ -30,31 +30,23 @@ impl<T> Core<T> {
     }
 
     pub(super) fn task_done(&self) -> Result<(), TooManyTaskDone> {
-        loop {
-            match self.local.plain.task_done() {
-                Ok(is_last) => {
-                    if is_last {
-                        self.tell(JOINERS, true);
-                    }
-                    return Ok(());
+        match self.local.plain.task_done() {
+            Ok(is_last) => {
+                if is_last {
+                    self.tell(JOINERS, true);
                 }
-                Err(NotCounted::TooMany) => return Err(TooManyTaskDone),
-                Err(NotCounted::Moved) => {}
+                return Ok(());
             }
-            let mut wakes = Wakes::default();
-            let counted = {
-                let slot = self.raw().0.lock();
-                self.local
-                    .is_shared()
-                    .then(|| self.raw().task_done(&slot, &mut wakes))
-            };
-            wakes.wake();
-            match counted {
-                Some(true) => return Ok(()),
-                Some(false) => return Err(TooManyTaskDone),
-                // It could not be moved after all.
-                None => {}
-            }
+            Err(NotCounted::TooMany) => return Err(TooManyTaskDone),
+            Err(NotCounted::Moved) => {}
+        }
+        let mut wakes = Wakes::default();
+        // Whoever moves the count does so under the mutex.
+        let counted = self.raw().task_done(&self.raw().0.lock(), &mut wakes);
+        wakes.wake();
+        match counted {
+            true => Ok(()),
+            false => Err(TooManyTaskDone),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! First in, first out: [`Queue`], and in [`simple`] `SimpleQueue`; [`core`] is what both are made of.
 
+mod convoy;
 mod core;
 mod get;
 mod join;
@@ -34,6 +35,22 @@ use crate::{
 ///
 /// It can be given to any worker of this machine, at any time, if its items are
 /// [`Portable`]; clones, and what workers get, are handles to the same queue.
+///
+/// # The first time that it goes to a process
+///
+/// That happens once, and there is no way back: whoever gives the queue to a worker process first, or to a queue that
+/// has been to one, encodes all items that are in it at that moment. From then on, all who use the queue pay for
+/// encoding and decoding, also those who are in one process. If an item cannot be encoded, that is the error of whoever
+/// gives it, and the queue stays as it was.
+///
+/// While the items are encoded nobody else can put or take anything. Who may wait does so as for an item or for room,
+/// until his time is up. [`put_nowait`](Queue::put_nowait) and [`get_nowait`](Queue::get_nowait) wait until the items
+/// have moved, if there is room, or an item: to say that there is none would be wrong.
+///
+/// Queues that are in items go with them, also if the queues hold each other, or themselves. (As with an `Arc`, what
+/// holds itself is not freed until somebody takes it out.) What encodes an item, its `Serialize`, is called by the
+/// thread that others wait for. So it cannot use the queue that the item is in: what it puts comes back with
+/// [`PutError::Encode`], and what it gets is [`GetError::Decode`]. Nor should it wait for others who use that queue.
 ///
 /// # Examples
 ///
@@ -108,6 +125,11 @@ impl<T: Send + 'static> Queue<T> {
 
     /// Puts an item if there is room at once.
     ///
+    /// # Blocking
+    ///
+    /// Only while the queue goes to a process [for the first time](Queue#the-first-time-that-it-goes-to-a-process), and
+    /// there is room.
+    ///
     /// # Errors
     ///
     /// [`PutError::Full`] with the item if there is none; and as of [`put`](Queue::put).
@@ -159,6 +181,11 @@ impl<T: Send + 'static> Queue<T> {
 
     /// Takes the first item if there is one.
     ///
+    /// # Blocking
+    ///
+    /// Only while the queue goes to a process [for the first time](Queue#the-first-time-that-it-goes-to-a-process), and
+    /// there is an item.
+    ///
     /// # Errors
     ///
     /// [`GetError::Empty`] if there is none; and as of [`get`](Queue::get).
@@ -205,7 +232,7 @@ impl<T: Send + 'static> Queue<T> {
 
     /// Whether there is no room in the queue; never for one without a limit.
     pub fn full(&self) -> bool {
-        self.maxsize() != 0 && self.qsize() >= self.maxsize()
+        self.core.is_full()
     }
 
     /// How many items there may be; zero for any number.

@@ -9,10 +9,7 @@
 
 mod ring;
 
-use std::{
-    ptr::{self, NonNull},
-    thread::ThreadId,
-};
+use std::ptr::{self, NonNull};
 
 use super::shared::{GETTERS, PUTTERS};
 use crate::{
@@ -26,18 +23,22 @@ use ring::{Places, Ring};
 pub(super) enum Stage {
     /// In this process.
     Here,
-    /// On their way: a thread is encoding them.
-    Moving(ThreadId),
+    /// On their way, in the convoy with this number: a thread is encoding them.
+    Moving(u64),
     /// In the arena, where they will stay.
     Shared,
 }
+
+/// Why the code that encodes an item of a queue that is on its way cannot put anything into it, nor take from it.
+pub(super) const MOVED_BY_CALLER: &str = "the queue is being given to a process for the first time, and what encodes \
+                                          its items cannot use it meanwhile";
 
 /// Why an item was not counted as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotCounted {
     /// All were done.
     TooMany,
-    /// That is counted elsewhere, or about to be.
+    /// That is counted elsewhere.
     Moved,
 }
 
@@ -430,12 +431,8 @@ impl<T> Plain<T> {
 /// Moving the items into the arena. From [`take_out`](Plain::take_out) on nobody else can put or take
 /// anything, until they are put back or it is said that they have left.
 impl<T> Plain<T> {
-    pub(super) fn stage(&self) -> Stage {
-        self.tail.state.lock().stage
-    }
-
-    /// Takes out all items, in the name of the thread that moves them. They count as being here still.
-    pub(super) fn take_out(&self, mover: ThreadId) -> Result<Vec<T>, Stage> {
+    /// Takes out all items, for a convoy. They count as being here still.
+    pub(super) fn take_out(&self, convoy: u64) -> Result<Vec<T>, Stage> {
         let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
         if tail.stage != Stage::Here {
             return Err(tail.stage);
@@ -454,7 +451,7 @@ impl<T> Plain<T> {
         head.taken = taken;
         self.forget_ring(&mut tail, &mut head);
         (tail.limit, head.limit) = (put, taken);
-        tail.stage = Stage::Moving(mover);
+        tail.stage = Stage::Moving(convoy);
         head.stage = tail.stage;
         Ok(items)
     }
@@ -501,11 +498,6 @@ impl<T> Plain<T> {
     pub(super) fn close(&self) -> u64 {
         let done = self.done.fetch_or(CLOSED, Ordering::AcqRel);
         self.tail.count.load(Ordering::Relaxed) - done / ONE_DONE
-    }
-
-    /// It is counted here after all.
-    pub(super) fn reopen(&self) {
-        self.done.fetch_and(!CLOSED, Ordering::AcqRel);
     }
 }
 

@@ -8,20 +8,22 @@ use std::{
 };
 
 use super::{
+    convoy,
     core::Core,
-    plain::Stage,
+    plain::{MOVED_BY_CALLER, Stage},
     shared::{GETTERS, PUTTERS},
 };
 use crate::{
     arena::{
         look::Looker,
         parcel::{Parcel, Reserve},
+        passage::Reach,
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
     },
     coop,
-    error::{CodecError, PutError},
+    error::{CodecError, Part, PutError},
     unwind,
 };
 
@@ -50,9 +52,14 @@ impl<T: Send + 'static> Core<T> {
 
     pub(super) fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
         let mut putting = Putting::new(self, item);
-        putting
-            .attempt()
-            .unwrap_or_else(|| Err(PutError::Full(putting.item())))
+        loop {
+            match putting.try_once() {
+                Ok(put) => return put,
+                // There is room, and it cannot be had yet.
+                Err(Stage::Moving(convoy)) if !self.is_full() => convoy::wait_for(convoy),
+                Err(_) => return Err(PutError::Full(putting.item())),
+            }
+        }
     }
 
     pub(super) fn put_until(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
@@ -149,17 +156,6 @@ impl<T> Core<T> {
         }
         Ok(())
     }
-
-    /// The same; if the items are on their way, when they have arrived.
-    fn try_put_plain(&self, item: T) -> Result<(), (T, Stage)> {
-        let mut item = item;
-        loop {
-            match self.put_here(item) {
-                Err((back, stage)) if self.local.was_moving(stage) => item = back,
-                put => return put,
-            }
-        }
-    }
 }
 
 impl<T> Core<T> {
@@ -168,7 +164,7 @@ impl<T> Core<T> {
     #[inline]
     fn put_shared(&self, item: &T) -> Result<Option<Parcel>, CodecError> {
         Parcel::lend(|parcel| {
-            (self.local.codec().encode)(item, parcel)?;
+            (self.local.codec().encode)(item, parcel, Reach::Tree)?;
             let is_put = parcel.is_small() && self.raw().try_put_small(parcel);
             Ok((!is_put).then(|| mem::take(parcel)))
         })
@@ -227,6 +223,36 @@ impl<'a, T> Putting<'a, T> {
         self.item.take().expect("an item that was not put is there")
     }
 
+    /// Puts the item if there is room, or says where there is none.
+    #[inline]
+    fn try_once(&mut self) -> Result<Result<(), PutError<T>>, Stage> {
+        let item = self.item();
+        let Err((item, stage)) = self.core.put_here(item) else {
+            return Ok(Ok(()));
+        };
+        self.item = Some(item);
+        match stage {
+            Stage::Here => Err(stage),
+            Stage::Moving(convoy) if !convoy::is_mine(convoy) => Err(stage),
+            Stage::Moving(_) => Ok(Err(self.refused())),
+            Stage::Shared => {
+                if let Err(error) = self.pack() {
+                    return Ok(Err(error));
+                }
+                let raw = self.core.raw();
+                let put = self.put_packed(&raw.0.lock());
+                self.wakes.wake();
+                put.ok_or(stage)
+            }
+        }
+    }
+
+    #[cold]
+    fn refused(&mut self) -> PutError<T> {
+        let error = CodecError::new(Part::Argument, std::any::type_name::<T>(), &MOVED_BY_CALLER);
+        PutError::Encode(self.item(), error.of_item())
+    }
+
     /// Encodes the item, once.
     fn pack(&mut self) -> Result<(), PutError<T>> {
         if self.parcel.is_some() {
@@ -234,7 +260,7 @@ impl<'a, T> Putting<'a, T> {
         }
         let item = self.item();
         let mut parcel = Parcel::default();
-        if let Err(error) = (self.core.local.codec().encode)(&item, &mut parcel) {
+        if let Err(error) = (self.core.local.codec().encode)(&item, &mut parcel, Reach::Tree) {
             return Err(PutError::Encode(item, error));
         }
         self.item = Some(item);
@@ -307,23 +333,7 @@ impl<T> Resource for Putting<'_, T> {
 
     #[inline]
     fn attempt(&mut self) -> Option<Self::Output> {
-        let item = self.item();
-        let Err((item, stage)) = self.core.try_put_plain(item) else {
-            return Some(Ok(()));
-        };
-        self.item = Some(item);
-        match stage {
-            Stage::Here | Stage::Moving(_) => None,
-            Stage::Shared => {
-                if let Err(error) = self.pack() {
-                    return Some(Err(error));
-                }
-                let raw = self.core.raw();
-                let put = self.put_packed(&raw.0.lock());
-                self.unlocked();
-                put
-            }
-        }
+        self.try_once().ok()
     }
 
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<Self::Output, Miss> {

@@ -104,24 +104,20 @@ impl RawQueue {
         self.get(PUT).wrapping_sub(done)
     }
 
-    /// Fills an empty queue with what it had before it was shared.
-    pub(super) fn fill(
-        self,
-        slot: &Locked,
-        parcels: &[Parcel],
-        unfinished: usize,
-    ) -> io::Result<()> {
+    /// Fills an empty queue, which no other process knows yet, with what it had before.
+    pub(super) fn fill(self, slot: &Locked, parcels: &[Parcel]) -> io::Result<()> {
         let ring = Ring::of(self.0);
         let mut wakes = Wakes::default();
         for parcel in parcels {
-            if let Err(error) = ring.put(slot, parcel, &mut Reserve::default(), &mut wakes) {
-                ring.clear(slot, &slot.gate(&mut wakes));
-                return Err(error);
-            }
+            ring.put(slot, parcel, &mut Reserve::default(), &mut wakes)?;
         }
-        let done = self.get(PUT).wrapping_sub(unfinished as u64);
-        self.word(DONE).store(done, Ordering::Release);
         Ok(())
+    }
+
+    /// How many items are not done, of which some may have been taken before.
+    pub(super) fn set_unfinished(self, _slot: &Locked, unfinished: u64) {
+        let done = self.get(PUT).wrapping_sub(unfinished);
+        self.word(DONE).store(done, Ordering::Release);
     }
 
     /// Puts an item if there is room: `false` if there is none.
@@ -276,7 +272,7 @@ impl RawQueue {
         }
     }
 
-    /// Nobody has the queue any more.
+    /// Nobody has the queue any more, or nobody but this process, which has its items elsewhere.
     pub(crate) fn clear(self) {
         if self.get(TAIL) != 0 {
             let mut wakes = Wakes::default();

@@ -15,7 +15,8 @@ use crate::{
 /// `multiprocessing.SimpleQueue`.
 ///
 /// What is said of [`Queue`](crate::Queue) about processes holds for it as well. A put never waits, however
-/// much is in the queue.
+/// much is in the queue, but while the queue goes to a process
+/// [for the first time](crate::Queue#the-first-time-that-it-goes-to-a-process).
 ///
 /// # Examples
 ///
@@ -88,6 +89,11 @@ impl<T: Send + 'static> SimpleQueue<T> {
     }
 
     /// Takes the first item if there is one.
+    ///
+    /// # Blocking
+    ///
+    /// Only while the queue goes to a process
+    /// [for the first time](crate::Queue#the-first-time-that-it-goes-to-a-process), and there is an item.
     ///
     /// # Errors
     ///

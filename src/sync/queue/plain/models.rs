@@ -168,12 +168,11 @@ fn loom_an_item_is_moved_or_refused() {
             let queue = Arc::clone(&queue);
             move || queue.try_put(1).is_ok()
         });
-        let mover = std::thread::current().id();
-        let moved = queue.take_out(mover).unwrap();
+        let moved = queue.take_out(7).unwrap();
         let was_put = putter.join().unwrap();
         assert_eq!(moved.len(), 1 + usize::from(was_put));
         assert_eq!(queue.len(), moved.len());
-        assert_eq!(queue.try_get().unwrap_err(), Stage::Moving(mover));
+        assert_eq!(queue.try_get().unwrap_err(), Stage::Moving(7));
         let count = moved.len();
         queue.put_back(moved);
         assert_eq!(drain(&queue).len(), count);
