@@ -1114,6 +1114,7 @@ freethreading::test_backends! {
     #[test]
     fn a_queue_says_how_full_it_is() {
         watched(|| {
+            assert_eq!(Queue::<u8>::default().maxsize(), 0);
             for queue in [Queue::new(5), known(Queue::new(5))] {
                 (0..3).for_each(|n| queue.put(n).unwrap());
                 let text = format!("{queue:?}");

@@ -276,6 +276,13 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn a_simple_queue_says_how_much_is_in_it() {
+        let queue = SimpleQueue::new();
+        (0..3).for_each(|n| queue.put(n).unwrap());
+        assert_eq!(format!("{queue:?}"), "SimpleQueue { qsize: 3 }");
+    }
+
+    #[test]
     fn an_error_of_a_queue_is_an_error_of_the_crate() {
         fn empty() -> Result<u8, Error> {
             Ok(SimpleQueue::new().get_nowait()?)

@@ -4,7 +4,7 @@
 //! [`join`](super::join).
 
 use std::{
-    fmt, mem,
+    mem,
     panic::RefUnwindSafe,
     sync::{
         Arc,
@@ -169,12 +169,6 @@ impl<T> Core<T> {
         if slot.is_empty(list) {
             self.local.plain.unwanted(list);
         }
-    }
-
-    pub(super) fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct(name);
-        debug.field("qsize", &self.len());
-        debug.field("maxsize", &self.local.maxsize).finish()
     }
 }
 

@@ -279,9 +279,19 @@ impl<T: Send + 'static> Queue<T> {
     }
 }
 
+impl<T: Send + 'static> Default for Queue<T> {
+    /// A queue for any number of items.
+    fn default() -> Self {
+        Queue::new(0)
+    }
+}
+
 impl<T> fmt::Debug for Queue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.core.debug("Queue", f)
+        f.debug_struct("Queue")
+            .field("qsize", &self.core.len())
+            .field("maxsize", &self.core.maxsize())
+            .finish()
     }
 }
 

@@ -148,7 +148,9 @@ impl<T: Send + 'static> Default for SimpleQueue<T> {
 
 impl<T> fmt::Debug for SimpleQueue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.core.debug("SimpleQueue", f)
+        f.debug_struct("SimpleQueue")
+            .field("qsize", &self.core.len())
+            .finish()
     }
 }
 
