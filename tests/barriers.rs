@@ -504,6 +504,21 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn errors_of_barriers_can_be_compared() {
+        fn act() {
+            panic!("no further");
+        }
+        watched(|| {
+            let barrier = Barrier::new(1).unwrap().action(task!(act()));
+            let error = barrier.wait().unwrap_err();
+            assert!(matches!(error, BarrierError::Action(TaskError::Panicked(_))));
+            assert_eq!(error, error.clone());
+            assert_ne!(error, BarrierError::Broken);
+            assert_eq!(barrier.wait(), Err(BarrierError::Broken));
+        });
+    }
+
+    #[test]
     fn a_pending_wait_is_woken_by_the_last_arrival() {
         watched(|| {
             let barrier = Barrier::new(3).unwrap();

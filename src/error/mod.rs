@@ -146,7 +146,7 @@ pub enum Effect {
 /// Why a task gave no result.
 ///
 /// [`effect`](TaskError::effect) says whether the task ran.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskError {
     /// The task panicked.

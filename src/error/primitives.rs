@@ -45,7 +45,7 @@ impl fmt::Display for TooManyTaskDone {
 }
 
 /// Why a barrier was not passed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BarrierError {
     /// It is broken, or broke meanwhile: one of those who waited gave up or died, or it was aborted
@@ -65,7 +65,7 @@ impl fmt::Display for BarrierError {
 }
 
 /// Why an item was not put into a queue. It comes back.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PutError<T> {
     /// There is no room, or there was none in time.
@@ -142,7 +142,7 @@ impl<T> From<Full<T>> for Error {
 }
 
 /// Why there is no item from a queue.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GetError {
     /// The queue is empty, or was so until the time was up.

@@ -45,10 +45,10 @@ fn shortened(mut text: String) -> String {
 }
 
 /// A panic of a task: message, location and, when `RUST_BACKTRACE` asks for it, backtrace.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Panic(Box<PanicText>);
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct PanicText {
     message: String,
     location: Option<String>,
@@ -104,10 +104,10 @@ impl fmt::Display for Panic {
 }
 
 /// A value that serde could not carry.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodecError(Box<CodecText>);
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct CodecText {
     part: Part,
     is_item: bool,

@@ -61,10 +61,10 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 }
 
 /// A worker process that died before it gave the result of a task.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct WorkerDied(Arc<DeathReport>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct DeathReport {
     worker: String,
     pid: u32,
@@ -175,10 +175,10 @@ impl fmt::Display for WorkerDied {
 }
 
 /// A task that was ended, with the worker process that ran it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Killed(Arc<KillReport>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct KillReport {
     worker: String,
     pid: u32,
@@ -254,7 +254,7 @@ impl fmt::Display for Killed {
 }
 
 /// The system did not let a worker start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError(Arc<Refusal>);
 
 #[derive(Debug)]
@@ -277,6 +277,16 @@ impl StartError {
     }
 }
 
+/// The system's error is equal to one that has the same kind and says the same.
+impl PartialEq for Refusal {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |refusal: &Refusal| (refusal.cause.kind(), refusal.cause.to_string());
+        self.worker == other.worker && parts(self) == parts(other)
+    }
+}
+
+impl Eq for Refusal {}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -294,7 +304,7 @@ impl std::error::Error for StartError {
 }
 
 /// An executor that gave up on its workers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
     initializer: bool,
     attempts: u32,
