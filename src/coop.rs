@@ -4,6 +4,7 @@
 
 use std::{
     cell::Cell,
+    future::poll_fn,
     task::{Context, Poll},
 };
 
@@ -26,6 +27,12 @@ pub(crate) fn poll_begin(context: &mut Context<'_>) -> Poll<()> {
         0 => spend(context),
         _ => Poll::Ready(()),
     }
+}
+
+/// The same for what has been done already, and cannot be done again: waits afterwards instead, if need be.
+#[inline]
+pub(crate) fn give_way() -> impl Future<Output = ()> {
+    poll_fn(poll_begin)
 }
 
 #[cold]

@@ -3,7 +3,10 @@
 mod common;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Poll, Wake, Waker},
     thread,
     time::{Duration, Instant},
@@ -19,6 +22,9 @@ use freethreading::{
 use futures::{FutureExt, executor::block_on, future::join_all};
 
 freethreading::init_tests!();
+
+/// Long enough for a task to be polled many times.
+const NAP: Duration = Duration::from_millis(20);
 
 /// The index, or nothing if the barrier is broken.
 #[track_caller]
@@ -515,6 +521,59 @@ freethreading::test_backends! {
             assert_eq!(error, error.clone());
             assert_ne!(error, BarrierError::Broken);
             assert_eq!(barrier.wait(), Err(BarrierError::Broken));
+        });
+    }
+
+    /// Who passes without having to wait, or is turned away, is as good as never done.
+    #[test]
+    fn a_task_that_never_has_to_wait_gives_way() {
+        watched(|| {
+            current_thread().block_on(async {
+                let barrier = Barrier::new(1).unwrap();
+                for is_broken in [false, true] {
+                    if is_broken {
+                        barrier.abort();
+                    }
+                    for timeout in [None, Some(LONG)] {
+                        let barrier = match timeout {
+                            None => barrier.clone(),
+                            Some(timeout) => barrier.clone().timeout(timeout),
+                        };
+                        let ended = Arc::new(AtomicBool::new(false));
+                        let is_ended = Arc::clone(&ended);
+                        let passes = tokio::spawn(async move {
+                            while !is_ended.load(Ordering::Relaxed) {
+                                assert_eq!(barrier.wait_async().await.is_err(), is_broken);
+                            }
+                        });
+                        tokio::time::sleep(NAP).await;
+                        ended.store(true, Ordering::Relaxed);
+                        passes.await.unwrap();
+                    }
+                }
+            });
+        });
+    }
+
+    /// Once it has come, the others pass, though it has its turn later.
+    #[test]
+    fn an_arrival_counts_when_the_task_gives_way() {
+        watched(|| {
+            current_thread().block_on(async {
+                let barrier = Barrier::new(2).unwrap();
+                for _ in 0..100 {
+                    // More than a task may do at a time, in one poll.
+                    let both = (0..1000).map(|_| {
+                        let (first, last) = (barrier.wait_async(), barrier.wait_async());
+                        async move { (index(first.await), index(last.await)) }
+                    });
+                    let pairs = join_all(both).await;
+                    let passed = pairs.into_iter().flat_map(|(first, last)| [first, last]);
+                    let numbers: Vec<_> = passed.map(Option::unwrap).collect();
+                    assert_eq!(numbers.iter().sum::<usize>(), 1000);
+                    assert_eq!(barrier.n_waiting(), 0);
+                }
+            });
         });
     }
 

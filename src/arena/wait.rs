@@ -65,6 +65,7 @@ pub(crate) enum Budget<O> {
     Before,
     /// When it is over, with this output: from the first poll on it is to miss nothing.
     After(O),
+    /// Whoever waits sees to it.
     Never,
 }
 

@@ -17,6 +17,7 @@ use crate::{
         wait::{Budget, Miss, Resource, WaitAsync, Waiting, deadline},
         waiter::{State, Wakes},
     },
+    coop,
     engine::processes::reactor,
     error::{BarrierError, CodecError, Error, TaskError},
     shim::{AtomicU64, Ordering},
@@ -222,6 +223,7 @@ struct Arriving {
 impl Resource for Arriving {
     type Output = (Arrival, usize);
 
+    // Who is polled has come, and who is the last to come runs the action: others have their turn after that.
     const BUDGET: Budget<Self::Output> = Budget::Never;
 
     fn slot(&self) -> SlotRef {
@@ -403,10 +405,12 @@ impl Barrier {
     ///
     /// As of [`wait`](Barrier::wait).
     pub async fn wait_async(&self) -> Result<usize, BarrierError> {
-        match self.timeout.and_then(deadline) {
+        let passed = match self.timeout.and_then(deadline) {
             Some(deadline) => self.wait_or(reactor::sleep_until(deadline)).await,
             None => self.go_on(Some(WaitAsync::new(self.arriving()).await)),
-        }
+        };
+        coop::give_way().await;
+        passed
     }
 
     /// Waits until the future is ready at most.
