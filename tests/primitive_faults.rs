@@ -649,6 +649,104 @@ fn a_permit_of_a_killed_process_is_gone() {
     });
 }
 
+// -- Leaked waits
+
+/// The task of a worker that leaks a wait, perhaps after it was told that it may go on, and lets go of what it
+/// waited for.
+fn leak<A: Awaitable>(objects: SimpleQueue<A>, told: bool, came: Sign, leaked: Sign, end: Sign) {
+    let object = objects.get().unwrap();
+    let (wait, wakes) = pending(&object);
+    came.give();
+    if told {
+        eventually("it is woken", || wakes.count() > 0);
+    }
+    std::mem::forget(wait);
+    drop(object);
+    leaked.give();
+    end.wait();
+}
+
+/// What is made after the object of a leaked wait is gone, in the same memory: it has a waiter when the process
+/// that has leaked the wait ends.
+fn assert_leak_harmless<A: Awaitable>(told: bool, killed: bool, witness: usize) {
+    let scratch = Scratch::new();
+    let [came, leaked, end] = ["came", "leaked", "end"].map(|name| scratch.sign(name));
+    let objects = SimpleQueue::new();
+    let worker = start(task!(leak::<A>(
+        objects.clone(),
+        told,
+        came.clone(),
+        leaked.clone(),
+        end.clone()
+    )));
+    let object = A::closed(1);
+    objects.put(object.clone()).unwrap();
+    came.wait();
+    if told {
+        object.let_through();
+    }
+    leaked.wait();
+    drop(object);
+    let later: Vec<A> = (0..3).map(|_| A::closed(1)).collect();
+    let witnesses: Vec<_> = later
+        .iter()
+        .map(|object| Witness::of(object, witness))
+        .collect();
+    if killed {
+        kill(&worker);
+        assert_died(&worker);
+    } else {
+        end.give();
+        worker.join().unwrap();
+    }
+    for (object, witness) in later.iter().zip(witnesses) {
+        object.let_through();
+        witness.assert_passes();
+        assert_closed_again(object);
+    }
+}
+
+every_type! {
+    for [
+        lock: Lock,
+        semaphore: Semaphore,
+        bounded_semaphore: BoundedSemaphore,
+        event: Event,
+        condition: Condition,
+        barrier: Meeting,
+        get: Getting,
+        put: Putting,
+        join: Joining,
+        simple_get: SimplyGetting,
+    ]
+
+    fn a_leaked_wait_is_nothing_to_what_comes_after<A: Awaitable>() {
+        for killed in [false, true] {
+            for witness in [0, 1] {
+                assert_leak_harmless::<A>(false, killed, witness);
+            }
+        }
+    }
+}
+
+every_type! {
+    for [
+        lock: Lock,
+        semaphore: Semaphore,
+        bounded_semaphore: BoundedSemaphore,
+        condition: Condition,
+        get: Getting,
+        put: Putting,
+        simple_get: SimplyGetting,
+    ]
+
+    fn what_a_leaked_wait_was_told_is_nothing_to_what_comes_after<A: Awaitable>() {
+        for killed in [false, true] {
+            assert_leak_harmless::<A>(true, killed, 0);
+        }
+    }
+}
+
 // -- Waiters
 
 every_type! {

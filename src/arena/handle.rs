@@ -48,11 +48,11 @@ pub(crate) struct SlotId {
 }
 
 impl SlotId {
-    pub(super) fn pack(self) -> u64 {
+    pub(crate) fn pack(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
-    pub(super) fn unpack(id: u64) -> SlotId {
+    pub(crate) fn unpack(id: u64) -> SlotId {
         SlotId {
             index: id as u32,
             generation: (id >> 32) as u32,
@@ -96,7 +96,7 @@ impl Handle {
             }
         };
         // Release: should the process be killed, no count is given back that was not taken.
-        record.slot.store(slot_id(slot).pack(), Ordering::Release);
+        record.slot.store(slot.id().pack(), Ordering::Release);
         Ok(Handle {
             slot,
             _attachment: Arc::new(Attachment {
@@ -123,7 +123,7 @@ impl Handle {
     }
 
     pub(crate) fn id(&self) -> SlotId {
-        slot_id(self.slot)
+        self.slot.id()
     }
 }
 
@@ -145,13 +145,6 @@ impl fmt::Debug for Handle {
     }
 }
 
-fn slot_id(slot: SlotRef) -> SlotId {
-    SlotId {
-        index: slot.index(),
-        generation: slot.tag().generation,
-    }
-}
-
 /// Adds one to the count of a slot, if it is still the one that is meant.
 pub(super) fn retain(id: SlotId) -> Option<SlotRef> {
     let slot = arena().slots.get(id.index)?;
@@ -162,7 +155,7 @@ pub(super) fn retain(id: SlotId) -> Option<SlotRef> {
         .fetch_update(Ordering::Acquire, Ordering::Relaxed, more)
         .ok()?;
     // It was in use, but perhaps as another one already.
-    if slot.tag().generation != id.generation {
+    if slot.id() != id {
         release(slot);
         return None;
     }
@@ -182,6 +175,37 @@ pub(super) fn release(slot: SlotRef) {
     }
 }
 
+/// The same for a count that goes with a name.
+pub(super) fn release_named(id: SlotId) {
+    if let Some(slot) = arena().slots.get(id.index) {
+        let slot = SlotRef::new(id.index, slot);
+        if slot.id() == id {
+            release(slot);
+        }
+    }
+}
+
+/// A slot that stays what it is for a moment, whoever else lets go of it. A process that is killed meanwhile has at
+/// worst held on to it for good.
+pub(crate) struct Held(SlotRef);
+
+impl Held {
+    /// `None` if the slot is free, or another one by now.
+    pub(crate) fn of(id: SlotId) -> Option<Held> {
+        retain(id).map(Held)
+    }
+
+    pub(crate) fn slot(&self) -> SlotRef {
+        self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        release(self.0);
+    }
+}
+
 /// Lets go of what a dead process had.
 pub(super) fn release_all_of(process: u16) {
     for (index, record, tag) in arena().records.used() {
@@ -193,11 +217,6 @@ pub(super) fn release_all_of(process: u16) {
         let id = SlotId::unpack(record.slot.load(Ordering::Acquire));
         arena().records.free(index, record);
         // A record that was never filled in names no slot.
-        if let Some(slot) = arena().slots.get(id.index) {
-            let slot = SlotRef::new(id.index, slot);
-            if slot.tag().generation == id.generation {
-                release(slot);
-            }
-        }
+        release_named(id);
     }
 }

@@ -19,6 +19,7 @@ use super::{
     me,
     modelled::enter,
     pool::{Pool, Shared, Unit, Units},
+    reaper,
     slot::{Kind, SlotRef},
     waiter::{Local, Node, Sleeper, State, Waiter, Wakes},
 };
@@ -292,6 +293,32 @@ fn loom_a_name_leads_to_what_it_names_or_nowhere() {
         other.join().unwrap();
         // Nobody has freed it.
         assert_eq!(second.slot().words[0].load(Relaxed), 2);
+    });
+}
+
+/// A process ends that has leaked a wait, and let go of what it waited for.
+#[test]
+fn loom_a_leaked_wait_is_nothing_to_what_comes_after() {
+    model(2, || {
+        let wait_for = |slot: SlotRef| {
+            let waiter = Waiter::claim();
+            waiter.prepare(Sleeper::Thread);
+            slot.lock().push(0, waiter.index, waiter.node, false);
+            waiter
+        };
+        let first = Handle::new(Kind::Event, |_| {}).unwrap();
+        let slot = first.slot();
+        let leaking = move || std::mem::forget(wait_for(SlotRef::new(slot.index(), slot.slot)));
+        elsewhere(leaking).join().unwrap();
+        let reaper = thread::spawn(|| reaper::reap(2, 0, false));
+        drop(first);
+        let second = Handle::new(Kind::Event, |_| {}).unwrap();
+        let waiter = wait_for(second.slot());
+        reaper.join().unwrap();
+        let line = second.slot().lock();
+        assert!(line.pop(0, State::Notified).is_some());
+        assert!(line.is_empty(0));
+        assert_eq!(waiter.state(), State::Notified);
     });
 }
 

@@ -5,8 +5,7 @@ use std::{cell::RefCell, io};
 use super::{
     arena,
     blocks::BLOCK,
-    handle::{SlotId, release},
-    slot::SlotRef,
+    handle::{SlotId, release_named},
 };
 
 /// An item as it travels: encoded, with the primitives that it names.
@@ -103,10 +102,7 @@ impl Parcel {
     /// The primitives are not the queue's any more.
     pub(crate) fn release_luggage(&self) {
         for &id in &self.luggage {
-            let id = SlotId::unpack(id);
-            if let Some(slot) = arena().slots.get(id.index) {
-                release(SlotRef::new(id.index, slot));
-            }
+            release_named(SlotId::unpack(id));
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{
     arena, bell,
-    handle::release_all_of,
-    slot::{Kind, LISTS, Locked, SlotRef},
+    handle::{Held, SlotId, release_all_of},
+    slot::{Kind, LISTS, Locked},
     waiter::{Node, State, Wakes},
 };
 use crate::{shim::Ordering, sync::bereaved};
@@ -34,9 +34,13 @@ pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
             arena.waiters.free(index, node);
         }
     }
-    for (index, slot, tag) in arena.slots.used() {
-        if let Some(kind) = Kind::of(tag.kind) {
-            let slot = SlotRef::new(index, slot);
+    for (index, _, tag) in arena.slots.used() {
+        let generation = tag.generation;
+        // One that nobody has any more is nothing that the process may have left in disorder for others.
+        if let Some(kind) = Kind::of(tag.kind)
+            && let Some(held) = Held::of(SlotId { index, generation })
+        {
+            let slot = held.slot();
             slot.seize(process);
             slot.reopen(process);
             bereaved::inherit(slot, kind, dead);
@@ -62,10 +66,11 @@ pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
 /// Takes a waiter whose process is gone out of its list, and passes on what it was told.
 fn remove(node: &'static Node) {
     let id = node.list();
-    let Some(slot) = arena().slots.get(id.slot) else {
+    // The process may have leaked the wait, and let go of what it waited for.
+    let Some(held) = Held::of(id.slot) else {
         return;
     };
-    let slot = SlotRef::new(id.slot, slot);
+    let slot = held.slot();
     let Some(kind) = slot.kind() else { return };
     let list = id.list as usize;
     let locked = slot.lock();
@@ -97,10 +102,7 @@ pub(super) fn repair(slot: &Locked) -> Wakes {
             .waiters
             .used()
             .filter(|(_, node, tag)| {
-                let id = node.list();
-                !tag.is_free()
-                    && (id.slot, id.list as usize) == (slot.slot.index(), list)
-                    && !node.state().is_told()
+                !tag.is_free() && node.list() == slot.id(list) && !node.state().is_told()
             })
             .map(|(index, node, _)| (index, node))
             .collect();

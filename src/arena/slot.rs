@@ -6,6 +6,7 @@ use std::ops::Deref;
 use super::{
     arena,
     gate::Far,
+    handle::SlotId,
     me,
     mutex::Mutex,
     pool::{Tag, Unit},
@@ -152,23 +153,32 @@ impl Deref for SlotRef {
     }
 }
 
-/// One of the lists of a slot, as a waiter notes it.
+/// One of the lists of a slot, as a waiter notes it: `generation : 32, list : 2, index : 30`.
+///
+/// A wait may be leaked, and the slot then be freed and used again: such a waiter is in none of the new one's lists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ListId {
-    pub(crate) slot: u32,
+    pub(crate) slot: SlotId,
     pub(crate) list: u32,
 }
 
+/// The arena has room for fewer slots than there are numbers below this bit.
+const LIST_SHIFT: u32 = 30;
+
 impl ListId {
     pub(crate) fn pack(self) -> u64 {
-        u64::from(self.slot) << 32 | u64::from(self.list)
+        self.slot.pack() | u64::from(self.list) << LIST_SHIFT
     }
 
     pub(crate) fn unpack(id: u64) -> ListId {
+        let SlotId { index, generation } = SlotId::unpack(id);
         ListId {
-            slot: (id >> 32) as u32,
+            slot: SlotId {
+                index: index & ((1 << LIST_SHIFT) - 1),
+                generation,
+            },
             // Whatever it says, it is one of the lists there are.
-            list: id as u32 % LISTS as u32,
+            list: (index >> LIST_SHIFT) % LISTS as u32,
         }
     }
 }
@@ -181,6 +191,15 @@ impl SlotRef {
 
     pub(crate) fn kind(self) -> Option<Kind> {
         Kind::of(self.tag().kind)
+    }
+
+    /// Its name, as long as it is what it is.
+    #[inline]
+    pub(crate) fn id(self) -> SlotId {
+        SlotId {
+            index: self.index(),
+            generation: self.tag().generation,
+        }
     }
 
     /// How many wait in a list at this moment.
@@ -241,6 +260,20 @@ impl Locked {
         self.lists[list].first.load(Ordering::Relaxed) == 0
     }
 
+    /// The name of one of the lists.
+    #[inline]
+    pub(super) fn id(&self, list: usize) -> ListId {
+        ListId {
+            slot: self.slot.id(),
+            list: list as u32,
+        }
+    }
+
+    /// Whether a waiter is in one of the lists.
+    pub(crate) fn has(&self, waiter: &waiter::Node) -> bool {
+        !waiter.state().is_told() && waiter.list().slot == self.slot.id()
+    }
+
     /// Notes that a waiter has come after all that were there before.
     #[inline]
     pub(crate) fn stamp(&self, waiter: &waiter::Node) {
@@ -257,11 +290,7 @@ impl Locked {
     /// Puts a waiter behind the others, or in front of them if it has waited before.
     #[inline]
     pub(crate) fn push(&self, list: usize, index: u32, waiter: &waiter::Node, front: bool) {
-        let id = ListId {
-            slot: self.slot.index(),
-            list: list as u32,
-        };
-        waiter.list.store(id.pack(), Ordering::Relaxed);
+        waiter.list.store(self.id(list).pack(), Ordering::Relaxed);
         let ends = &self.lists[list];
         let (end, other_end) = match front {
             true => (&ends.first, &ends.last),

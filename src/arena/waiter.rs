@@ -75,7 +75,7 @@ pub(crate) struct Node {
     /// It was woken in vain often enough.
     starved: AtomicU32,
     /// The condition that has notified it, until its wait is over.
-    pub(crate) notified_by: AtomicU32,
+    pub(crate) notified_by: AtomicU64,
     /// The last ticket of those who waited there then.
     pub(crate) notified_with: AtomicU64,
 }

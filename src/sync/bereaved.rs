@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     arena::{
-        arena,
         gate::Gate,
+        handle::{Held, SlotId},
         reaper::Dead,
         slot::{Kind, Locked, SlotRef},
         waiter::{Node, State, Wakes},
@@ -39,14 +39,11 @@ pub(crate) fn pass_on(slot: SlotRef, kind: Kind, list: usize, message: State) {
 
 /// One of the waiters of the process was notified by a condition, if by any, and has not gone on yet.
 pub(crate) fn notify_another(waiter: &Node) {
-    let condition = waiter.notified_by.load(Ordering::Relaxed);
-    let Some(slot) = arena().slots.get(condition) else {
-        return;
-    };
-    let slot = SlotRef::new(condition, slot);
-    // The process still has a handle: it is that condition yet.
-    if slot.kind() == Some(Kind::Condition) {
-        condition::notify_another(slot, waiter);
+    let condition = SlotId::unpack(waiter.notified_by.load(Ordering::Relaxed));
+    if let Some(held) = Held::of(condition)
+        && held.slot().kind() == Some(Kind::Condition)
+    {
+        condition::notify_another(held.slot(), waiter);
     }
 }
 

@@ -329,8 +329,7 @@ impl RawLock {
     /// Who had the mutex is gone: the lock may have been given back without anybody being told.
     pub(super) fn repair(self, slot: &Locked, wakes: &mut Wakes) {
         let handing = self.handing().swap(0, Ordering::Acquire) as u32;
-        let was_not_told =
-            |waiter: &Node| waiter.list().slot == slot.slot.index() && !waiter.state().is_told();
+        let was_not_told = |waiter: &Node| slot.has(waiter);
         if arena().waiters.get(handing).is_some_and(was_not_told) {
             // It was to have the lock, and does not know: nobody has it.
             let word = self.word().load(Ordering::Relaxed);

@@ -40,7 +40,7 @@ fn take(line: &Locked, last: u64) -> Option<(u32, &'static Node)> {
     let (index, waiter) = line.take_if(LINE, waited)?;
     waiter
         .notified_by
-        .store(line.slot.index(), Ordering::Relaxed);
+        .store(line.slot.id().pack(), Ordering::Relaxed);
     waiter.notified_with.store(last, Ordering::Relaxed);
     Some((index, waiter))
 }
@@ -314,7 +314,7 @@ impl Drop for ConditionWait {
 fn leave(condition: Raw, waiter: &Waiter) -> bool {
     let line = condition.line.lock();
     // Under this mutex nobody notifies it.
-    let waits = !waiter.state().is_told() && waiter.node.list().slot == line.slot.index();
+    let waits = line.has(waiter.node);
     if waits {
         line.unlink(LINE, waiter.node);
         waiter.retire();
