@@ -19,7 +19,7 @@ use common::{
     Panicking, Random, Wakes, eventually, threads, unclonable, watched,
     ways::{Hand, LONG, Other, Team, Way, Ways, conditions, current_thread, every_way, spin_until},
 };
-use freethreading::{Condition, Error, Event, Lock, RLock, Semaphore, task};
+use freethreading::{Backend, Condition, Error, Event, Lock, RLock, Semaphore, Worker, task};
 use futures::{FutureExt, future::join_all};
 use serde::{Deserialize, Serialize};
 
@@ -1490,6 +1490,237 @@ fn a_condition_may_be_dropped_in_any_state() {
         for condition in conditions() {
             condition.acquire();
             std::mem::forget(Hand::waiting(async move { condition.wait_async().await }));
+        }
+    });
+}
+
+// -- Guards of one owner
+
+/// Conditions over re-entrant locks; with the lock, if guards are to be its own.
+fn reentrant() -> [(Condition, Option<RLock>); 2] {
+    let lock = RLock::new();
+    [
+        (Condition::new(), None),
+        (Condition::with_rlock(&lock), Some(lock)),
+    ]
+}
+
+/// One more guard of the caller's.
+fn another<'a>(condition: &'a Condition, lock: &'a Option<RLock>) -> Box<dyn Send + 'a> {
+    match lock {
+        Some(lock) => Box::new(lock.lock()),
+        None => Box::new(condition.lock()),
+    }
+}
+
+#[test]
+fn a_guard_that_is_dropped_while_its_owner_waits_takes_its_level_along() {
+    watched(|| {
+        for (condition, lock) in reentrant() {
+            for notified in [false, true] {
+                let mut guard = condition.lock();
+                let sent = another(&condition, &lock);
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        // Its owner waits, since this one has the lock.
+                        let other = condition.lock();
+                        if notified {
+                            other.notify(1).unwrap();
+                            drop(sent);
+                        } else {
+                            drop(sent);
+                            other.notify(1).unwrap();
+                        }
+                    });
+                    guard.wait().unwrap();
+                    guard.notify(1).unwrap();
+                    assert!(!is_free(&condition));
+                    drop(guard);
+                    assert!(is_free(&condition));
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_guard_that_its_owner_waits_without_may_be_the_last_one() {
+    watched(|| {
+        for (condition, lock) in reentrant() {
+            let sent = another(&condition, &lock);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let other = condition.lock();
+                    drop(sent);
+                    other.notify(1).unwrap();
+                });
+                condition.wait().unwrap();
+                assert!(condition.notify(1).is_err());
+                assert!(is_free(&condition));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_guard_may_be_dropped_at_any_moment_of_a_wait() {
+    watched(|| {
+        let mut random = Random::new();
+        for (condition, lock) in reentrant() {
+            for _ in 0..2_000 {
+                let mut guard = condition.lock();
+                let sent = [another(&condition, &lock), another(&condition, &lock)];
+                let patience = Duration::from_micros(random.below(60) as u64);
+                let delays = [0, 1].map(|_| Duration::from_micros(random.below(60) as u64));
+                thread::scope(|scope| {
+                    for (sent, delay) in sent.into_iter().zip(delays) {
+                        scope.spawn(move || {
+                            spin_until(Instant::now() + delay);
+                            drop(sent);
+                        });
+                    }
+                    guard.wait_timeout(patience).unwrap();
+                    guard.notify(1).unwrap();
+                });
+                drop(guard);
+                let acquired = thread::scope(|scope| {
+                    let other = scope.spawn(|| condition.try_lock().is_some());
+                    other.join().unwrap()
+                });
+                assert!(acquired, "{condition:?}");
+            }
+        }
+    });
+}
+
+/// The futures of a task are one owner.
+#[test]
+fn futures_of_one_task_leave_the_lock_free() {
+    async fn meet(condition: &Condition, lock: &Option<RLock>) {
+        let waiting = async {
+            let mut guard = condition.lock_async().await;
+            guard.wait_async().await.unwrap();
+            guard.notify(1).unwrap();
+        };
+        let notifying = async {
+            let guard = another(condition, lock);
+            tokio::task::yield_now().await;
+            // The other one has given this one's level up as well.
+            drop(guard);
+            let condition = condition.clone();
+            tokio::task::spawn_blocking(move || notify(condition, 1))
+                .await
+                .unwrap();
+        };
+        futures::join!(notifying, waiting);
+    }
+    watched(|| {
+        for (condition, lock) in reentrant() {
+            current_thread().block_on(meet(&condition, &lock));
+            assert!(is_free(&condition));
+            let other = condition.clone();
+            current_thread().block_on(async {
+                let task = tokio::spawn(async move { meet(&other, &lock).await });
+                task.await.unwrap();
+            });
+            assert!(is_free(&condition));
+        }
+    });
+}
+
+#[test]
+fn a_guard_that_was_given_up_releases_no_later_one() {
+    watched(|| {
+        for (condition, lock) in reentrant() {
+            // While the wait goes on.
+            let mut guard = condition.lock();
+            let given_up = another(&condition, &lock);
+            let mut wait = Hand::waiting(guard.wait_async());
+            let later = condition.lock();
+            drop(given_up);
+            later.notify(1).unwrap();
+            assert!(!is_free(&condition));
+            drop(later);
+            wait.wait_woken();
+            wait.ready().unwrap();
+            drop(wait);
+            assert!(!is_free(&condition));
+            // After a wait that was dropped.
+            let given_up = [condition.lock(), condition.lock()];
+            drop(Hand::waiting(guard.wait_async()));
+            assert!(is_free(&condition));
+            let later = condition.lock();
+            for guard in given_up {
+                assert!(guard.notify(1).is_err());
+                drop(guard);
+            }
+            drop(guard);
+            later.notify(1).unwrap();
+            assert!(!is_free(&condition));
+            drop(later);
+            assert!(is_free(&condition));
+        }
+    });
+}
+
+#[test]
+fn guards_of_one_owner_cannot_both_wait() {
+    watched(|| {
+        for (condition, _) in reentrant() {
+            let mut first = condition.lock();
+            let mut second = condition.lock();
+            let mut wait = Hand::waiting(first.wait_async());
+            assert!(second.wait().is_err());
+            assert!(Hand::new(second.wait_async()).ready().is_err());
+            notify(condition.clone(), 1);
+            wait.wait_woken();
+            wait.ready().unwrap();
+            drop(wait);
+            second.notify(1).unwrap();
+            drop(first);
+            assert!(!is_free(&condition));
+            drop(second);
+            assert!(is_free(&condition));
+        }
+    });
+}
+
+// -- A lock that is held before
+
+#[test]
+fn who_has_acquired_a_lock_before_it_had_a_condition_is_not_known() {
+    fn hold(lock: Lock) {
+        lock.acquire();
+    }
+    fn assert_nobodys(lock: Lock) {
+        let condition = Condition::with_lock(&lock);
+        assert!(condition.notify(1).is_err());
+        assert!(condition.wait().is_err());
+        assert!(condition.wait_timeout(Duration::ZERO).is_err());
+        assert!(condition.wait_for(|| true).is_err());
+        assert!(lock.locked());
+        // Anybody may release it, as ever.
+        condition.release().unwrap();
+        let guard = condition.lock();
+        guard.notify(1).unwrap();
+        drop(guard);
+        lock.acquire();
+        condition.notify(1).unwrap();
+        condition.release().unwrap();
+        assert!(!lock.locked());
+    }
+    watched(|| {
+        let lock = Lock::new();
+        lock.acquire();
+        assert_nobodys(lock);
+        // The holder has ended well.
+        for known in [false, true] {
+            let lock = Lock::new();
+            let _condition = known.then(|| Condition::with_lock(&lock));
+            let worker = Worker::new(task!(hold(lock.clone()))).backend(Backend::Multiprocessing);
+            worker.start().unwrap();
+            worker.join().unwrap();
+            assert_nobodys(lock);
         }
     });
 }

@@ -41,7 +41,7 @@ impl Unit for Record {
 const RECORD: u16 = 1;
 
 /// A slot as it is named in other processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SlotId {
     pub(crate) index: u32,
     pub(crate) generation: u32,

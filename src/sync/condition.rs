@@ -10,7 +10,7 @@ use std::{
 
 use futures::FutureExt;
 
-use super::{Lock, RLock, face, owner::Owner};
+use super::{Lock, RLock, face, rlock::Hold};
 use crate::{
     arena::{handle::Handle, slot::Kind, wait::deadline},
     error::{Error, NotOwned},
@@ -28,8 +28,14 @@ use wait::{ConditionWait, LINE, Raw, RawAnyLock};
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
 /// handles to the same condition and the same lock.
 ///
-/// In async code on a runtime other than tokio, tasks that share a thread are one owner to an [`RLock`], and so to
-/// the lock of [`new`](Condition::new): use [`with_lock`](Condition::with_lock) there, and guards.
+/// A wait gives up all levels of a re-entrant lock, those of other guards of the same owner included. Until it is over
+/// these hold nothing, and one that is dropped meanwhile takes its level along; if the wait is dropped half-way, they
+/// hold nothing any more.
+///
+/// The owner of an [`RLock`], and so of the lock of [`new`](Condition::new), is a task or a thread. Futures that one task
+/// polls, as of a `join!` or a `select!`, are one owner, on tokio as well; and so are, on another runtime, all tasks of a
+/// thread. They do not exclude each other, and one that waits gives up what the others hold. Use
+/// [`with_lock`](Condition::with_lock) there, and guards.
 ///
 /// # Examples
 ///
@@ -72,8 +78,8 @@ enum AnyLock {
 #[derive(Debug)]
 pub struct ConditionGuard<'a> {
     condition: &'a Condition,
-    /// Who holds the lock; a wait that was dropped half-way has lost it.
-    owner: Option<Owner>,
+    /// What it has of the lock; a wait that was dropped half-way has lost it.
+    hold: Option<Hold>,
 }
 
 impl Condition {
@@ -97,6 +103,10 @@ impl Condition {
 
     /// A new condition that shares a lock. Who acquires it by itself holds the lock of the condition, and the
     /// other way round: from now on the task or the thread that does so is noted, as an [`RLock`]'s owner is.
+    ///
+    /// If somebody holds it already, it is not known who that is: waits and notifications are errors, whoever calls,
+    /// until it was released and acquired once more. They are as well while the lock is one that a worker process held
+    /// when it ended.
     ///
     /// # Panics
     ///
@@ -137,12 +147,12 @@ impl Condition {
     ///
     /// Until the lock is released, if somebody holds it.
     pub fn acquire(&self) {
-        self.raw().acquire_until(Owner::current(), None);
+        self.raw().acquire_until(None);
     }
 
     /// Acquires the lock if that can be done at once; says whether it did.
     pub fn try_acquire(&self) -> bool {
-        self.raw().try_acquire(Owner::current())
+        self.raw().try_acquire().is_some()
     }
 
     /// Acquires the lock; `false` if that could not be done in time.
@@ -151,8 +161,7 @@ impl Condition {
     ///
     /// For so long at most.
     pub fn acquire_timeout(&self, timeout: Duration) -> bool {
-        let owner = Owner::current();
-        self.raw().acquire_until(owner, deadline(timeout))
+        self.raw().acquire_until(deadline(timeout)).is_some()
     }
 
     /// Acquires the lock; the async twin of [`acquire`](Condition::acquire).
@@ -170,30 +179,12 @@ impl Condition {
     ///
     /// [`NotOwned`] if the caller does not hold it.
     pub fn release(&self) -> Result<(), NotOwned> {
-        self.raw().release(Owner::current())
+        self.raw().release()
     }
 
-    fn wait_until(&self, owner: Owner, deadline: Option<Instant>) -> Result<bool, NotOwned> {
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool, NotOwned> {
         let raw = self.raw();
-        raw.check(owner)?;
-        Ok(ConditionWait::new(raw, owner).block(deadline))
-    }
-
-    fn wait_for_until(
-        &self,
-        owner: Owner,
-        deadline: Option<Instant>,
-        mut predicate: impl FnMut() -> bool,
-    ) -> Result<bool, NotOwned> {
-        self.raw().check(owner)?;
-        loop {
-            if predicate() {
-                return Ok(true);
-            }
-            if !self.wait_until(owner, deadline)? {
-                return Ok(predicate());
-            }
-        }
+        ConditionWait::new(raw, raw.hold()?, false).block(deadline)
     }
 
     /// Gives the lock up, waits for a notification, and acquires the lock again.
@@ -206,7 +197,7 @@ impl Condition {
     ///
     /// [`NotOwned`] if the caller does not hold the lock.
     pub fn wait(&self) -> Result<(), NotOwned> {
-        self.wait_until(Owner::current(), None).map(drop)
+        self.wait_until(None).map(drop)
     }
 
     /// The same for so long at most: `false` if there was no notification in time.
@@ -219,7 +210,7 @@ impl Condition {
     ///
     /// [`NotOwned`] if the caller does not hold the lock.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool, NotOwned> {
-        self.wait_until(Owner::current(), deadline(timeout))
+        self.wait_until(deadline(timeout))
     }
 
     /// The async twin of [`wait`](Condition::wait).
@@ -229,10 +220,8 @@ impl Condition {
     /// A future that is dropped after its first poll has given the lock up for good; a notification that it was
     /// given goes to another who waited at that moment.
     pub async fn wait_async(&self) -> Result<(), NotOwned> {
-        let (raw, owner) = (self.raw(), Owner::current());
-        raw.check(owner)?;
-        ConditionWait::new(raw, owner).await;
-        Ok(())
+        let raw = self.raw();
+        ConditionWait::new(raw, raw.hold()?, false).await.map(drop)
     }
 
     /// Waits until the predicate, which is called with the lock held, says `true`.
@@ -245,8 +234,8 @@ impl Condition {
     ///
     /// [`NotOwned`] if the caller does not hold the lock.
     pub fn wait_for(&self, predicate: impl FnMut() -> bool) -> Result<(), NotOwned> {
-        self.wait_for_until(Owner::current(), None, predicate)
-            .map(drop)
+        self.raw().hold()?;
+        wait_for(predicate, || self.wait_until(None)).map(drop)
     }
 
     /// The same for so long at most: what the predicate said last.
@@ -263,7 +252,9 @@ impl Condition {
         timeout: Duration,
         predicate: impl FnMut() -> bool,
     ) -> Result<bool, NotOwned> {
-        self.wait_for_until(Owner::current(), deadline(timeout), predicate)
+        self.raw().hold()?;
+        let deadline = deadline(timeout);
+        wait_for(predicate, || self.wait_until(deadline))
     }
 
     /// The async twin of [`wait_for`](Condition::wait_for).
@@ -275,7 +266,7 @@ impl Condition {
     where
         P: FnMut() -> bool + Send,
     {
-        self.raw().check(Owner::current())?;
+        self.raw().hold()?;
         while !predicate() {
             self.wait_async().await?;
         }
@@ -289,7 +280,7 @@ impl Condition {
     /// [`NotOwned`] if the caller does not hold the lock.
     pub fn notify(&self, count: usize) -> Result<(), NotOwned> {
         let raw = self.raw();
-        raw.check(Owner::current())?;
+        raw.hold()?;
         raw.notify(count);
         Ok(())
     }
@@ -303,10 +294,10 @@ impl Condition {
         self.notify(usize::MAX)
     }
 
-    fn guard(&self, owner: Owner) -> ConditionGuard<'_> {
+    fn guard(&self, hold: Option<Hold>) -> ConditionGuard<'_> {
         ConditionGuard {
             condition: self,
-            owner: Some(owner),
+            hold,
         }
     }
 
@@ -316,16 +307,13 @@ impl Condition {
     ///
     /// Like [`acquire`](Condition::acquire).
     pub fn lock(&self) -> ConditionGuard<'_> {
-        let owner = Owner::current();
-        self.raw().acquire_until(owner, None);
-        self.guard(owner)
+        self.guard(self.raw().acquire_until(None))
     }
 
     /// Acquires the lock if that can be done at once, and gives a guard.
     pub fn try_lock(&self) -> Option<ConditionGuard<'_>> {
-        let owner = Owner::current();
-        let acquired = self.raw().try_acquire(owner);
-        acquired.then(|| self.guard(owner))
+        let hold = self.raw().try_acquire()?;
+        Some(self.guard(Some(hold)))
     }
 
     /// Acquires the lock if that can be done in time, and gives a guard.
@@ -334,9 +322,8 @@ impl Condition {
     ///
     /// For so long at most.
     pub fn lock_timeout(&self, timeout: Duration) -> Option<ConditionGuard<'_>> {
-        let owner = Owner::current();
-        let acquired = self.raw().acquire_until(owner, deadline(timeout));
-        acquired.then(|| self.guard(owner))
+        let hold = self.raw().acquire_until(deadline(timeout))?;
+        Some(self.guard(Some(hold)))
     }
 
     /// Acquires the lock and gives a guard; the async twin of [`lock`](Condition::lock).
@@ -345,15 +332,20 @@ impl Condition {
     ///
     /// A future that is dropped has not acquired the lock.
     pub async fn lock_async(&self) -> ConditionGuard<'_> {
-        let owner = self.raw().acquire_async().await;
-        self.guard(owner)
+        let hold = self.raw().acquire_async().await;
+        self.guard(Some(hold))
     }
 }
 
 impl ConditionGuard<'_> {
-    fn check(&self) -> Result<Owner, NotOwned> {
-        let owner = self.owner.ok_or(NotOwned)?;
-        self.condition.raw().check(owner).map(|()| owner)
+    fn check(&self) -> Result<Hold, NotOwned> {
+        let hold = self.hold.ok_or(NotOwned)?;
+        self.condition.raw().check(hold).map(|()| hold)
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool, NotOwned> {
+        let hold = self.check()?;
+        ConditionWait::new(self.condition.raw(), hold, true).block(deadline)
     }
 
     /// [`Condition::wait`].
@@ -366,8 +358,7 @@ impl ConditionGuard<'_> {
     ///
     /// [`NotOwned`] if a wait that was dropped half-way has lost the lock.
     pub fn wait(&mut self) -> Result<(), NotOwned> {
-        let owner = self.check()?;
-        self.condition.wait_until(owner, None).map(drop)
+        self.wait_until(None).map(drop)
     }
 
     /// [`Condition::wait_timeout`].
@@ -380,8 +371,7 @@ impl ConditionGuard<'_> {
     ///
     /// As of [`wait`](ConditionGuard::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool, NotOwned> {
-        let owner = self.check()?;
-        self.condition.wait_until(owner, deadline(timeout))
+        self.wait_until(deadline(timeout))
     }
 
     /// [`Condition::wait_async`].
@@ -395,18 +385,18 @@ impl ConditionGuard<'_> {
     ///
     /// As of [`wait`](ConditionGuard::wait).
     pub async fn wait_async(&mut self) -> Result<(), NotOwned> {
-        let owner = self.check()?;
-        let mut wait = ConditionWait::new(self.condition.raw(), owner);
+        let hold = self.check()?;
+        let mut wait = ConditionWait::new(self.condition.raw(), hold, true);
         poll_fn(|context| {
             let waited = wait.poll_unpin(context);
             // Until then, should it panic, the guard has the lock.
             if wait.has_begun() {
-                self.owner = None;
+                self.hold = None;
             }
             waited
         })
-        .await;
-        self.owner = Some(owner);
+        .await?;
+        self.hold = Some(hold);
         Ok(())
     }
 
@@ -420,10 +410,8 @@ impl ConditionGuard<'_> {
     ///
     /// As of [`wait`](ConditionGuard::wait).
     pub fn wait_for(&mut self, predicate: impl FnMut() -> bool) -> Result<(), NotOwned> {
-        let owner = self.check()?;
-        self.condition
-            .wait_for_until(owner, None, predicate)
-            .map(drop)
+        self.check()?;
+        wait_for(predicate, || self.wait_until(None)).map(drop)
     }
 
     /// [`Condition::wait_for_timeout`].
@@ -440,9 +428,9 @@ impl ConditionGuard<'_> {
         timeout: Duration,
         predicate: impl FnMut() -> bool,
     ) -> Result<bool, NotOwned> {
-        let owner = self.check()?;
-        self.condition
-            .wait_for_until(owner, deadline(timeout), predicate)
+        self.check()?;
+        let deadline = deadline(timeout);
+        wait_for(predicate, || self.wait_until(deadline))
     }
 
     /// [`Condition::wait_for_async`].
@@ -486,11 +474,26 @@ impl ConditionGuard<'_> {
     }
 }
 
+/// Until the predicate says so, or a wait was in vain: what it said last.
+fn wait_for(
+    mut predicate: impl FnMut() -> bool,
+    mut wait: impl FnMut() -> Result<bool, NotOwned>,
+) -> Result<bool, NotOwned> {
+    loop {
+        if predicate() {
+            return Ok(true);
+        }
+        if !wait()? {
+            return Ok(predicate());
+        }
+    }
+}
+
 impl Drop for ConditionGuard<'_> {
     fn drop(&mut self) {
-        if let Some(owner) = self.owner {
+        if let Some(hold) = self.hold {
             // It may have been released behind the guard's back.
-            let _ = self.condition.raw().release(owner);
+            let _ = self.condition.raw().release_in(hold);
         }
     }
 }

@@ -22,7 +22,7 @@ const TASK: u64 = 2;
 const NUMBER_SHIFT: u32 = 2;
 
 /// A number that no other task or thread has, in any process that uses the arena now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Owner(NonZero<u64>);
 
 impl Owner {

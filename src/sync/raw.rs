@@ -72,22 +72,22 @@ impl RawLock {
     }
 
     /// Notes who has the lock, until it is released.
-    pub(super) fn note(self, owner: u64) {
-        self.holder().store(owner, Ordering::Relaxed);
+    pub(super) fn note(self, owner: Owner) {
+        self.holder().store(owner.number(), Ordering::Relaxed);
     }
 
-    /// Who holds it, if it was noted.
-    pub(super) fn noted(self) -> Option<u64> {
-        self.noted_in(self.word().load(Ordering::Acquire))
-    }
-
-    /// The same, where the word was this.
+    /// Who holds it, where the word was this, if it was noted.
     fn noted_in(self, word: u64) -> Option<u64> {
         // Nobody is found here who had the lock before: the word was read with Acquire.
         (word & NOTED != 0).then(|| self.holder().load(Ordering::Relaxed))
     }
 
-    /// Whether the lock is held, and nobody else is known to hold it.
+    /// Whether it was noted that this one holds the lock.
+    pub(super) fn is_held_by(self, owner: Owner) -> bool {
+        self.noted_in(self.word().load(Ordering::Acquire)) == Some(owner.number())
+    }
+
+    /// The same, or it was not noted who holds it.
     pub(super) fn may_be_held_by(self, owner: Owner) -> bool {
         let word = self.word().load(Ordering::Acquire);
         let noted = self.noted_in(word);
@@ -97,7 +97,7 @@ impl RawLock {
     /// The lock is about to be free, and the word to be this, with what is left of what it was.
     fn freed(self, word: u64, waited_for: u64) -> u64 {
         if word & NOTED != 0 {
-            self.note(0);
+            self.holder().store(0, Ordering::Relaxed);
         }
         word & NOTES | waited_for
     }
@@ -114,7 +114,7 @@ impl RawLock {
     /// The lock is the caller's now.
     fn sign(self, word: u64) {
         if word & NOTED != 0 {
-            self.note(Owner::current().number());
+            self.note(Owner::current());
         }
     }
 

@@ -1,5 +1,7 @@
 //! Re-entrant mutual exclusion.
 
+mod given_up;
+
 use std::{
     fmt,
     future::poll_fn,
@@ -17,13 +19,14 @@ use crate::{
     error::{Error, NotOwned},
     shim::{AtomicU64, Ordering},
 };
+use given_up::GIVEN_UP;
 
 /// A lock that its owner can acquire again and again; Python's `threading.RLock` and
 /// `multiprocessing.RLock`.
 ///
 /// The owner is the tokio task that has acquired it, on whatever thread it runs; where there is no
 /// tokio task, it is the thread; always of the one process. (The future that `block_on` runs, and tasks of
-/// other runtimes, are their thread to it.) Only the owner can release it, as often as it has acquired it.
+/// other runtimes, are their thread to it; futures that one task polls, as of a `join!`, are that task.) Only the owner can release it, as often as it has acquired it.
 ///
 /// It can be given to any worker of this machine, at any time; see [`Lock`](crate::Lock) for what the two have in
 /// common.
@@ -52,7 +55,17 @@ pub struct RLock(pub(super) Handle);
 #[derive(Debug)]
 pub struct RLockGuard<'a> {
     lock: &'a RLock,
-    owner: Owner,
+    hold: Hold,
+}
+
+/// One time that an owner has the lock, however often it acquires it meanwhile: from the first of these to the last
+/// release, with waits of a condition in between.
+///
+/// A guard is of one hold. Should that end behind its back, a later one is nothing to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Hold {
+    pub(super) owner: Owner,
+    pub(super) number: u64,
 }
 
 /// A slot as a re-entrant lock.
@@ -68,8 +81,11 @@ const OWNER: usize = 1;
 /// and down by compare-and-swap, which fails when the lock has changed hands since the word was read;
 /// only the owner itself need not, for the first and the last time.
 const TENURE: usize = 2;
-const COUNT_BITS: u32 = 40;
+const COUNT_BITS: u32 = 32;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
+
+/// The number of the owner's [`Hold`]: what stood above the count when it began.
+const HOLD: usize = 4;
 
 impl RawRLock {
     #[inline]
@@ -87,6 +103,11 @@ impl RawRLock {
         &self.0.slot.words[TENURE]
     }
 
+    #[inline]
+    fn number(&self) -> &AtomicU64 {
+        &self.0.slot.words[HOLD]
+    }
+
     /// The word, if the lock is the owner's; its count is not zero.
     #[inline]
     fn tenure_of(self, owner: Owner) -> Option<u64> {
@@ -97,9 +118,29 @@ impl RawRLock {
         (is_its && tenure & COUNT != 0).then_some(tenure)
     }
 
+    /// The same, if it is this hold.
     #[inline]
-    pub(super) fn is_owned_by(self, owner: Owner) -> bool {
+    fn tenure_in(self, hold: Hold) -> Option<u64> {
+        let tenure = self.tenure_of(hold.owner)?;
+        // Relaxed: as of the owner.
+        (self.number().load(Ordering::Relaxed) == hold.number).then_some(tenure)
+    }
+
+    #[inline]
+    fn is_owned_by(self, owner: Owner) -> bool {
         self.tenure_of(owner).is_some()
+    }
+
+    #[inline]
+    pub(super) fn is_held_in(self, hold: Hold) -> bool {
+        self.tenure_in(hold).is_some()
+    }
+
+    /// What the owner has at this moment, if it has the lock. It asks this itself.
+    pub(super) fn hold_of(self, owner: Owner) -> Option<Hold> {
+        self.tenure_of(owner)?;
+        let number = self.number().load(Ordering::Relaxed);
+        Some(Hold { owner, number })
     }
 
     /// How often the owner has acquired it.
@@ -107,17 +148,29 @@ impl RawRLock {
         self.tenure_of(owner).map_or(0, |tenure| tenure & COUNT)
     }
 
-    /// The owner has just acquired the lock, and has it so often now.
+    /// The word of the next owner, without its count. Only who has the lock asks.
     #[inline]
-    pub(super) fn own(self, owner: Owner, count: u64) {
-        // Only who has the lock is here.
+    fn next_tenure(self) -> u64 {
         let before = self.tenure().load(Ordering::Relaxed);
-        self.owner().store(owner.number(), Ordering::Relaxed);
-        // Release: who finds this word finds this owner.
-        self.tenure().store(
-            (before & !COUNT).wrapping_add(COUNT + 1) | count,
-            Ordering::Release,
-        );
+        (before & !COUNT).wrapping_add(COUNT + 1)
+    }
+
+    /// The owner has just acquired the lock.
+    #[inline]
+    fn own(self, owner: Owner) -> Hold {
+        let tenure = self.next_tenure();
+        let number = tenure >> COUNT_BITS;
+        let hold = Hold { owner, number };
+        self.begin(hold, tenure | 1);
+        hold
+    }
+
+    #[inline]
+    fn begin(self, hold: Hold, tenure: u64) {
+        self.owner().store(hold.owner.number(), Ordering::Relaxed);
+        self.number().store(hold.number, Ordering::Relaxed);
+        // Release: who finds this word finds this owner, and its hold.
+        self.tenure().store(tenure, Ordering::Release);
     }
 
     /// How often whoever owns it has acquired it.
@@ -135,13 +188,14 @@ impl RawRLock {
 
     /// Once more, if the caller has it already.
     #[inline]
-    fn again(self, owner: Owner) -> bool {
-        while let Some(tenure) = self.tenure_of(owner) {
+    fn again(self, owner: Owner) -> Option<Hold> {
+        loop {
+            let tenure = self.tenure_of(owner)?;
+            let number = self.number().load(Ordering::Relaxed);
             if self.change(tenure, tenure + 1) {
-                return true;
+                return Some(Hold { owner, number });
             }
         }
-        false
     }
 
     #[inline]
@@ -154,46 +208,47 @@ impl RawRLock {
     }
 
     #[inline]
-    pub(super) fn acquire(self, owner: Owner) {
-        if !self.try_acquire(owner) {
-            self.lock().acquire();
-            self.own(owner, 1);
+    fn acquire(self, owner: Owner) -> Hold {
+        match self.try_acquire(owner) {
+            Some(hold) => hold,
+            None => {
+                self.lock().acquire();
+                self.own(owner)
+            }
         }
     }
 
     #[inline]
-    pub(super) fn try_acquire(self, owner: Owner) -> bool {
+    pub(super) fn try_acquire(self, owner: Owner) -> Option<Hold> {
         // Who comes again does not ask the lock for what it cannot give.
-        if self.lock().is_held() && self.again(owner) {
-            return true;
+        if self.lock().is_held()
+            && let Some(hold) = self.again(owner)
+        {
+            return Some(hold);
         }
-        let acquired = self.lock().try_acquire();
-        if acquired {
-            self.own(owner, 1);
-        }
-        acquired
+        self.lock().try_acquire().then(|| self.own(owner))
     }
 
-    pub(super) fn acquire_until(self, owner: Owner, deadline: Option<Instant>) -> bool {
-        if self.try_acquire(owner) {
-            return true;
+    pub(super) fn acquire_until(self, owner: Owner, deadline: Option<Instant>) -> Option<Hold> {
+        let acquired = self.try_acquire(owner);
+        if acquired.is_some() {
+            return acquired;
         }
         let acquired = self.lock().acquire_until(deadline);
-        if acquired {
-            self.own(owner, 1);
-        }
-        acquired
+        acquired.then(|| self.own(owner))
     }
 
     /// The owner is who polls it.
-    pub(super) async fn acquire_async(self) -> Owner {
+    pub(super) async fn acquire_async(self) -> Hold {
         poll_fn(coop::poll_begin).await;
         let owner = Owner::current();
-        if !self.try_acquire(owner) {
-            self.lock().acquire_async().await;
-            self.own(owner, 1);
+        match self.try_acquire(owner) {
+            Some(hold) => hold,
+            None => {
+                self.lock().acquire_async().await;
+                self.own(owner)
+            }
         }
-        owner
     }
 
     /// Lowers the count of the owner; `false` if the word has changed meanwhile.
@@ -207,28 +262,102 @@ impl RawRLock {
         true
     }
 
+    /// Once, if the owner has it, whose word this finds; says whether it was the last time.
     #[inline]
-    pub(super) fn release(self, owner: Owner) -> Result<(), NotOwned> {
-        while let Some(tenure) = self.tenure_of(owner) {
+    fn lower_once(self, owner: Owner, find: impl Fn() -> Option<u64>) -> Result<bool, NotOwned> {
+        while let Some(tenure) = find() {
             if self.lower(owner, tenure, tenure - 1) {
-                if tenure & COUNT == 1 {
-                    self.lock().release();
-                }
-                return Ok(());
+                return Ok(tenure & COUNT == 1);
             }
         }
         Err(NotOwned)
     }
 
-    /// As often as the owner has acquired it, which it says.
-    pub(super) fn release_all(self, owner: Owner) -> u64 {
-        while let Some(tenure) = self.tenure_of(owner) {
-            if self.lower(owner, tenure, tenure & !COUNT) {
+    #[inline]
+    pub(super) fn release(self, owner: Owner) -> Result<(), NotOwned> {
+        if self.lower_once(owner, || self.tenure_of(owner))? {
+            self.lock().release();
+        }
+        Ok(())
+    }
+
+    /// What a guard does in the end, wherever it is.
+    #[inline]
+    pub(super) fn release_in(self, hold: Hold) -> Result<(), NotOwned> {
+        match self.lower_once(hold.owner, || self.tenure_in(hold)) {
+            Ok(false) => {}
+            Ok(true) => {
                 self.lock().release();
-                return tenure & COUNT;
+            }
+            Err(NotOwned) => return self.release_given_up(hold),
+        }
+        Ok(())
+    }
+
+    /// The same, where the owner had given the lock up a moment ago.
+    #[cold]
+    fn release_given_up(self, hold: Hold) -> Result<(), NotOwned> {
+        let is_last = {
+            let mut given_up = GIVEN_UP.lock();
+            if let Some(count) = given_up.get_mut(&(self.0.id(), hold)) {
+                // At zero its wait goes on without the lock.
+                *count = count.checked_sub(1).ok_or(NotOwned)?;
+                return Ok(());
+            }
+            // It may have the lock again meanwhile.
+            self.lower_once(hold.owner, || self.tenure_in(hold))?
+        };
+        if is_last {
+            self.lock().release();
+        }
+        Ok(())
+    }
+
+    /// Gives the lock up for a wait, however often the owner has acquired it; says whether that is [noted](GIVEN_UP).
+    /// It need not be if all that there is to give up is the `guard` that waits.
+    pub(super) fn give_up(self, hold: Hold, guard: bool) -> Result<bool, NotOwned> {
+        if guard
+            && let Some(tenure) = self.tenure_in(hold)
+            && tenure & COUNT == 1
+            && self.lower(hold.owner, tenure, tenure - 1)
+        {
+            self.lock().release();
+            return Ok(false);
+        }
+        {
+            let mut given_up = GIVEN_UP.lock();
+            let count = loop {
+                let tenure = self.tenure_in(hold).ok_or(NotOwned)?;
+                // The only guard may be with another thread, so not as `lower` does.
+                if self.change(tenure, tenure & !COUNT) {
+                    break tenure & COUNT;
+                }
+            };
+            given_up.insert((self.0.id(), hold), count);
+        }
+        self.lock().release();
+        Ok(true)
+    }
+
+    /// The lock was acquired again for who gave it up. It is released if all its guards were dropped meanwhile.
+    pub(super) fn take_back(self, hold: Hold, noted: bool) {
+        let resume = |count| self.begin(hold, self.next_tenure() | count);
+        if !noted {
+            return resume(1);
+        }
+        {
+            let mut given_up = GIVEN_UP.lock();
+            let count = given_up.remove(&(self.0.id(), hold)).unwrap_or(0);
+            if count != 0 {
+                return resume(count);
             }
         }
-        0
+        self.lock().release();
+    }
+
+    /// The wait of who gave the lock up has ended without it. Guards that there are besides have nothing to release.
+    pub(super) fn forget(self, hold: Hold) {
+        GIVEN_UP.lock().remove(&(self.0.id(), hold));
     }
 }
 
@@ -269,7 +398,7 @@ impl RLock {
     /// Acquires the lock if no other owns it; says whether it did.
     #[inline]
     pub fn try_acquire(&self) -> bool {
-        self.raw().try_acquire(Owner::current())
+        self.raw().try_acquire(Owner::current()).is_some()
     }
 
     /// Acquires the lock; `false` if that could not be done in time.
@@ -278,8 +407,8 @@ impl RLock {
     ///
     /// For so long at most.
     pub fn acquire_timeout(&self, timeout: Duration) -> bool {
-        self.raw()
-            .acquire_until(Owner::current(), deadline(timeout))
+        let owner = Owner::current();
+        self.raw().acquire_until(owner, deadline(timeout)).is_some()
     }
 
     /// Acquires the lock; the async twin of [`acquire`](RLock::acquire). The owner is the task that
@@ -327,17 +456,15 @@ impl RLock {
     /// Like [`acquire`](RLock::acquire).
     #[inline]
     pub fn lock(&self) -> RLockGuard<'_> {
-        let owner = Owner::current();
-        self.raw().acquire(owner);
-        RLockGuard { lock: self, owner }
+        let hold = self.raw().acquire(Owner::current());
+        RLockGuard { lock: self, hold }
     }
 
     /// Acquires the lock if that can be done at once, and gives a guard.
     #[inline]
     pub fn try_lock(&self) -> Option<RLockGuard<'_>> {
-        let owner = Owner::current();
-        let acquired = self.raw().try_acquire(owner);
-        acquired.then(|| RLockGuard { lock: self, owner })
+        let hold = self.raw().try_acquire(Owner::current())?;
+        Some(RLockGuard { lock: self, hold })
     }
 
     /// Acquires the lock if that can be done in time, and gives a guard.
@@ -347,8 +474,8 @@ impl RLock {
     /// For so long at most.
     pub fn lock_timeout(&self, timeout: Duration) -> Option<RLockGuard<'_>> {
         let owner = Owner::current();
-        let acquired = self.raw().acquire_until(owner, deadline(timeout));
-        acquired.then(|| RLockGuard { lock: self, owner })
+        let hold = self.raw().acquire_until(owner, deadline(timeout))?;
+        Some(RLockGuard { lock: self, hold })
     }
 
     /// Acquires the lock and gives a guard; the async twin of [`lock`](RLock::lock).
@@ -358,8 +485,8 @@ impl RLock {
     /// A future that is dropped has not acquired the lock.
     #[inline]
     pub async fn lock_async(&self) -> RLockGuard<'_> {
-        let owner = self.raw().acquire_async().await;
-        RLockGuard { lock: self, owner }
+        let hold = self.raw().acquire_async().await;
+        RLockGuard { lock: self, hold }
     }
 }
 
@@ -371,7 +498,7 @@ impl RLockGuard<'_> {
     /// [`NotOwned`] if the lock was released behind the guard's back.
     pub fn release(self) -> Result<(), NotOwned> {
         let guard = std::mem::ManuallyDrop::new(self);
-        guard.lock.raw().release(guard.owner)
+        guard.lock.raw().release_in(guard.hold)
     }
 }
 
@@ -379,7 +506,7 @@ impl Drop for RLockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         // It may have been released behind the guard's back.
-        let _ = self.lock.raw().release(self.owner);
+        let _ = self.lock.raw().release_in(self.hold);
     }
 }
 

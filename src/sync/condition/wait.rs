@@ -15,7 +15,11 @@ use crate::{
     },
     error::NotOwned,
     shim::Ordering,
-    sync::{owner::Owner, raw::RawLock, rlock::RawRLock},
+    sync::{
+        owner::Owner,
+        raw::RawLock,
+        rlock::{Hold, RawRLock},
+    },
 };
 
 /// The list of those who wait to be notified.
@@ -71,76 +75,89 @@ impl Raw {
         }
     }
 
-    pub(super) fn check(self, owner: Owner) -> Result<(), NotOwned> {
-        let owned = match self.lock {
-            RawAnyLock::RLock(lock) => lock.is_owned_by(owner),
-            RawAnyLock::Lock(lock) => lock.may_be_held_by(owner),
-        };
-        if owned { Ok(()) } else { Err(NotOwned) }
+    /// What the caller has of the lock.
+    pub(super) fn hold(self) -> Result<Hold, NotOwned> {
+        let owner = Owner::current();
+        match self.lock {
+            RawAnyLock::RLock(lock) => lock.hold_of(owner).ok_or(NotOwned),
+            RawAnyLock::Lock(_) => {
+                let hold = only(owner);
+                self.check(hold).map(|()| hold)
+            }
+        }
     }
 
-    pub(super) fn acquire_until(self, owner: Owner, deadline: Option<Instant>) -> bool {
+    /// Whether the lock is held still.
+    pub(super) fn check(self, hold: Hold) -> Result<(), NotOwned> {
+        let held = match self.lock {
+            RawAnyLock::RLock(lock) => lock.is_held_in(hold),
+            RawAnyLock::Lock(lock) => lock.is_held_by(hold.owner),
+        };
+        if held { Ok(()) } else { Err(NotOwned) }
+    }
+
+    pub(super) fn acquire_until(self, deadline: Option<Instant>) -> Option<Hold> {
+        let owner = Owner::current();
         match self.lock {
             RawAnyLock::RLock(lock) => lock.acquire_until(owner, deadline),
-            RawAnyLock::Lock(lock) => lock.acquire_until(deadline),
+            RawAnyLock::Lock(lock) => lock.acquire_until(deadline).then(|| only(owner)),
         }
     }
 
-    pub(super) fn try_acquire(self, owner: Owner) -> bool {
+    pub(super) fn try_acquire(self) -> Option<Hold> {
+        let owner = Owner::current();
         match self.lock {
             RawAnyLock::RLock(lock) => lock.try_acquire(owner),
-            RawAnyLock::Lock(lock) => lock.try_acquire(),
+            RawAnyLock::Lock(lock) => lock.try_acquire().then(|| only(owner)),
         }
     }
 
-    pub(super) async fn acquire_async(self) -> Owner {
+    pub(super) async fn acquire_async(self) -> Hold {
         match self.lock {
             RawAnyLock::RLock(lock) => lock.acquire_async().await,
             RawAnyLock::Lock(lock) => {
                 lock.acquire_async().await;
-                Owner::current()
+                only(Owner::current())
             }
         }
     }
 
-    pub(super) fn release(self, owner: Owner) -> Result<(), NotOwned> {
+    pub(super) fn release(self) -> Result<(), NotOwned> {
+        let owner = Owner::current();
         match self.lock {
             RawAnyLock::RLock(lock) => lock.release(owner),
-            RawAnyLock::Lock(lock) => {
-                self.check(owner)?;
-                match lock.release() {
-                    true => Ok(()),
-                    false => Err(NotOwned),
-                }
-            }
+            RawAnyLock::Lock(lock) => release_if(lock, lock.may_be_held_by(owner)),
         }
     }
 
-    /// Gives the lock up altogether; says what to take back.
-    fn give_up(self, owner: Owner) -> u64 {
+    /// What a guard does in the end.
+    pub(super) fn release_in(self, hold: Hold) -> Result<(), NotOwned> {
         match self.lock {
-            RawAnyLock::RLock(lock) => lock.release_all(owner),
-            RawAnyLock::Lock(lock) => {
-                let noted = lock.noted();
-                lock.release();
-                noted.unwrap_or(0)
-            }
+            RawAnyLock::RLock(lock) => lock.release_in(hold),
+            RawAnyLock::Lock(lock) => release_if(lock, lock.is_held_by(hold.owner)),
         }
     }
 
-    /// The lock was acquired again by who gave it up.
-    fn take_back(self, owner: Owner, given_up: u64) {
+    /// Gives the lock up altogether; says what is to be known when it is taken back.
+    fn give_up(self, hold: Hold, guard: bool) -> Result<bool, NotOwned> {
         match self.lock {
-            // A guard that was dropped elsewhere has released it just before.
-            RawAnyLock::RLock(lock) if given_up == 0 => {
-                lock.lock().release();
-            }
-            RawAnyLock::RLock(lock) => lock.own(owner, given_up),
-            RawAnyLock::Lock(lock) => {
-                if given_up != 0 {
-                    lock.note(given_up);
-                }
-            }
+            RawAnyLock::RLock(lock) => lock.give_up(hold, guard),
+            RawAnyLock::Lock(lock) => release_if(lock, lock.is_held_by(hold.owner)).map(|()| false),
+        }
+    }
+
+    /// The lock was acquired again for who gave it up.
+    fn take_back(self, hold: Hold, noted: bool) {
+        match self.lock {
+            RawAnyLock::RLock(lock) => lock.take_back(hold, noted),
+            RawAnyLock::Lock(lock) => lock.note(hold.owner),
+        }
+    }
+
+    /// Who gave the lock up does not want it back.
+    fn forget(self, hold: Hold, noted: bool) {
+        if let (RawAnyLock::RLock(lock), true) = (self.lock, noted) {
+            lock.forget(hold);
         }
     }
 
@@ -180,15 +197,29 @@ impl Raw {
     }
 }
 
+/// Of a [`Lock`](crate::Lock) there is but one at a time.
+fn only(owner: Owner) -> Hold {
+    Hold { owner, number: 0 }
+}
+
+fn release_if(lock: RawLock, is_held: bool) -> Result<(), NotOwned> {
+    match is_held && lock.release() {
+        true => Ok(()),
+        false => Err(NotOwned),
+    }
+}
+
 /// A wait for a notification, and then for the lock; its output is whether there was a notification.
 pub(super) struct ConditionWait {
     condition: Raw,
-    owner: Owner,
+    hold: Hold,
+    /// It is a guard that waits.
+    guard: bool,
     stage: Stage,
     /// By a notification for those who waited until this ticket was the last one.
     notified: Option<u64>,
-    /// How often the lock was acquired.
-    given_up: u64,
+    /// The lock was given up, and with it this, which is to be known when it is taken back.
+    given_up: Option<bool>,
 }
 
 enum Stage {
@@ -201,22 +232,23 @@ enum Stage {
 }
 
 impl ConditionWait {
-    pub(super) fn new(condition: Raw, owner: Owner) -> Self {
+    pub(super) fn new(condition: Raw, hold: Hold, guard: bool) -> Self {
         ConditionWait {
             condition,
-            owner,
+            hold,
+            guard,
             stage: Stage::Start,
             notified: None,
-            given_up: 0,
+            given_up: None,
         }
     }
 
     /// Whether the lock was given up.
     pub(super) fn has_begun(&self) -> bool {
-        !matches!(self.stage, Stage::Start)
+        self.given_up.is_some()
     }
 
-    fn advance(&mut self, sleeper: Sleeper<'_>) -> Poll<bool> {
+    fn advance(&mut self, sleeper: Sleeper<'_>) -> Poll<Result<bool, NotOwned>> {
         loop {
             match &mut self.stage {
                 Stage::Start => {
@@ -228,7 +260,8 @@ impl ConditionWait {
                         line.push(LINE, waiter.index, waiter.node, false);
                     }
                     self.stage = Stage::InLine(waiter);
-                    self.given_up = self.condition.give_up(self.owner);
+                    // If it is not there to be given up any more, what the wait was told goes to another.
+                    self.given_up = Some(self.condition.give_up(self.hold, self.guard)?);
                     return Poll::Pending;
                 }
                 Stage::InLine(waiter) => {
@@ -242,7 +275,7 @@ impl ConditionWait {
                     self.lock_again(true);
                 }
                 Stage::Locking(waiting) => {
-                    return waiting.poll(sleeper).map(|()| self.done());
+                    return waiting.poll(sleeper).map(|()| Ok(self.done()));
                 }
                 Stage::Done => unreachable!("a wait that is over is not polled"),
             }
@@ -260,11 +293,13 @@ impl ConditionWait {
 
     fn done(&mut self) -> bool {
         self.stage = Stage::Done;
-        self.condition.take_back(self.owner, self.given_up);
+        if let Some(noted) = self.given_up {
+            self.condition.take_back(self.hold, noted);
+        }
         self.notified.is_some()
     }
 
-    pub(super) fn block(mut self, deadline: Option<Instant>) -> bool {
+    pub(super) fn block(mut self, deadline: Option<Instant>) -> Result<bool, NotOwned> {
         loop {
             if let Poll::Ready(notified) = self.advance(Sleeper::Thread) {
                 return notified;
@@ -278,7 +313,7 @@ impl ConditionWait {
                 }
                 Stage::Locking(waiting) => {
                     waiting.block(None);
-                    return self.done();
+                    return Ok(self.done());
                 }
                 Stage::Start | Stage::Done => {}
             }
@@ -287,9 +322,9 @@ impl ConditionWait {
 }
 
 impl Future for ConditionWait {
-    type Output = bool;
+    type Output = Result<bool, NotOwned>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.advance(Sleeper::Task(context.waker()))
     }
 }
@@ -297,6 +332,9 @@ impl Future for ConditionWait {
 impl Drop for ConditionWait {
     /// The lock stays given up; a notification goes to somebody else who waited at that moment.
     fn drop(&mut self) {
+        if let (Some(noted), false) = (self.given_up, matches!(self.stage, Stage::Done)) {
+            self.condition.forget(self.hold, noted);
+        }
         match &self.stage {
             Stage::Start | Stage::Done => return,
             Stage::InLine(waiter) if leave(self.condition, waiter) => return,

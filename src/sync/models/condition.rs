@@ -2,7 +2,7 @@ use loom::{future::block_on, sync::Arc, thread};
 
 use super::{NO_TIME, poll};
 use crate::{
-    arena::models::{Protected, elsewhere, model},
+    arena::models::{Protected, elsewhere, leak, model},
     sync::{Condition, Lock},
 };
 
@@ -160,5 +160,61 @@ fn loom_condition_wakes_though_the_lock_was_released_meanwhile() {
             block_on(wait).unwrap();
             assert!(lock.locked());
         }
+    });
+}
+
+/// A guard that is dropped elsewhere while its owner waits, or about then, is one less to take back.
+#[test]
+fn loom_condition_gives_back_what_guards_are_left() {
+    model(3, || {
+        let condition = leak(Condition::new());
+        let value = Protected::new();
+        let mut guard = condition.lock();
+        let sent = condition.lock();
+        let dropping = thread::spawn(move || drop(sent));
+        let other = {
+            let value = Arc::clone(&value);
+            elsewhere(move || {
+                if let Some(_guard) = condition.try_lock() {
+                    value.add();
+                }
+            })
+        };
+        guard.wait_timeout(NO_TIME).unwrap();
+        value.add();
+        guard.notify(1).unwrap();
+        drop(guard);
+        dropping.join().unwrap();
+        other.join().unwrap();
+        elsewhere(|| assert!(condition.try_acquire()))
+            .join()
+            .unwrap();
+    });
+}
+
+/// The only one is dropped.
+#[test]
+fn loom_condition_gives_back_nothing_if_no_guard_is_left() {
+    model(3, || {
+        let condition = leak(Condition::new());
+        let value = Protected::new();
+        let sent = condition.lock();
+        let dropping = thread::spawn(move || drop(sent));
+        let other = {
+            let value = Arc::clone(&value);
+            elsewhere(move || {
+                if let Some(_guard) = condition.try_lock() {
+                    value.add();
+                }
+            })
+        };
+        // It may have been dropped before.
+        let _ = condition.wait_timeout(NO_TIME);
+        dropping.join().unwrap();
+        assert!(condition.notify(1).is_err());
+        other.join().unwrap();
+        elsewhere(|| assert!(condition.try_acquire()))
+            .join()
+            .unwrap();
     });
 }
