@@ -786,6 +786,14 @@ freethreading::test_backends! {
                 condition.release().unwrap();
                 drop(guard);
                 assert!(is_free(&condition));
+                condition.lock().release().unwrap();
+                assert!(is_free(&condition));
+                let guard = condition.lock();
+                condition.release().unwrap();
+                assert!(guard.release().is_err());
+                let mut guard = condition.lock();
+                drop(Hand::waiting(guard.wait_async()));
+                assert!(guard.release().is_err());
             }
         });
     }

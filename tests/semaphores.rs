@@ -16,7 +16,7 @@ use std::{
 
 use common::{Sign, eventually, watched};
 use freethreading::{
-    Barrier, BoundedSemaphore, Error, Semaphore, Worker, WorkerPoolExecutor, task,
+    Barrier, BoundedSemaphore, Error, Overflow, Semaphore, Worker, WorkerPoolExecutor, task,
 };
 use futures::executor::block_on;
 use primitives::{Form, Lockable, Place, Waiters, every_form, every_type, multi_thread};
@@ -668,5 +668,22 @@ fn refused_permits_are_never_there() {
                 assert_eq!(through + up_to_five(semaphore), 1);
             }
         }
+    });
+}
+
+#[test]
+fn a_permit_is_given_back_once() {
+    watched(|| {
+        let semaphore = Semaphore::new(1);
+        semaphore.permit().release().unwrap();
+        assert_eq!(semaphore.value(), 1);
+        let semaphore = BoundedSemaphore::new(1);
+        semaphore.permit().release().unwrap();
+        assert_eq!(semaphore.value(), 1);
+        // One that somebody else has given back is none.
+        let permit = semaphore.permit();
+        semaphore.release().unwrap();
+        assert_eq!(permit.release(), Err(Overflow));
+        assert_eq!(semaphore.value(), 1);
     });
 }

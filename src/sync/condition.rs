@@ -5,6 +5,7 @@ mod wait;
 use std::{
     fmt,
     future::poll_fn,
+    mem::ManuallyDrop,
     time::{Duration, Instant},
 };
 
@@ -151,6 +152,7 @@ impl Condition {
     }
 
     /// Acquires the lock if that can be done at once; says whether it did.
+    #[must_use = "the lock may not have been acquired"]
     pub fn try_acquire(&self) -> bool {
         self.raw().try_acquire().is_some()
     }
@@ -160,6 +162,7 @@ impl Condition {
     /// # Blocking
     ///
     /// For so long at most.
+    #[must_use = "the lock may not have been acquired"]
     pub fn acquire_timeout(&self, timeout: Duration) -> bool {
         self.raw().acquire_until(deadline(timeout)).is_some()
     }
@@ -311,6 +314,7 @@ impl Condition {
     }
 
     /// Acquires the lock if that can be done at once, and gives a guard.
+    #[must_use = "the lock is released when the guard is dropped"]
     pub fn try_lock(&self) -> Option<ConditionGuard<'_>> {
         let hold = self.raw().try_acquire()?;
         Some(self.guard(Some(hold)))
@@ -321,6 +325,7 @@ impl Condition {
     /// # Blocking
     ///
     /// For so long at most.
+    #[must_use = "the lock is released when the guard is dropped"]
     pub fn lock_timeout(&self, timeout: Duration) -> Option<ConditionGuard<'_>> {
         let hold = self.raw().acquire_until(deadline(timeout))?;
         Some(self.guard(Some(hold)))
@@ -338,6 +343,17 @@ impl Condition {
 }
 
 impl ConditionGuard<'_> {
+    /// Releases the lock, as dropping the guard does.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwned`] if the lock was released behind the guard's back, or a wait that was dropped half-way has lost it.
+    pub fn release(self) -> Result<(), NotOwned> {
+        let guard = ManuallyDrop::new(self);
+        let hold = guard.hold.ok_or(NotOwned)?;
+        guard.condition.raw().release_in(hold)
+    }
+
     fn check(&self) -> Result<Hold, NotOwned> {
         let hold = self.hold.ok_or(NotOwned)?;
         self.condition.raw().check(hold).map(|()| hold)

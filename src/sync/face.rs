@@ -17,6 +17,7 @@ macro_rules! guards {
 
             /// Acquires if that can be done at once, and gives a guard.
             #[inline]
+            #[must_use = "what was acquired is released when the guard is dropped"]
             pub fn $try_lock(&self) -> Option<$guard<'_>> {
                 self.try_acquire().then(|| $guard { lock: self })
             }
@@ -26,6 +27,7 @@ macro_rules! guards {
             /// # Blocking
             ///
             /// For so long at most.
+            #[must_use = "what was acquired is released when the guard is dropped"]
             pub fn $lock_timeout(&self, timeout: std::time::Duration) -> Option<$guard<'_>> {
                 self.acquire_timeout(timeout).then(|| $guard { lock: self })
             }

@@ -84,6 +84,7 @@ impl Lock {
 
     /// Acquires the lock if nobody holds it; says whether it did.
     #[inline]
+    #[must_use = "the lock may not have been acquired"]
     pub fn try_acquire(&self) -> bool {
         self.raw().try_acquire()
     }
@@ -93,6 +94,7 @@ impl Lock {
     /// # Blocking
     ///
     /// For so long at most.
+    #[must_use = "the lock may not have been acquired"]
     pub fn acquire_timeout(&self, timeout: Duration) -> bool {
         self.try_acquire() || self.raw().acquire_until(deadline(timeout))
     }

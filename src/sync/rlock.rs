@@ -397,6 +397,7 @@ impl RLock {
 
     /// Acquires the lock if no other owns it; says whether it did.
     #[inline]
+    #[must_use = "the lock may not have been acquired"]
     pub fn try_acquire(&self) -> bool {
         self.raw().try_acquire(Owner::current()).is_some()
     }
@@ -406,6 +407,7 @@ impl RLock {
     /// # Blocking
     ///
     /// For so long at most.
+    #[must_use = "the lock may not have been acquired"]
     pub fn acquire_timeout(&self, timeout: Duration) -> bool {
         let owner = Owner::current();
         self.raw().acquire_until(owner, deadline(timeout)).is_some()
@@ -462,6 +464,7 @@ impl RLock {
 
     /// Acquires the lock if that can be done at once, and gives a guard.
     #[inline]
+    #[must_use = "the lock is released when the guard is dropped"]
     pub fn try_lock(&self) -> Option<RLockGuard<'_>> {
         let hold = self.raw().try_acquire(Owner::current())?;
         Some(RLockGuard { lock: self, hold })
@@ -472,6 +475,7 @@ impl RLock {
     /// # Blocking
     ///
     /// For so long at most.
+    #[must_use = "the lock is released when the guard is dropped"]
     pub fn lock_timeout(&self, timeout: Duration) -> Option<RLockGuard<'_>> {
         let owner = Owner::current();
         let hold = self.raw().acquire_until(owner, deadline(timeout))?;

@@ -294,6 +294,7 @@ macro_rules! semaphore {
 
             /// Takes a permit if there is one; says whether it did.
             #[inline]
+            #[must_use = "there may have been no permit"]
             pub fn try_acquire(&self) -> bool {
                 self.raw().try_acquire()
             }
@@ -303,6 +304,7 @@ macro_rules! semaphore {
             /// # Blocking
             ///
             /// For so long at most.
+            #[must_use = "there may have been no permit"]
             pub fn acquire_timeout(&self, timeout: Duration) -> bool {
                 self.raw().acquire_timeout(timeout)
             }
@@ -341,6 +343,17 @@ macro_rules! semaphore {
             #[doc = $release_errors]
             pub fn release_many(&self, permits: usize) -> Result<(), Overflow> {
                 self.raw().$release(permits)
+            }
+        }
+
+        impl $guard<'_> {
+            /// Gives the permit back, as dropping the guard does.
+            ///
+            /// # Errors
+            ///
+            #[doc = $release_errors]
+            pub fn release(self) -> Result<(), Overflow> {
+                std::mem::ManuallyDrop::new(self).lock.release()
             }
         }
 
