@@ -205,21 +205,46 @@ mod luck {
 mod pace {
     use std::cell::Cell;
 
-    /// So often it is taken to come one by one, until it is found out anew.
+    /// So often in a row something has to be found alone until it is taken to come one by one,
+    const ALONE: u8 = 3;
+
+    /// for so many times, after which once is enough.
     const TIMES: u8 = 64;
 
+    #[derive(Clone, Copy)]
+    struct Pace {
+        alone: u8,
+        /// How many times there are left.
+        times: u8,
+    }
+
     thread_local! {
-        static LEFT: Cell<u8> = const { Cell::new(0) };
+        static PACE: Cell<Pace> = const { Cell::new(Pace { alone: 0, times: 0 }) };
     }
 
     pub(super) fn is_one_by_one() -> bool {
-        LEFT.get() > 0
+        PACE.get().times > 0
     }
 
     pub(super) fn learn(alone: bool) {
-        LEFT.set(match (LEFT.get(), alone) {
-            (0, true) => TIMES,
-            (left, _) => left.saturating_sub(1),
+        let Pace {
+            alone: before,
+            times,
+        } = PACE.get();
+        PACE.set(match (times, alone) {
+            (1.., _) => Pace {
+                alone: before,
+                times: times - 1,
+            },
+            (0, false) => Pace { alone: 0, times },
+            (0, true) if before + 1 < ALONE => Pace {
+                alone: before + 1,
+                times,
+            },
+            (0, true) => Pace {
+                alone: ALONE - 1,
+                times: TIMES,
+            },
         });
     }
 }
