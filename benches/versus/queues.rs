@@ -4,6 +4,7 @@ use std::{
     hint::black_box,
     sync::{Arc, Barrier, mpsc},
     thread,
+    time::Instant,
 };
 
 use freethreading::{Queue, SimpleQueue};
@@ -40,6 +41,7 @@ pub fn cases() -> Vec<Case> {
         unit.case("Queue, 2-2 threads", 2, || unbounded(2, 2)),
         unit.case("Queue, 4-4 threads", 2, || unbounded(4, 4)),
         unit.case("Queue, 4-1 threads", 2, || unbounded(4, 1)),
+        Unit::Micros.case("Queue, there and back, 2 threads", 2, there_and_back),
         unit.case("Queue(1024), 1-1 tasks", 2, || bounded_tasks(1, 1)),
         unit.case("Queue(1024), 4-4 tasks", 2, || bounded_tasks(4, 4)),
         unit.case("Queue(1024), 4-1 tasks", 2, || bounded_tasks(4, 1)),
@@ -207,6 +209,38 @@ fn threads<P: Put, G: Get>(
     })
 }
 
+/// Microseconds for one item there and back; each thread has a core.
+fn round_trip<P: Put, G: Get>(name: &'static str, new: impl Fn() -> (P, G) + 'static) -> Contender {
+    const ROUNDS: u32 = 2000;
+
+    contender(name, move || {
+        let ((put, mut far_end), (send_back, mut get)) = (new(), new());
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                stay_on(1);
+                let mut item = 0;
+                while item != END {
+                    item = far_end.get_item();
+                    send_back.put_item(item);
+                }
+            });
+            let rounds = scope.spawn(move || {
+                stay_on(0);
+                let start = Instant::now();
+                for _ in 0..ROUNDS {
+                    put.put_item(7);
+                    get.get_item();
+                }
+                let taken = start.elapsed();
+                put.put_item(END);
+                get.get_item();
+                taken.as_secs_f64() * 1e6 / f64::from(ROUNDS)
+            });
+            rounds.join().expect("samples do not panic")
+        })
+    })
+}
+
 /// The same between tasks on 2 workers.
 fn tasks<P: AsyncPut, G: AsyncGet>(
     name: &'static str,
@@ -296,6 +330,20 @@ fn uncontended_awaited() -> Vec<Contender> {
         both_awaited("flume", flume::unbounded()),
         both_awaited("kanal", kanal::unbounded_async()),
         both_awaited("tokio mpsc", tokio_mpsc::unbounded_channel()),
+    ]
+}
+
+fn there_and_back() -> Vec<Contender> {
+    vec![
+        round_trip("ours", || {
+            let queue = Queue::new(0);
+            (queue.clone(), queue)
+        }),
+        round_trip("async-channel", async_channel::unbounded),
+        round_trip("crossbeam-channel", crossbeam_channel::unbounded),
+        round_trip("flume", flume::unbounded),
+        round_trip("kanal", kanal::unbounded),
+        round_trip("std mpsc", mpsc::channel),
     ]
 }
 

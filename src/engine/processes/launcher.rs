@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     hash::{DefaultHasher, Hasher},
-    io::{self, IoSlice, Read},
+    io::{self, ErrorKind, IoSlice, Read},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -30,6 +30,9 @@ pub(super) const HANDED_OVER: &str = "handed-over";
 
 /// What [`MARKER`] says to a process whose standard input and output are the pipes.
 pub(super) const ON_STDIO: &str = "on-stdio";
+
+/// Right even after the file was replaced.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// Room in each pipe, so that large payloads need few switches between the processes.
 pub(super) const PIPE_SIZE: usize = 1 << 20;
@@ -105,12 +108,15 @@ impl Surroundings {
     }
 
     /// The system does not say what it is that does not exist.
-    fn explain(&self, error: io::Error) -> io::Error {
+    fn explain(&self, error: io::Error, program: &OsStr) -> io::Error {
         match &self.current_dir {
             Some(dir) if !dir.is_dir() => io::Error::new(
                 error.kind(),
                 format!("{error}: its directory, {}", dir.display()),
             ),
+            _ if error.kind() == ErrorKind::NotFound => {
+                io::Error::new(error.kind(), format!("{error}: {}", program.display()))
+            }
             _ => error,
         }
     }
@@ -148,7 +154,7 @@ pub(super) fn launch(
     let mut place = None;
     let mut command = match launcher {
         None => {
-            let mut command = Command::new("/proc/self/exe");
+            let mut command = Command::new(THIS_PROGRAM);
             let mut args = std::env::args_os();
             if let Some(name) = args.next() {
                 command.arg0(name);
@@ -177,7 +183,10 @@ pub(super) fn launch(
         .stdout(Stdio::from(OwnedFd::from(output_end)))
         .stderr(Stdio::from(OwnedFd::from(errors_end)))
         .spawn()
-        .map_err(|error| surroundings.explain(error))?;
+        .map_err(|error| {
+            let program = launcher.map_or(OsStr::new(THIS_PROGRAM), |launcher| &launcher.program);
+            surroundings.explain(error, program)
+        })?;
     let pid = child.id().expect("the child was not waited for yet");
     if let Some((place, _)) = &place {
         place.fill(pid);
