@@ -227,6 +227,8 @@ mod callbacks_are_waited_for {
             let future = executor.submit(task!(double(number)));
             future.add_done_callback(|future| {
                 wait_for_the_end_of_main();
+                // Long enough for an end that does not wait to be over.
+                thread::sleep(Duration::from_millis(20));
                 println!("{}", future.result().unwrap());
             });
         }
