@@ -546,6 +546,28 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn a_shutdown_of_a_broken_executor_waits_for_callbacks() {
+        fn break_it() {
+            panic!("it never begins");
+        }
+        watched(|| {
+            let builder = WorkerPoolExecutor::builder().max_workers(1).initializer(break_it);
+            let executor = builder.build().unwrap();
+            let calls = Arc::new(AtomicUsize::new(0));
+            for _ in 0..5 {
+                let called = Arc::clone(&calls);
+                executor.submit(|| ()).add_done_callback(move |_| {
+                    // Long enough for a shutdown that does not wait to be over.
+                    thread::sleep(Duration::from_millis(20));
+                    called.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            executor.shutdown(true, false);
+            assert_eq!(calls.load(Ordering::SeqCst), 5);
+        });
+    }
+
+    #[test]
     fn a_slow_callback_stops_no_other_worker() {
         watched(|| {
             let executor = WorkerPoolExecutor::new(2).unwrap();

@@ -33,6 +33,13 @@ impl Queued {
     }
 }
 
+impl Settled {
+    /// Whether another thread is to publish it: this one serves worker processes, and must not call back.
+    fn is_published_aside(self) -> bool {
+        self.calls_back && reactor::is_served_here()
+    }
+}
+
 impl Scheduler {
     /// Accepts no more jobs. Workers end when they are through.
     pub(crate) fn close(self: &Arc<Self>, queued: Queued) {
@@ -90,12 +97,18 @@ impl Scheduler {
             (job, settled)
         };
         let settled: Vec<_> = jobs.into_iter().map(settle).collect();
+        // The end waits for callbacks that others call,
+        let is_for_others = |(_, settled): &(_, Settled)| settled.is_published_aside();
+        let (for_others, settled): (Vec<_>, _) = settled.into_iter().partition(is_for_others);
+        for (job, settled) in for_others {
+            self.publish(job, settled);
+        }
         let mut state = self.state.lock();
         state.handed -= 1;
         self.unlock_and_finish(state);
-        // Who is told may wait for the end.
-        for (job, settled) in settled {
-            self.publish(job, settled);
+        // but who is told here may wait for the end.
+        for (job, _) in settled {
+            job.publish();
         }
     }
 
@@ -136,7 +149,7 @@ impl Scheduler {
     /// Tells who waits for a job that it is settled. Callbacks are called by the thread that does, or, if that serves
     /// worker processes, on behalf of the workers by another one, and the end comes after them.
     pub(in crate::engine) fn publish(self: &Arc<Self>, job: Arc<dyn Job>, settled: Settled) {
-        if !settled.calls_back || !reactor::is_served_here() {
+        if !settled.is_published_aside() {
             return job.publish();
         }
         self.state.lock().calling += 1;
