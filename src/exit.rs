@@ -4,7 +4,11 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    sync::{Arc, Once, Weak, mpsc},
+    sync::{
+        Arc, Once, Weak,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -20,6 +24,9 @@ use crate::{
 /// All schedulers that have not finished.
 static WATCHED: Mutex<BTreeMap<u64, Weak<Scheduler>>> = Mutex::new(BTreeMap::new());
 
+/// Whether there was a worker that is a thread.
+static HAD_THREADS: AtomicBool = AtomicBool::new(false);
+
 /// The program's end looks after this scheduler.
 pub(crate) fn watch(id: u64, scheduler: &Arc<Scheduler>) {
     static REGISTER: Once = Once::new();
@@ -29,6 +36,8 @@ pub(crate) fn watch(id: u64, scheduler: &Arc<Scheduler>) {
         unsafe { libc::atexit(at_exit) };
     });
     fork::watch();
+    // Relaxed: who has started a worker returns from `main` afterwards.
+    HAD_THREADS.fetch_or(scheduler.carriage().is_none(), Ordering::Relaxed);
     WATCHED.lock().insert(id, Arc::downgrade(scheduler));
 }
 
@@ -49,6 +58,9 @@ fn end_workers() {
     let (_, role) = record::current_role();
     if matches!(role, Role::Main | Role::Foreign) {
         wait_for_workers();
+        if HAD_THREADS.load(Ordering::Relaxed) {
+            flush_stdout();
+        }
     }
     // Threads end with the program. Processes would, too, but nobody would wait for them.
     let killed = watched(|scheduler| scheduler.carriage().is_some());
@@ -63,7 +75,6 @@ fn end_workers() {
 }
 
 fn wait_for_workers() {
-    let mut had_threads = false;
     loop {
         let waited_for = watched(Scheduler::outlasts_main);
         if waited_for.is_empty() {
@@ -74,11 +85,7 @@ fn wait_for_workers() {
         }
         for scheduler in waited_for {
             scheduler.finished.wait(None);
-            had_threads |= scheduler.carriage().is_none();
         }
-    }
-    if had_threads {
-        flush_stdout();
     }
 }
 
