@@ -26,7 +26,8 @@ use given_up::GIVEN_UP;
 ///
 /// The owner is the tokio task that has acquired it, on whatever thread it runs; where there is no
 /// tokio task, it is the thread; always of the one process. (The future that `block_on` runs, and tasks of
-/// other runtimes, are their thread to it; futures that one task polls, as of a `join!`, are that task.) Only the owner can release it, as often as it has acquired it.
+/// other runtimes, are their thread to it; futures that one task polls, as of a `join!`, are that task.) Only the owner
+/// can release it, as often as it has acquired it.
 ///
 /// It can be given to any worker of this machine, at any time; see [`Lock`](crate::Lock) for what the two have in
 /// common.

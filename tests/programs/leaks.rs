@@ -25,7 +25,33 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-// What is left behind.
+fn counts() -> (usize, usize, usize) {
+    (
+        common::threads(),
+        common::descriptors(),
+        common::children().len(),
+    )
+}
+
+/// After fifty more cycles on either backend there is no more than after the first, which has started what stays.
+fn leaves_nothing(cycle: fn(Backend)) {
+    for backend in Backend::ALL {
+        cycle(backend);
+        let mut before = counts();
+        eventually("the first cycle is over", || {
+            before = counts();
+            freethreading::active_count() == 1 && before.2 == 0
+        });
+        eventually("the first cycle is over", || counts() <= before);
+        for _ in 0..50 {
+            cycle(backend);
+        }
+        eventually("everything is as before", || {
+            let now = counts();
+            now.0 <= before.0 && now.1 <= before.1 && now.2 == 0
+        });
+    }
+}
 
 mod nothing_is_left_of_workers_and_executors {
     use super::*;
@@ -77,33 +103,8 @@ mod nothing_is_left_of_workers_and_executors {
         }
     }
 
-    fn counts() -> (usize, usize, usize) {
-        (
-            common::threads(),
-            common::descriptors(),
-            common::children().len(),
-        )
-    }
-
     pub fn main() {
-        for backend in Backend::ALL {
-            cycle(backend);
-            let mut before = counts();
-            // The first cycle has started what stays.
-            eventually("the first cycle is over", || {
-                before = counts();
-                freethreading::active_count() == 1 && before.2 == 0
-            });
-            let quiet = |what: &str| eventually(what, || counts() <= before);
-            quiet("the first cycle is over");
-            for _ in 0..50 {
-                cycle(backend);
-            }
-            eventually("everything is as before", || {
-                let now = counts();
-                now.0 <= before.0 && now.1 <= before.1 && now.2 == 0
-            });
-        }
+        leaves_nothing(cycle);
     }
 
     pub fn check(program: Program) {
@@ -321,31 +322,8 @@ mod nothing_is_left_of_pools {
         }
     }
 
-    fn counts() -> (usize, usize, usize) {
-        (
-            common::threads(),
-            common::descriptors(),
-            common::children().len(),
-        )
-    }
-
     pub fn main() {
-        for backend in Backend::ALL {
-            cycle(backend);
-            let mut before = counts();
-            // The first cycle has started what stays.
-            eventually("the first cycle is over", || {
-                before = counts();
-                freethreading::active_count() == 1 && before.2 == 0
-            });
-            for _ in 0..50 {
-                cycle(backend);
-            }
-            eventually("everything is as before", || {
-                let now = counts();
-                now.0 <= before.0 && now.1 <= before.1 && now.2 == 0
-            });
-        }
+        leaves_nothing(cycle);
     }
 
     pub fn check(program: Program) {
