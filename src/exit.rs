@@ -84,7 +84,7 @@ fn wait_for_workers() {
             scheduler.close(Queued::Runs);
         }
         for scheduler in waited_for {
-            scheduler.finished.wait(None);
+            scheduler.released.wait(None);
         }
     }
 }

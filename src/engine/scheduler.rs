@@ -50,6 +50,8 @@ pub(crate) struct Scheduler {
     pub(crate) vacated: Latch<()>,
     /// The same, and all callbacks were called.
     pub(crate) finished: Latch<()>,
+    /// The same, or whatever its workers still do was given up: the program's end need not wait for it.
+    pub(crate) released: Latch<()>,
 }
 
 // No panic leaves it half changed: user code runs outside of its locks.
@@ -139,6 +141,7 @@ impl Scheduler {
             plan,
             vacated: Latch::new(),
             finished: Latch::new(),
+            released: Latch::new(),
         });
         exit::watch(scheduler.id, &scheduler);
         scheduler
@@ -195,10 +198,11 @@ impl Scheduler {
 
     /// Whether the program's end waits for it.
     pub(crate) fn outlasts_main(&self) -> bool {
-        match &self.plan.crew {
+        let is_to_complete = match &self.plan.crew {
             Crew::Many { hiring, .. } => *hiring == Hiring::OnDemand,
             Crew::Solo(record) => !record.daemon(),
-        }
+        };
+        is_to_complete && self.released.get().is_none()
     }
 
     /// Whether the calling thread is one of its workers.

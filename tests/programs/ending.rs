@@ -30,6 +30,16 @@ pub const SCENARIOS: &[Scenario] = &[
         &Backend::ALL,
         tasks_of_an_executor_that_was_shut_down_complete
     ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        tasks_whose_workers_were_killed_are_not_waited_for
+    ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        tasks_whose_workers_are_killed_at_the_end_are_not_waited_for
+    ),
     scenario!(true, &Backend::ALL, an_ending_program_accepts_no_more_tasks),
     scenario!(true, &Backend::ALL, an_exit_code_of_main_stays),
     scenario!(true, &Backend::ALL, an_early_exit_of_main_ends_the_program),
@@ -360,6 +370,44 @@ mod an_ending_program_accepts_no_more_tasks {
 
     pub fn check(program: Program) {
         program.run().said("");
+    }
+}
+
+mod tasks_whose_workers_were_killed_are_not_waited_for {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+
+    pub fn main() {
+        for _ in 0..2 {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let running = executor.submit(spin);
+            eventually("it runs", || running.running());
+            executor.kill_workers();
+        }
+    }
+
+    pub fn check(program: Program) {
+        program.run().had_code(0);
+    }
+}
+
+mod tasks_whose_workers_are_killed_at_the_end_are_not_waited_for {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let running = executor.submit(spin);
+        eventually("it runs", || running.running());
+        thread::spawn(move || {
+            wait_for_the_end_of_main();
+            executor.kill_workers();
+        });
+        tell_the_end_of_main();
+    }
+
+    pub fn check(program: Program) {
+        program.run().had_code(0);
     }
 }
 

@@ -78,6 +78,10 @@ impl Scheduler {
             crew.iter().for_each(|runner| runner.terminate());
             idle.iter().for_each(|runner| runner.stop());
         });
+        // Processes are gone in a moment. A thread goes on for as long as it likes, for nobody.
+        if self.carriage().is_none() {
+            self.released.set(());
+        }
     }
 
     /// Fails jobs that were accepted, once something else is done. The end does not come before: who waits for it finds
@@ -143,6 +147,7 @@ impl Scheduler {
         if finished {
             exit::unwatch(self.id);
             self.finished.set(());
+            self.released.set(());
         }
     }
 
