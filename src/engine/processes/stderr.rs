@@ -2,7 +2,8 @@
 //! the last of it kept for the error that tells of a worker's death.
 //!
 //! There is at most one piece of each worker on its way at a time. While this process's standard error
-//! takes nothing, nothing is read, and the worker waits as it would if it wrote there itself.
+//! takes nothing, nothing is read, and the worker waits as it would if it wrote there itself. Lines are passed on as a
+//! whole, since a line is often written bit by bit, and other workers write as well.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use tokio::{
     net::unix::pipe,
     runtime::Handle,
     sync::{Notify, oneshot},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::aside;
@@ -30,6 +31,9 @@ const IN_PIPE: usize = 64 << 10;
 /// How much is kept, in bytes and in lines.
 const KEPT: usize = 4 << 10;
 const KEPT_LINES: usize = 10;
+
+/// How long the rest of a line is waited for.
+const LINE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long a worker's death may be held up by what it has written last.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -76,38 +80,44 @@ impl Errors {
 
 async fn pass_on(from: pipe::Receiver, shared: Arc<Shared>) {
     let mut is_dead = false;
+    let mut begun = Vec::new();
     loop {
         tokio::select! {
             biased;
             () = shared.dead.notified(), if !is_dead => {
                 is_dead = true;
-                if drain(&from, &shared).await {
+                if drain(&from, &shared, &mut begun).await {
                     break;
                 }
                 // A process that it has started writes there, too.
+                shared.take(std::mem::take(&mut begun)).await;
                 shared.drained.set(());
                 continue;
             }
             readable = from.readable() => if readable.is_err() {
                 break;
             },
+            () = sleep(LINE_PATIENCE), if !begun.is_empty() => {
+                shared.take(std::mem::take(&mut begun)).await;
+                continue;
+            }
         }
         let mut piece = vec![0; PIECE];
         match from.try_read(&mut piece) {
             Ok(0) => break,
             Ok(len) => {
-                piece.truncate(len);
-                shared.take(piece).await;
+                shared.take(lines(&mut begun, &piece[..len])).await;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => break,
         }
     }
+    shared.take(begun).await;
     shared.drained.set(());
 }
 
 /// Passes on what a dead process has left; says whether nobody else can write there.
-async fn drain(from: &pipe::Receiver, shared: &Shared) -> bool {
+async fn drain(from: &pipe::Receiver, shared: &Shared, begun: &mut Vec<u8>) -> bool {
     let mut left = IN_PIPE;
     while left > 0 {
         let mut piece = vec![0; PIECE];
@@ -116,8 +126,7 @@ async fn drain(from: &pipe::Receiver, shared: &Shared) -> bool {
             Ok(0) => return true,
             Ok(len) => {
                 left = left.saturating_sub(len);
-                piece.truncate(len);
-                shared.take(piece).await;
+                shared.take(lines(begun, &piece[..len])).await;
             }
             Err(Errno::INTR) => {}
             Err(error) => return error != Errno::AGAIN,
@@ -128,6 +137,9 @@ async fn drain(from: &pipe::Receiver, shared: &Shared) -> bool {
 
 impl Shared {
     async fn take(&self, piece: Vec<u8>) {
+        if piece.is_empty() {
+            return;
+        }
         keep(&mut self.tail.lock(), &piece);
         let (done, is_done) = oneshot::channel();
         // It blocks where nobody reads this process's standard error.
@@ -137,6 +149,19 @@ impl Shared {
         });
         let _ = is_done.await;
     }
+}
+
+/// Adds to what has begun; gives back the lines that have come to their end.
+fn lines(begun: &mut Vec<u8>, piece: &[u8]) -> Vec<u8> {
+    begun.extend_from_slice(piece);
+    let end = match begun.iter().rposition(|&byte| byte == b'\n') {
+        Some(newline) => newline + 1,
+        // It takes too long.
+        None if begun.len() >= PIECE => begun.len(),
+        None => 0,
+    };
+    let next = begun.split_off(end);
+    std::mem::replace(begun, next)
 }
 
 /// Adds to what is kept.
@@ -166,6 +191,21 @@ fn write(mut bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_passed_on_as_a_whole() {
+        let mut begun = Vec::new();
+        let mut pass =
+            |piece: &str| String::from_utf8(lines(&mut begun, piece.as_bytes())).unwrap();
+        assert_eq!(pass("one"), "");
+        assert_eq!(pass(" and"), "");
+        assert_eq!(pass(" two\nthree\nfo"), "one and two\nthree\n");
+        assert_eq!(pass("ur\n"), "four\n");
+        assert_eq!(pass(""), "");
+        let long = "x".repeat(PIECE);
+        assert_eq!(pass(&long), long);
+        assert_eq!(pass("\n"), "\n");
+    }
 
     #[test]
     fn the_last_bytes_are_kept() {
