@@ -1,22 +1,6 @@
 //! Run functions on workers, be they threads or processes, with one API, from blocking and async code
 //! alike; and the primitives that workers coordinate with.
 //!
-//! | to | use |
-//! |---|---|
-//! | run one function on a worker of its own | [`Worker`] |
-//! | run many tasks on a few workers, and have their results | [`WorkerPoolExecutor`] |
-//! | run one function over many items | [`WorkerPool`] |
-//! | make a task of a call or of a closure | [`task!`] |
-//! | keep others out, or let so many in | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`] |
-//! | wait for others | [`Event`], [`Condition`], [`Barrier`] |
-//! | pass items on | [`Queue`], [`SimpleQueue`] |
-//! | choose threads or processes | [`set_backend`], `FREETHREADING_BACKEND`, `.backend(…)` |
-//! | make worker processes possible | [`init()`] in `main`, [`init_tests!`] in a test crate |
-//! | end a task that runs | [`TaskFuture::kill`], [`TaskFuture::kill_after`], [`cancelled`] |
-//! | limit what waits, what runs and what it takes | [`Builder`] |
-//! | see what workers do | [`WorkerPoolExecutor::stats`], the feature `trace` |
-//! | know where one is | [`current_worker`], [`active_children`], [`enumerate`] |
-//!
 //! ```
 //! use freethreading::{WorkerPoolExecutor, task};
 //!
@@ -33,26 +17,92 @@
 //! # }
 //! ```
 //!
+//! # Where to begin
+//!
+//! | to | use |
+//! |---|---|
+//! | run one function on a worker of its own | [`Worker`] |
+//! | run many tasks on a few workers, and have their results | [`WorkerPoolExecutor`] |
+//! | run one function over many items | [`WorkerPool`] |
+//! | make a task of a call or of a closure | [`task!`] |
+//! | keep others out, or let so many in | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`] |
+//! | wait for others | [`Event`], [`Condition`], [`Barrier`] |
+//! | pass items on | [`Queue`], [`SimpleQueue`] |
+//! | choose threads or processes | [`set_backend`], `FREETHREADING_BACKEND`, `.backend(…)` |
+//! | make worker processes possible | [`init()`] in `main`, [`init_tests!`] in a test crate |
+//! | run a test on threads and on processes | [`test_backends!`] |
+//! | end a task that runs | [`TaskFuture::kill`], [`TaskFuture::kill_after`], [`cancelled`] |
+//! | limit what waits, what runs and what it takes | [`Builder`] |
+//! | know whether a failed task has run | [`TaskError::effect`] |
+//! | see what workers do | [`WorkerPoolExecutor::stats`], the feature `trace` |
+//! | know where one is | [`current_worker`], [`active_children`], [`enumerate`] |
+//!
+//! # Threads or processes
+//!
+//! | | [`Backend::Threading`] | [`Backend::Multiprocessing`] |
+//! |---|---|---|
+//! | a worker is | a thread of this process | this executable, run again |
+//! | arguments and results | are moved | are encoded with serde |
+//! | a panic | is an error of its task | is an error of its task |
+//! | a crash, an abort, an exit | ends the program | is an error of its task; the worker is replaced |
+//! | a task that does not end | can be asked to: [`cancelled`] | can be killed: [`TaskFuture::kill`] |
+//! | `static`s | are shared | are each worker's own |
+//! | `main` must call [`init()`] | no | yes |
+//!
+//! A program has one default backend, which [`get_backend`] gives. Each worker, pool and executor may choose
+//! another one, and both kinds can be used side by side.
+//!
+//! # Blocking and async
+//!
+//! What waits comes in several forms, all of which may wait for the same thing at the same time:
+//!
+//! | form | for example | |
+//! |---|---|---|
+//! | `x` | [`Lock::acquire`], [`Worker::join`], [`Queue::get`] | blocks the thread |
+//! | `x_timeout` | [`Lock::acquire_timeout`], [`Worker::join_timeout`] | blocks it for so long at most |
+//! | `x_async` | [`Lock::acquire_async`], [`Worker::join_async`] | is a future, on any runtime or on none |
+//! | `try_x`, `x_nowait` | [`Lock::try_acquire`], [`Queue::get_nowait`] | does not wait |
+//!
+//! A result to come is a value that can be awaited or waited for: [`TaskFuture`] with
+//! [`result`](TaskFuture::result), [`AsyncResult`] with [`get`](AsyncResult::get). The latter comes from the
+//! methods of a pool that Python calls `…_async`. [`Map`] and [`Imap`] are iterators, and
+//! [`into_stream`](Map::into_stream) makes streams of them.
+//!
+//! A blocking method may be called on any thread, but one of an async runtime does nothing else meanwhile. A
+//! timeout of zero only looks; one that is too long for the clock is for ever. A limit to an async method is
+//! `tokio::time::timeout`, or another runtime's, around it. The sections *Cancel safety* say what is lost with a
+//! future that is dropped.
+//!
+//! # What can travel
+//!
+//! Arguments, captures, results and items are [`Portable`]: serde can encode and decode them. That holds on
+//! both backends, so that the same code compiles for either. The primitives are portable, too: what a
+//! worker gets is a handle to the same object. They cannot be encoded for anything but a worker of this machine:
+//! not into a file, and not for a worker that a [`Launcher`] has started.
+//!
+//! # Features
+//!
+//! `trace`: tasks run in `tracing` spans, and workers that start and end are events. It is off by default.
+//!
 //! # When to use something else
 //!
-//! For a data-parallel loop over borrowed data rayon is made: tasks here own their arguments. For
-//! work that waits rather than computes, tasks of an async runtime are cheaper than any worker.
+//! For loops over borrowed data use rayon: tasks here own their arguments. For work that waits rather than
+//! computes use the tasks of an async runtime: they are cheaper than any worker.
 //!
 //! # How it works
 //!
-//! A task's function is known by its type, which has size zero; only its arguments travel. The
-//! queue and the workers of an executor or a pool are kept by one scheduler, whatever the workers are. Worker processes are
-//! this executable, run again; requests and replies are frames on pipes, which one background thread
-//! serves for all of them. Small ones pass through memory that both sides have, and where more tasks wait
-//! than there are workers, these take the next one from there by themselves, in the order of submission.
-//! There is no thread per task, per process or per waiting caller.
+//! A task's function is known by its type, which has size zero; only its arguments travel. One scheduler keeps
+//! the queue and the workers of an executor or a pool, whatever the workers are. Worker processes are this
+//! executable, run again. Requests and replies are frames on pipes, which one background thread serves for all
+//! processes. Small frames pass through memory that both sides have. Where more tasks wait than there are
+//! workers, the workers take the next one from that memory by themselves, in the order of submission. There is
+//! no thread per task, per process or per waiting caller.
 //!
 //! The state of every primitive lies in memory that a program shares with its worker processes from the
-//! start, so that a primitive is the same for threads, tasks and processes, and an uncontended
-//! operation makes no system call. Who waits has a place in that memory too, and is woken by whoever
-//! brings what it waits for: a thread by a futex, a task by its waker, a task of another process by that
-//! process's one thread that hears its bell. Large arguments and results travel through that memory
-//! as well; the frame says where they are.
+//! start. So a primitive is the same for threads, tasks and processes, and an uncontended operation makes no
+//! system call. Who waits has a place in that memory, too, and is woken by whoever brings what is waited for: a
+//! thread by a futex, a task by its waker, a task of another process by a thread of that process, which hears
+//! its bell. Large arguments and results travel through that memory as well; the frame says where they are.
 
 #![deny(missing_docs, unsafe_code)]
 #![warn(missing_debug_implementations)]
