@@ -9,7 +9,7 @@ use crate::error::Error;
 /// The kind of worker that runs tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Backend {
-    /// Workers are threads of this process: cheap, and one crash ends them all.
+    /// Workers are threads of this process: cheap, but a crash of one ends the program.
     Threading,
     /// Workers are processes that re-run this executable: a crash, an exit, a leak or a runaway loop
     /// costs the task at hand and nothing else.
@@ -103,13 +103,13 @@ impl FromStr for Backend {
     }
 }
 
-/// The backend that workers, pools and executors use which are not told one.
+/// The backend of the workers, pools and executors that are not told one.
 ///
-/// It is decided at first use and stays: the environment variable `FREETHREADING_BACKEND`
-/// (`threading` or `multiprocessing`), else [`set_backend`], else the build: threads with
-/// `panic = "unwind"`, processes with `panic = "abort"`. It is the same in all workers.
+/// It is decided at first use and stays. The environment variable `FREETHREADING_BACKEND` (`threading` or
+/// `multiprocessing`) comes first, then [`set_backend`], then the build: threads with `panic = "unwind"`,
+/// processes with `panic = "abort"`. It is the same in all workers. Within [`Backend::scope`] it is that one.
 ///
-/// Python's `get_backend()`.
+/// `get_backend()` of the Python package.
 ///
 /// # Errors
 ///
@@ -130,12 +130,12 @@ pub fn get_backend() -> Result<Backend, Error> {
     }
 }
 
-/// Chooses the backend of a program whose environment does not: `FREETHREADING_BACKEND` wins.
+/// Chooses the program's backend, unless the environment variable `FREETHREADING_BACKEND` does: that wins.
 ///
 /// # Errors
 ///
-/// [`Error::BackendDecided`] if the backend was decided before and is the other one: call this before
-/// anything else of this crate. [`Error::InvalidBackend`] if the environment variable names no backend.
+/// [`Error::BackendDecided`] if the backend was decided before and is the other one: call this right after
+/// [`init`](crate::init()). [`Error::InvalidBackend`] if the environment variable names no backend.
 ///
 /// # Examples
 ///
@@ -175,9 +175,10 @@ pub(crate) fn inherit(backend: Backend) {
 
 /// Runs one test body on both backends: the tests `NAME::threading` and `NAME::multiprocessing`.
 ///
-/// Within the body each backend in turn is the default, so it is the code under test that runs on
-/// both, unchanged. Test crates that start process workers also need the line
-/// [`init_tests!`](crate::init_tests!) at their root.
+/// Within the body the backend in question is the default, so that the code under test is the same for both. The
+/// root of the test crate also needs the line [`init_tests!`](crate::init_tests!), for the worker processes. Further
+/// attributes of the test, as `#[ignore]` or `#[should_panic]`, hold for both. An async body goes into a runtime's
+/// `block_on`.
 ///
 /// # Examples
 ///

@@ -10,12 +10,12 @@ static INITIALIZED: AtomicBool = AtomicBool::new(false);
 ///
 /// A worker process is this program, run again. In such a process `init` does not return: it runs
 /// tasks until there are no more, and ends the process. In the program that the user started it
-/// does next to nothing. Without it, whatever needs a worker process returns
+/// only notes that it was called. Without it, whatever needs a worker process returns
 /// [`Error::NotInitialized`]; threads work without it.
 ///
-/// What `main` does before `init` is done by every worker process too, so that nothing should come
-/// before it. A program with `#[tokio::main]` starts the runtime's threads first, which does no harm
-/// but takes time at the start of every worker process; building the runtime after `init` avoids that:
+/// What `main` does before `init` is done by every worker process, too, so nothing should come before it. Above all,
+/// nothing should be printed there. A program with `#[tokio::main]` starts the runtime's threads first. That does no
+/// harm, but takes time at the start of every worker process. To avoid that, build the runtime after `init`:
 ///
 /// ```no_run
 /// fn main() {
@@ -29,6 +29,10 @@ static INITIALIZED: AtomicBool = AtomicBool::new(false);
 /// A test crate has no `main` of its own: see [`init_tests!`](crate::init_tests!).
 ///
 /// It stands for Python's `if __name__ == "__main__":`.
+///
+/// # Blocking
+///
+/// In a worker process, for ever. In the program itself not at all.
 ///
 /// # Examples
 ///
@@ -65,18 +69,22 @@ pub(crate) fn check() -> Result<(), Error> {
 /// Makes worker processes possible in a test crate: one line at the crate's root.
 ///
 /// It has [`init`] called before the test harness starts, so that a worker process never runs a
-/// test. It works with `cargo test` and with nextest, for unit tests (in `lib.rs`, behind
-/// `#[cfg(test)]`), integration tests and benchmarks.
+/// test. It works with `cargo test` and with nextest, for integration tests and for unit tests: these need it in
+/// `lib.rs`, in a module behind `#[cfg(test)]`.
 ///
 /// # Examples
 ///
 /// ```
 /// // tests/workers.rs
+/// use freethreading::{Backend, WorkerPoolExecutor};
+///
 /// freethreading::init_tests!();
 ///
 /// #[test]
-/// fn a_worker_process_works() {
-///     // …
+/// fn a_task_runs_in_another_process() -> Result<(), freethreading::Error> {
+///     let executor = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).build()?;
+///     assert_ne!(executor.submit(std::process::id).result()?, std::process::id());
+///     Ok(())
 /// }
 /// ```
 #[allow(clippy::test_attr_in_doctest)] // It is about test crates.

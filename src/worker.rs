@@ -26,8 +26,8 @@ pub(crate) use record::process_worker_name;
 
 /// A thread or a process that runs one task.
 ///
-/// A `Worker` is a handle: clones of it, and what [`current_worker`], [`active_children`] and
-/// [`enumerate`] give, name the same worker. Dropping it neither waits for the worker nor ends it.
+/// A `Worker` is a handle. Clones are handles to the same worker, and so is what [`current_worker`],
+/// [`active_children`] and [`enumerate`] give. Dropping a handle neither waits for the worker nor ends it.
 ///
 /// When the program ends it waits for the workers that are running, unless they are daemons.
 ///
@@ -99,13 +99,13 @@ impl Worker {
         self
     }
 
-    /// Says whether the program may end while the worker runs; once it was started, that stays as it is.
+    /// Says whether the program may end while the worker runs; it has no effect once the worker was started.
     pub fn with_daemon(self, daemon: bool) -> Worker {
         let _ = self.set_daemon(daemon);
         self
     }
 
-    /// Chooses the backend; by default it is [`get_backend`]'s. The first choice stays.
+    /// Chooses the backend, by default [`get_backend`]'s. The first choice stays: later calls have no effect.
     pub fn backend(self, backend: Backend) -> Worker {
         self.record.set_backend(backend);
         self
@@ -116,7 +116,7 @@ impl Worker {
         self.record.name()
     }
 
-    /// Renames the worker; a process that runs already keeps the name it knows itself by.
+    /// Renames the worker. A process that runs already still knows itself by its old name.
     pub fn set_name(&self, name: impl Into<String>) {
         self.record.set_name(name.into());
     }
@@ -141,17 +141,19 @@ impl Worker {
         }
     }
 
-    /// A positive number that no other worker has which this process knows: the process id of a
-    /// process worker, a number above all process ids for a thread. `None` before the start.
+    /// A positive number, different from those of all other workers that this process knows: the process id of
+    /// a process worker, a number above all process ids for a thread. `None` before the start.
+    ///
+    /// Python's `Thread.ident` and `Process.ident`.
     pub fn ident(&self) -> Option<u64> {
         self.record.ident()
     }
 
-    /// The worker's number among those of its executor or pool, from 0 to their number less 1; `None` for
-    /// other workers.
+    /// The worker's number within its executor or pool: from 0 to the number of workers less 1. `None` for other
+    /// workers.
     ///
-    /// It is the lowest that was free when the worker was started, so that a worker which replaces
-    /// another takes over its number: to choose a device, a core or a scratch file.
+    /// It is the lowest number that was free when the worker was started. So a worker that replaces another takes
+    /// over its number, which can choose a device, a core or a scratch file.
     ///
     /// # Examples
     ///
@@ -173,14 +175,15 @@ impl Worker {
     ///
     /// # Blocking
     ///
-    /// For as long as the system takes to create the thread or the process: some 20 µs or half a
-    /// millisecond.
+    /// For as long as the system takes to create the thread (some 20 µs) or the process (half a millisecond).
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyStarted`] if it was started before. [`Error::NotInitialized`] for a process
-    /// worker in a program that has not called [`init`](crate::init()). [`Error::Task`] if the arguments
-    /// cannot be encoded. [`Error::Start`] if the system refuses; the call may be repeated then.
+    /// [`Error::AlreadyStarted`] if it was started before. [`Error::InvalidBackend`] if the environment names no
+    /// backend, and the worker was not told one. [`Error::NotInitialized`] for a process worker in a program that
+    /// has not called [`init`](crate::init()). [`Error::Task`] if the task cannot be sent to a process: an
+    /// argument cannot be encoded or is too large, or the function is in a shared library. [`Error::Start`] if the
+    /// system refuses; the call may be repeated then.
     pub fn start(&self) -> Result<(), Error> {
         let mut body = self.body.lock();
         if matches!(*body, Body::Started(_) | Body::Foreign) {
@@ -223,12 +226,12 @@ impl Worker {
         }
     }
 
-    /// Whether the worker was started and has not ended.
+    /// Whether the worker was started and has not ended; always `true` of the main worker.
     pub fn is_alive(&self) -> bool {
         self.record.is_alive()
     }
 
-    /// Waits for the worker's end, and says how it came; it may be called again.
+    /// Waits for the worker's end, and says whether all went well. It may be called again.
     ///
     /// # Blocking
     ///
@@ -237,8 +240,9 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// [`Error::NotStarted`]; [`Error::JoinSelf`] from the worker itself and for the main worker;
-    /// [`Error::Task`] if the task panicked, or if its process was killed, crashed or exited.
+    /// [`Error::NotStarted`] before the start. [`Error::JoinSelf`] if the worker itself calls, or if it is the main
+    /// worker or stands for a thread that this crate did not start. [`Error::Task`] if the task panicked, or if its
+    /// process was killed, crashed or exited.
     pub fn join(&self) -> Result<(), Error> {
         self.join_until(None)
     }
@@ -251,7 +255,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// Those of [`join`](Worker::join), and [`Error::Timeout`]: the worker goes on.
+    /// Those of [`join`](Worker::join), and [`Error::Timeout`] if the time is up; the worker goes on.
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), Error> {
         // A time that the clock cannot tell is as good as for ever.
         self.join_until(Instant::now().checked_add(timeout))
@@ -274,11 +278,11 @@ impl Worker {
         ended.clone().map_err(Error::from)
     }
 
-    /// Like [`join`](Worker::join), from async code.
+    /// The async twin of [`join`](Worker::join).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future has no effect on the worker; another one can be made.
+    /// Dropping the future has no effect on the worker, which can be joined again.
     ///
     /// # Errors
     ///
@@ -307,14 +311,34 @@ impl Worker {
 
     /// Kills a process worker, whatever it is doing; its task may have run in part.
     ///
-    /// One that has ended stays as it is. [`join`](Worker::join) waits until it is gone.
+    /// A worker that has ended stays as it is. The call does not wait until the process is gone;
+    /// [`join`](Worker::join) does.
     ///
     /// Python's `Process.kill()`.
     ///
     /// # Errors
     ///
-    /// [`Error::NotStarted`]; [`Error::Unsupported`] for threads, which cannot be killed, and for the
-    /// main worker.
+    /// [`Error::NotStarted`] before the start. [`Error::Unsupported`] for a thread that runs, since threads cannot be
+    /// killed, and for the main worker.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{Backend, Error, TaskError, Worker};
+    ///
+    /// fn endless() {
+    ///     loop {}
+    /// }
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// # freethreading::init();
+    /// let worker = Worker::new(endless).backend(Backend::Multiprocessing);
+    /// worker.start()?;
+    /// worker.terminate()?;
+    /// assert!(matches!(worker.join(), Err(Error::Task(TaskError::WorkerDied(_)))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn terminate(&self) -> Result<(), Error> {
         if matches!(*self.body.lock(), Body::New(_) | Body::Refused(_)) {
             return Err(Error::NotStarted);
@@ -356,9 +380,9 @@ impl Eq for Worker {}
 
 /// The worker that the caller runs in.
 ///
-/// Outside of all workers that is `MainThread` or `MainProcess`, after the backend. On a thread that
-/// this crate did not start it is, with threads, a worker that stands for that thread, and with
-/// processes the main one.
+/// In a task that is the worker that runs it. On the program's main thread it is the main worker, whose name is
+/// `MainThread` or `MainProcess`, after the backend. On another thread that this crate did not start it is, where
+/// threads are the backend, a worker that stands for that thread, and where processes are, the main worker.
 ///
 /// Python's `current_thread()` and `current_process()`.
 pub fn current_worker() -> Worker {
@@ -374,11 +398,11 @@ pub fn get_ident() -> u64 {
         .expect("a worker that runs has one")
 }
 
-/// All workers of this process that run, but the caller's own.
+/// All workers of this process that run, without the caller's own.
 ///
 /// These are the [`Worker`]s and the workers of executors and pools that this process has started, threads and
-/// processes alike; helper threads are not workers. It is the same whether a worker was joined or not:
-/// one that has ended is not listed. For a thread that is not the main one, that is one of them.
+/// processes alike. Helper threads are not workers. A worker that has ended is not listed, whether it was joined or
+/// not. Where the caller is not the main worker, the main worker is one of them.
 ///
 /// Python's `active_children()`.
 pub fn active_children() -> Vec<Worker> {
