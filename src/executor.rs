@@ -1,4 +1,6 @@
-//! Many tasks on a crew of workers.
+//! Many tasks on a crew of workers: the face of a [`Scheduler`].
+//!
+//! [`future`] is a task's result to come, [`map`] one function over many items.
 
 mod future;
 mod map;

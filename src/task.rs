@@ -3,6 +3,9 @@
 //! A task's function is a type rather than a value: a `fn` item or a closure that captures nothing
 //! has size zero, so its type alone says what to call, in this process or in another one that runs
 //! the same executable. Its arguments are plain values that serde can carry.
+//!
+//! [`cell`] is a task on its way and the place of its result, [`work`] what can be in one. [`entry`] is how a function
+//! is named across processes, [`encoded`] a task that can be run again and again, [`duty`] what a thread is at.
 
 pub(crate) mod cell;
 pub(crate) mod duty;

@@ -1,4 +1,4 @@
-//! What a type parameter turns out to be.
+//! Values of a type parameter as values of the type that it turns out to be.
 #![allow(unsafe_code)]
 
 use std::{any::TypeId, ptr};

@@ -1,4 +1,7 @@
 //! Many items as one task: they travel together, and one worker calls the function with each.
+//!
+//! [`items`] is what a map is given and what a chunk has of it, [`numbers`] are items that need not be collected,
+//! [`piece`] is the memory that items and results are in, and [`cast`] finds out what a type parameter is.
 
 mod cast;
 pub(crate) mod items;

@@ -1,5 +1,11 @@
 //! What runs tasks. A [`Scheduler`] holds the queue and the workers of one executor (or of one
 //! `Worker`); an [`Engine`] makes the workers; a [`Runner`] is one of them, a thread or a process.
+//!
+//! - [`scheduler`] hands out the jobs, [`inbox`] takes them in while all threads are busy, [`room`] limits how many
+//!   wait, [`posts`] are those that worker processes may take by themselves, [`purge`] takes out those that were
+//!   cancelled,
+//! - [`threads`] are workers that are threads, each with a [`slot`] for its next job,
+//! - [`processes`] are workers that are processes.
 
 mod inbox;
 mod posts;

@@ -1,5 +1,7 @@
-//! Tasks that were cancelled while they waited for a worker. Each stays in its scheduler's queue, which it does not
-//! know, until somebody passes it over; and is taken out before that where it would count.
+//! Tasks that were cancelled while they waited for a worker.
+//!
+//! A task does not know the queue that it is in. So a cancelled one stays there until a worker comes to it and passes it
+//! over. Where the number of queued tasks counts, as for a limit, it is taken out before.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,7 @@
 //! What can go wrong, and what it means for a task: whether it ran.
+//!
+//! Here is what all errors convert into, and what a task can end with. [`workers`] has what becomes of workers,
+//! [`user_code`] what the user's own code does, [`primitives`] what the operations of primitives can return.
 
 mod primitives;
 mod user_code;

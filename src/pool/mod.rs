@@ -1,4 +1,10 @@
 //! A pool of workers, for one function over many items.
+//!
+//! - [`chunks`] is what all maps go through,
+//! - [`spread`] is a map on threads without a chunksize: the workers claim items from ranges, and steal ranges,
+//! - [`gather`] is every other map that gives all results at once: chunks, each of which is a task,
+//! - [`imap`] gives the results as they come,
+//! - [`promise`] is a result to come of several tasks, [`result`] its face.
 
 mod chunks;
 mod gather;

@@ -1,4 +1,4 @@
-//! A task as its [`TaskFuture`] sees it.
+//! A task as its [`TaskFuture`](crate::TaskFuture) sees it.
 
 use std::{
     sync::Arc,
@@ -15,7 +15,7 @@ use crate::{
     unwind,
 };
 
-/// What a [`TaskFuture`] does with its task, whatever the task's arguments are.
+/// What a [`TaskFuture`](crate::TaskFuture) does with its task, whatever the task's arguments are.
 pub(crate) trait Shared<R>: Send + Sync {
     fn name(&self) -> &'static str;
     fn done(&self) -> bool;
