@@ -21,13 +21,14 @@ pub(crate) trait Resource {
     /// Whether those who want it hold it only for a moment, so that it pays to try a few times.
     const CONTENDED: Option<Looker> = None;
 
-    /// The same where a task is polled: others wait for its thread, but to be woken again and again takes longer.
+    /// The same where a task waits. While it tries, other tasks wait for the thread; but to be woken again and again
+    /// takes longer.
     const CONTENDED_BY_TASKS: Option<Looker> = None;
 
-    /// When a task that waits and need not takes of its budget for it.
+    /// When a wait that is over at once takes of its task's budget.
     const BUDGET: Budget<Self::Output> = Budget::Before;
 
-    /// Whether what was just taken was the only one there, for who looks a few times.
+    /// Whether what was just taken was the only one there; who looks a few times learns from it whether that pays.
     fn was_alone(&self) -> bool {
         false
     }
@@ -35,10 +36,10 @@ pub(crate) trait Resource {
     /// The slot whose mutex guards the line.
     fn slot(&self) -> SlotRef;
 
-    /// Takes it if it is there. Whoever comes by may do so, also ahead of those who wait.
+    /// Takes what is waited for, if it is there. Whoever comes by may do so, also ahead of those who wait.
     fn attempt(&mut self) -> Option<Self::Output>;
 
-    /// The same, and if it is not there, sees to it that whoever brings it looks for waiters.
+    /// The same; if it is not there, sees to it that whoever brings it looks for waiters.
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<Self::Output, Miss>;
 
     /// The mutex is free again.
@@ -49,7 +50,7 @@ pub(crate) trait Resource {
         self.attempt()
     }
 
-    /// It was given to the waiter: `None` if it has been lost since.
+    /// What is waited for was handed to the waiter: `None` if it has been lost since.
     fn handed(&mut self) -> Option<Self::Output>;
 
     /// A waiter has left the list without having been told anything.
@@ -63,9 +64,9 @@ pub(crate) trait Resource {
 pub(crate) enum Budget<O> {
     /// Before it begins.
     Before,
-    /// When it is over, with this output: from the first poll on it is to miss nothing.
+    /// When it is over, with this output: a wait that is to miss nothing has to begin with the first poll.
     After(O),
-    /// Whoever waits sees to it.
+    /// The caller sees to it.
     Never,
 }
 
@@ -81,11 +82,11 @@ pub(crate) enum Miss {
 /// How often a waiter is woken in vain before it is given what it waits for.
 const PATIENT: u32 = if MODELLED { 1 } else { 2 };
 
-/// Who was woken in vain goes on competing for so long: a thread or a task that runs makes better use of what
-/// it gets than one that has to be woken first.
+/// For so long after it was first woken in vain a waiter goes on competing with others: a thread or a task that runs
+/// makes better use of what it gets than one that has to be woken first.
 const PATIENCE: Duration = Duration::from_micros(if MODELLED { 0 } else { 500 });
 
-/// However short that took, it has been in vain too often after so many times.
+/// After so many wake-ups in vain a waiter is given what it waits for, however little time has passed.
 const FED_UP: u32 = 64;
 
 /// Models have no time to lose.

@@ -64,7 +64,7 @@ pub(crate) struct Node {
     state: Futex,
     /// Where its process keeps its waker, plus one; zero for a thread.
     local: AtomicU32,
-    /// The list that it is in, or was in when it was told what its process has not taken note of yet.
+    /// The list that it is in. Once it was told something, the list that it was in, until its process has taken note.
     pub(super) list: AtomicU64,
     pub(super) next: AtomicU32,
     pub(super) previous: AtomicU32,
@@ -76,7 +76,7 @@ pub(crate) struct Node {
     starved: AtomicU32,
     /// The condition that has notified it, until its wait is over.
     pub(crate) notified_by: AtomicU64,
-    /// The last ticket of those who waited there then.
+    /// The last ticket of those who waited for that condition at that moment.
     pub(crate) notified_with: AtomicU64,
 }
 
@@ -364,8 +364,8 @@ impl Waiter {
         self.node.state()
     }
 
-    /// What it was told is taken note of, or it has left its list. Should the process be killed before,
-    /// somebody else is told: so not before what it was told of is its own, or gone.
+    /// The waiter has taken note of what it was told, or has left its list. If the process is killed before that,
+    /// somebody else is told instead. So call it once what the waiter was told of is its own, or is gone.
     pub(crate) fn retire(&self) {
         // Release: nothing that was done before is done later.
         self.node.list.store(0, Ordering::Release);
@@ -376,8 +376,7 @@ impl Waiter {
     }
 
     /// Looks, gives way to other threads once, and sleeps until the waiter was told something: `false` if the time was
-    /// up before. What it was told
-    /// is for [`state`](Waiter::state) to say, which sees it all: Relaxed here.
+    /// up before. [`state`](Waiter::state) says what it was told, and synchronises with who told it: Relaxed here.
     pub(crate) fn sleep(&self, deadline: Option<Instant>) -> bool {
         let state = &self.node.state;
         let is_told = || State::of(state.load(Ordering::Relaxed)).is_told();

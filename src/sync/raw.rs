@@ -1,8 +1,8 @@
 //! The lock word, which Lock, RLock and the Condition over either share.
 //!
 //! A free lock is taken by one compare-and-swap and given back by another. A bit in the word says that
-//! somebody waits; only under the slot's mutex is it set and cleared, and the word of a lock that
-//! somebody waits for given back. Whoever comes by may take a free lock, also ahead of those who wait
+//! somebody waits. That bit is set and cleared under the slot's mutex only, and a lock that somebody waits for is
+//! given back under it. Whoever comes by may take a free lock, also ahead of those who wait
 //! (a thread that runs makes better use of it), but a waiter that was woken in vain too often is given
 //! the lock itself.
 
@@ -25,14 +25,14 @@ use crate::{
 const WORD: usize = 0;
 const HELD: u64 = 1;
 const WAITED_FOR: u64 = 2;
-/// It has a condition, so that whoever acquires it notes who he is; set under the slot's mutex, and for good.
+/// The lock has a condition, so whoever acquires it is noted as its holder. Set under the slot's mutex, and for good.
 const NOTES: u64 = 4;
-/// Who holds it has noted that, or is about to.
+/// Who holds the lock has been noted, or is just about to be.
 const NOTED: u64 = 8;
 const OWNER_SHIFT: u32 = 16;
 
-/// Who holds a lock that [`NOTES`]; zero if nobody does, or is just about to note it. Only written by who has
-/// the lock: Relaxed.
+/// Who holds a lock with [`NOTES`]; zero if nobody does, or if that is just about to be noted. Only written by whoever
+/// has the lock: Relaxed.
 const HOLDER: usize = 1;
 
 /// While the lock is being given to a waiter: the number of its node. Written under the slot's mutex.
@@ -76,7 +76,7 @@ impl RawLock {
         self.holder().store(owner.number(), Ordering::Relaxed);
     }
 
-    /// Who holds it, where the word was this, if it was noted.
+    /// Who holds the lock whose word was this, if it was noted.
     fn noted_in(self, word: u64) -> Option<u64> {
         // Nobody is found here who had the lock before: the word was read with Acquire.
         (word & NOTED != 0).then(|| self.holder().load(Ordering::Relaxed))
@@ -87,14 +87,15 @@ impl RawLock {
         self.noted_in(self.word().load(Ordering::Acquire)) == Some(owner.number())
     }
 
-    /// The same, or it was not noted who holds it.
+    /// Whether this one holds the lock as far as one can tell: the lock is held, and it was not noted that another one
+    /// holds it.
     pub(super) fn may_be_held_by(self, owner: Owner) -> bool {
         let word = self.word().load(Ordering::Acquire);
         let noted = self.noted_in(word);
         word & HELD != 0 && noted.is_none_or(|noted| noted == owner.number())
     }
 
-    /// The lock is about to be free, and the word to be this, with what is left of what it was.
+    /// The word of the lock, whose word is this, once it is free; the lock is about to be.
     fn freed(self, word: u64, waited_for: u64) -> u64 {
         if word & NOTED != 0 {
             self.holder().store(0, Ordering::Relaxed);
@@ -102,7 +103,7 @@ impl RawLock {
         word & NOTES | waited_for
     }
 
-    /// The word of a lock that is taken, which was this.
+    /// The word of a lock once this process has taken it; before, it is this.
     fn taken(word: u64, process: u16) -> u64 {
         let noted = match word & NOTES {
             0 => 0,
@@ -340,8 +341,8 @@ impl RawLock {
         self.tidy(slot);
     }
 
-    /// A process is gone: if it had the lock, it is given back, unless the process has ended by itself;
-    /// then somebody else may. Says whether it was given back.
+    /// A process is gone that may have had the lock. If it crashed, the lock is given back; if it has ended by itself,
+    /// the lock stays held, for somebody else to release. Says whether it was given back.
     pub(super) fn inherit(self, dead: Dead, before: impl FnOnce()) -> bool {
         let is_its = |word: u64| word & !(WAITED_FOR | NOTES | NOTED) == held_by(dead.process);
         // Acquire: what was done under the lock before the dead one had it is seen, and so by who has it next.
@@ -368,7 +369,7 @@ impl RawLock {
         }
     }
 
-    /// What a dead waiter was told.
+    /// Passes on what a dead waiter was told.
     pub(super) fn bequeath(self, message: State) {
         // A lock that was handed to it is found by its owner.
         if message == State::Notified {

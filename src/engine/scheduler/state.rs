@@ -13,13 +13,13 @@ pub(in crate::engine) struct State {
     pub(in crate::engine) queue: VecDeque<Arc<dyn Job>>,
     /// What was submitted while all workers were busy, and comes after the queue.
     pub(in crate::engine) inbox: Arc<Inbox<Arc<dyn Job>>>,
-    /// How many tasks of this program had been cancelled when it was last looked for them.
+    /// How many tasks of this program had been cancelled when the queue was last searched for them.
     pub(in crate::engine) cancelled: u64,
-    /// Where the queue is limited.
+    /// The room in the queue, if it is limited.
     pub(in crate::engine) room: Option<Room>,
-    /// What the workers take by themselves, where they can.
+    /// What the workers take by themselves, once there is a board.
     pub(in crate::engine) posts: Option<Posts>,
-    /// There is no memory for that, or it is not to be.
+    /// There is to be no board, or no memory for it.
     pub(in crate::engine) has_no_board: bool,
     /// Workers that are ended for the sake of a job, and must not come to another.
     pub(in crate::engine) doomed: Vec<u64>,
@@ -29,20 +29,20 @@ pub(in crate::engine) struct State {
     pub(in crate::engine) crew: Vec<Arc<dyn Runner>>,
     /// Those of them that have not asked for a job yet.
     pub(super) fresh: Vec<u64>,
-    /// Their number, and those that are being started.
+    /// How many workers were started and have not ended, or are being started.
     pub(super) live: usize,
     /// Jobs that were taken for an idle worker and have not reached it yet, and whatever else has to be done before
     /// the end.
     pub(super) handed: usize,
     /// How many jobs are settled whose callbacks are still to be called, or are being called.
     pub(super) calling: usize,
-    /// How many were ever named.
+    /// How many workers were ever named.
     pub(super) named: usize,
     /// How many workers took the place of one that had ended.
     pub(super) restarted: u64,
     /// How many tasks of workers that have ended gave a result, and how many an error.
     pub(super) past: (u64, u64),
-    /// How many [`Hold`]s there are.
+    /// How many [`Hold`](super::Hold)s there are.
     pub(super) holds: usize,
     /// Which numbers below `max` the workers have.
     pub(super) ranks: Vec<bool>,
@@ -54,7 +54,7 @@ pub(in crate::engine) struct State {
     pub(in crate::engine) broken: Option<TaskError>,
     pub(super) setbacks: u32,
     pub(super) interruptions: u32,
-    /// How many workers there were when one died, at most, since one was of use.
+    /// The largest number of workers at a death, since a worker was last of use.
     pub(super) peak: usize,
 }
 
@@ -69,7 +69,7 @@ impl State {
         self.live.saturating_sub(self.crew.len()) + self.fresh.len()
     }
 
-    /// A worker asks for a job, or never will.
+    /// A worker asks for its first job, or never will.
     pub(super) fn asked(&mut self, id: u64) {
         self.fresh.retain(|&fresh| fresh != id);
     }
@@ -83,7 +83,7 @@ impl State {
         }
     }
 
-    /// What is submitted from now on has more to be done for it than to be kept.
+    /// Shuts the inbox: what is submitted from now on has to come to the scheduler.
     pub(super) fn shut(&mut self) {
         self.inbox.shut(&mut self.queue);
     }

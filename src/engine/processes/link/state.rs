@@ -26,9 +26,9 @@ pub(super) struct State {
     pub(super) input: Option<Arc<pipe::Sender>>,
     /// The way for what is small, where the process shares memory.
     pub(super) lane: Option<Writer>,
-    /// The jobs that the process has, in the order in which it came to them. Where there are several, it has done
-    /// all but the last one, and nobody has taken its replies yet, or it is just about to reply to the one before
-    /// that.
+    /// The jobs that the process has, in the order in which it came to them. Where there are several, it is at the last
+    /// one. It has done the others, but nobody has taken its replies yet; or it is just about to reply to the last but
+    /// one.
     pub(super) held: VecDeque<Current>,
     /// How many jobs the process has completed.
     pub(super) completed: u64,
@@ -36,20 +36,21 @@ pub(super) struct State {
     pub(super) ready_since: Option<Instant>,
     /// Since when it has had nothing to do.
     pub(super) idle_since: Option<Instant>,
-    /// Whether it was told that there are no more.
+    /// Whether the process was told that there are no more jobs.
     pub(super) closed: bool,
+    /// Whether it is to be killed.
     pub(super) kill: bool,
-    /// Why it is killed, where that is what its job is to be told.
+    /// Why it is killed, if its job is to be told that.
     pub(super) sentence: Option<Sentence>,
-    /// Its place in the memory that it shares, if it does.
+    /// Its place in the table of those that share the memory, if it is given that.
     pub(super) place: Option<Place>,
-    /// It says that it does.
+    /// Whether it has said that it shares the memory.
     pub(super) shares: bool,
     /// Why the one job of a `Worker` failed, if that is known.
     pub(super) failure: Option<TaskError>,
     /// It is about to end, or to be ended: no more jobs.
     pub(super) leaving: bool,
-    /// What it did that it must not do, found by who took its replies.
+    /// Why it is not served any more, if whoever took its replies has found that it did what it must not do.
     pub(super) ending: Option<Ending>,
     /// The process is gone, and this is how it went.
     pub(super) death: Option<Death>,
@@ -61,7 +62,7 @@ pub(super) enum Sentence {
     Terminated,
     /// Its task is to end.
     Killed,
-    /// Its task has taken so long.
+    /// Its task has exceeded this limit.
     TimeLimit(Duration),
 }
 
@@ -115,8 +116,8 @@ impl State {
         self.held.remove(position)
     }
 
-    /// Whether the process can be killed for the sake of this job: it may not have replied to others yet, which
-    /// only who insists takes into account.
+    /// Whether the process can be killed for the sake of this job. While it may still have to reply to the one before it
+    /// cannot, unless the caller insists: then that reply is lost.
     pub(super) fn may_end_for(&self, job: &Arc<dyn Job>, insists: bool) -> Heed {
         match self.held.iter().position(|current| current.is(job)) {
             None => Heed::NotNow,
@@ -126,7 +127,7 @@ impl State {
         }
     }
 
-    /// The process is to be killed; the first reason stays, unless all workers are.
+    /// The process is to be killed, for this reason; the first reason stays, unless all workers are killed.
     pub(super) fn condemn(&mut self, sentence: Sentence) {
         self.kill = true;
         if self.sentence.is_none() || matches!(sentence, Sentence::Terminated) {
