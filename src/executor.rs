@@ -32,8 +32,8 @@ use crate::{
 /// Runs tasks on up to a number of workers, which are started as they are needed, and reused.
 ///
 /// Dropping an executor neither blocks nor cancels: what was submitted is completed, then the
-/// workers end. [`shutdown`](WorkerPoolExecutor::shutdown) is how to wait for that. When the program
-/// ends it waits for what was submitted.
+/// workers end. [`shutdown`](WorkerPoolExecutor::shutdown) is how to wait for that. The end of the program waits
+/// for what was submitted.
 ///
 /// A worker process that dies costs the task that it was running, and is replaced. What worker processes
 /// write to their standard error is passed on to this process's own, and the last lines are in the error
@@ -111,32 +111,54 @@ impl WorkerPoolExecutor {
     /// Submits a task; the future gives its result, to `.await` or with
     /// [`result`](TaskFuture::result).
     ///
-    /// The call does not wait for a worker. For processes it encodes the arguments, and may start a
-    /// process, which takes half a millisecond.
-    ///
     /// Whatever goes wrong is the future's error, so that there is one place to look: a submission
-    /// after the shutdown ([`TaskError::Shutdown`](crate::TaskError::Shutdown)), arguments that cannot be encoded, a worker that
-    /// cannot be started.
+    /// after the shutdown ([`TaskError::Shutdown`](crate::TaskError::Shutdown)), arguments that cannot be
+    /// encoded, a worker that cannot be started.
     ///
-    /// A task may submit to the executor that runs it. If it also waits for the result there must be
+    /// A task may submit to the executor that runs it. If it also waits for the result, there must be
     /// another worker to run it.
     ///
     /// # Blocking
     ///
-    /// Where [`max_pending`](crate::Builder::max_pending) is set, as long as so many tasks wait; use
-    /// [`submit_async`](WorkerPoolExecutor::submit_async) in async code. A task that submits to the
-    /// executor that runs it may wait for itself then:
-    /// [`try_submit`](WorkerPoolExecutor::try_submit) is for that.
+    /// The call does not wait for a worker. For processes it encodes the arguments, and may start a process, which
+    /// takes half a millisecond.
+    ///
+    /// Where [`max_pending`](crate::Builder::max_pending) is set, it waits as long as so many tasks do; use
+    /// [`submit_async`](WorkerPoolExecutor::submit_async) in async code. A task that submits to the executor that
+    /// runs it may then wait for itself; let it use [`try_submit`](WorkerPoolExecutor::try_submit).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{Backend, WorkerPoolExecutor, task};
+    ///
+    /// fn square(x: u64) -> u64 {
+    ///     x * x
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+    /// let four = executor.submit(|| 2 + 2); // a function of no arguments, or a closure without captures
+    /// let nine = executor.submit(task!(square(3))); // a call
+    /// let (times, word) = (2usize, "ab".to_string());
+    /// let words = executor.submit(task!(|times, word| word.repeat(times))); // a closure with captures
+    /// // All three are on their way. In async code `.await` them.
+    /// assert_eq!(four.result()? + nine.result()?, 13);
+    /// assert_eq!(words.result()?, "abab");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn submit<M, T: IntoTask<M>>(&self, task: T) -> TaskFuture<T::Output> {
         self.submit_work(task.into_task())
     }
 
     /// Submits a task unless as many wait as [`max_pending`](crate::Builder::max_pending) allows; never
-    /// waits. Without such a limit it is [`submit`](WorkerPoolExecutor::submit).
+    /// waits. Without such a limit it is the same as [`submit`](WorkerPoolExecutor::submit).
     ///
     /// # Errors
     ///
-    /// [`Full`], which gives the task back.
+    /// [`Full`], which gives the task back. All else that goes wrong is the error of the future, as with
+    /// [`submit`](WorkerPoolExecutor::submit).
     ///
     /// # Examples
     ///
@@ -161,12 +183,11 @@ impl WorkerPoolExecutor {
         }
     }
 
-    /// Submits a task, from async code: waits as long as so many tasks wait for a worker as
-    /// [`max_pending`](crate::Builder::max_pending) allows. Those who wait come in the order in which
-    /// they began to.
+    /// Submits a task; the async twin of [`submit`](WorkerPoolExecutor::submit). It waits as long as so many tasks
+    /// wait for a worker as [`max_pending`](crate::Builder::max_pending) allows. Those who wait are served in the
+    /// order in which they came.
     ///
-    /// What goes wrong is the error of the future that it gives, as with
-    /// [`submit`](WorkerPoolExecutor::submit).
+    /// Its output is the task's future. What goes wrong is that future's error.
     ///
     /// # Cancel safety
     ///
@@ -217,22 +238,44 @@ impl WorkerPoolExecutor {
     /// Calls the function with each item on the workers, and gives the results in the order of the
     /// items.
     ///
-    /// All items are read, and submitted one by one, before the call returns; an endless input never
-    /// does. With [`max_pending`](crate::Builder::max_pending) it blocks meanwhile as `submit` does. The results come as an iterator, or with [`Map::into_stream`] as a stream. It ends after
-    /// the first error; what has not begun then is cancelled. So it is when an iterator is dropped
-    /// that was used; one that was never used lets the tasks run.
+    /// The results come as an iterator, or with [`Map::into_stream`] as a stream. It ends after the first error;
+    /// tasks that have not begun by then are cancelled. They are also cancelled when the iterator is dropped, unless
+    /// it was never used: then all of them run.
     ///
-    /// For several inputs zip them: `executor.map(|(a, b)| a + b, xs.zip(ys))`. Small tasks go
-    /// faster many at a time: see [`chunksize`](WorkerPoolExecutor::chunksize).
+    /// Each item is a task of its own. Small ones go faster many at a time: see
+    /// [`chunksize`](WorkerPoolExecutor::chunksize). For several inputs zip them. An input that is endless needs
+    /// [`buffersize`](Mapping::buffersize).
     ///
     /// A range of whole numbers is not collected: each number is made where it is needed. A `Vec` is worked
     /// off where it is.
     ///
     /// Python's `Executor.map()`.
     ///
+    /// # Blocking
+    ///
+    /// The call reads all items and submits them before it returns; with
+    /// [`max_pending`](crate::Builder::max_pending) it waits for room meanwhile. The iterator blocks until the next
+    /// result is there; the stream does not.
+    ///
     /// # Panics
     ///
     /// If the input does; the executor goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+    /// for square in executor.map(|x: u64| x * x, 0..5) {
+    ///     println!("{}", square?);
+    /// }
+    /// // Two inputs, and all results at once.
+    /// let sums = executor.map(|(a, b): (u32, u32)| a + b, (0..3).zip(10..)).into_vec()?;
+    /// assert_eq!(sums, [10, 12, 14]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn map<F, I, R>(&self, function: F, items: I) -> Map<R>
     where
         F: Fn(I::Item) -> R + Send + Sync + 'static,
@@ -243,9 +286,10 @@ impl WorkerPoolExecutor {
         Mapping::new(self).map(function, items)
     }
 
-    /// For [`map`](WorkerPoolExecutor::map)s that give the workers so many items at a time.
+    /// Settings for a [`map`](Mapping::map) that gives the workers so many items at a time, at least 1. A chunk of
+    /// 0 is an error, which the iterator gives: [`TaskError::InvalidArgument`](crate::TaskError::InvalidArgument).
     ///
-    /// A chunk travels as one task and runs on one worker. 0 is an error, which the iterator gives.
+    /// A chunk travels as one task and runs on one worker.
     ///
     /// # Examples
     ///
@@ -262,20 +306,20 @@ impl WorkerPoolExecutor {
         Mapping::new(self).chunksize(chunksize)
     }
 
-    /// For [`map`](WorkerPoolExecutor::map)s that must give all results within this time, counted
-    /// from the call.
+    /// Settings for a [`map`](Mapping::map) that must give all results within this time, counted from the call of
+    /// `map`.
     pub fn timeout(&self, timeout: Duration) -> Mapping<'_> {
         Mapping::new(self).timeout(timeout)
     }
 
-    /// Accepts no more tasks; may be called again.
+    /// Accepts no more tasks. It may be called again.
     ///
-    /// What was submitted is completed, or, with `cancel_futures`, cancelled if it has not begun, but for as
-    /// many tasks as there are workers that were just started for them. With `wait` the call returns when all
-    /// that is done and the workers have ended.
+    /// What was submitted is completed. With `cancel_futures`, tasks that have not begun are cancelled instead,
+    /// except that a worker that was just started still gets the task that it was started for. With `wait` the call
+    /// returns when all that is done, callbacks included, and the workers have ended.
     ///
-    /// Callbacks are waited for as well. Called by one of the executor's own tasks or callbacks it does not wait, since
-    /// that would wait for itself.
+    /// Called by one of the executor's own tasks or callbacks it does not wait, since that would be to wait for
+    /// itself.
     ///
     /// Python's `Executor.shutdown()`.
     ///
@@ -283,6 +327,21 @@ impl WorkerPoolExecutor {
     ///
     /// With `wait`, until the workers have ended; use
     /// [`shutdown_async`](WorkerPoolExecutor::shutdown_async) in async code.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, TaskError, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+    /// let before = executor.submit(|| 2 + 2);
+    /// executor.shutdown(true, false);
+    /// assert!(before.done());
+    /// let after = executor.submit(|| 2 + 2);
+    /// assert_eq!(after.result(), Err(TaskError::Shutdown));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shutdown(&self, wait: bool, cancel_futures: bool) {
         self.scheduler.close(Queued::cancelled_if(cancel_futures));
         if wait && !self.scheduler.is_current() {
@@ -291,23 +350,24 @@ impl WorkerPoolExecutor {
         }
     }
 
-    /// How long tasks that are [asked](crate::cancelled()) to end are waited for at a
-    /// [`shutdown_timeout`](WorkerPoolExecutor::shutdown_timeout).
+    /// How long a [`shutdown_timeout`](WorkerPoolExecutor::shutdown_timeout) waits for tasks that it has
+    /// [asked](crate::cancelled()) to end.
     pub const GRACE: Duration = Duration::from_millis(200);
 
-    /// Accepts no more tasks, and completes what was submitted if that takes no longer than this; says
-    /// whether it did.
+    /// Accepts no more tasks, and waits for so long at most until what was submitted is completed; says
+    /// whether it is.
     ///
-    /// When the time is up, what has not begun is cancelled, and the tasks that run are asked to end:
-    /// [`cancelled()`](crate::cancelled()) is true for them. After [`GRACE`](WorkerPoolExecutor::GRACE)
-    /// the rest is given up as by [`kill_workers`](WorkerPoolExecutor::kill_workers). So all futures are
-    /// done when the call returns, and no worker process is left; a thread may still be at its task.
+    /// When the time is up, tasks that have not begun are cancelled, and those that run are asked to end:
+    /// [`cancelled()`](crate::cancelled()) is true for them. What is left after another
+    /// [`GRACE`](WorkerPoolExecutor::GRACE) is given up, as by [`kill_workers`](WorkerPoolExecutor::kill_workers).
+    /// So all futures are done when the call returns, and no worker process is left; a thread may still be at its
+    /// task.
     ///
-    /// Called by one of the executor's own tasks or callbacks it does not wait, and is `false`.
+    /// Called by one of the executor's own tasks or callbacks it does not wait, and gives `false`.
     ///
     /// # Blocking
     ///
-    /// For the time and the grace, and for as long as it takes to kill processes; use
+    /// For the timeout, the grace, and as long as it takes to kill processes; use
     /// [`shutdown_timeout_async`](WorkerPoolExecutor::shutdown_timeout_async) in async code.
     ///
     /// # Examples
@@ -358,7 +418,7 @@ impl WorkerPoolExecutor {
         in_time
     }
 
-    /// Like [`shutdown_timeout`](WorkerPoolExecutor::shutdown_timeout), from async code.
+    /// The async twin of [`shutdown_timeout`](WorkerPoolExecutor::shutdown_timeout).
     ///
     /// # Cancel safety
     ///
@@ -399,8 +459,8 @@ impl WorkerPoolExecutor {
     /// Accepts no more tasks, and ends the workers at once: every task without a result fails with
     /// [`TaskError::Terminated`](crate::TaskError::Terminated).
     ///
-    /// Worker processes are killed. A thread cannot be: it finishes the task that it is at, for which
-    /// [`cancelled()`](crate::cancelled()) is true, but its future is done at once. The call does not
+    /// Worker processes are killed. A thread cannot be killed: it goes on with its task, for which
+    /// [`cancelled()`](crate::cancelled()) is true, but the task's future is done at once. The call does not
     /// wait for the workers' end; [`shutdown`](WorkerPoolExecutor::shutdown) does.
     ///
     /// Python's `ProcessPoolExecutor.kill_workers()`.
@@ -427,7 +487,7 @@ impl WorkerPoolExecutor {
         self.scheduler.terminate();
     }
 
-    /// Like `shutdown(true, cancel_futures)`, from async code.
+    /// The async twin of [`shutdown(true, cancel_futures)`](WorkerPoolExecutor::shutdown).
     ///
     /// # Cancel safety
     ///

@@ -23,10 +23,10 @@ use crate::{
 /// The result of a task that was submitted.
 ///
 /// It is a [`Future`] on any runtime, and [`result`](TaskFuture::result) waits for it without one.
-/// The result is handed out once: by the first `.await`, `result` or callback that takes it. Errors
-/// stay.
+/// The result is handed out once, to the first `.await`, `result` or callback that takes it. Whoever comes later
+/// gets [`TaskError::Taken`]. An error is handed out to everybody.
 ///
-/// Dropping it leaves the task alone; [`cancel`](TaskFuture::cancel) is how to stop a task that has
+/// Dropping the future leaves the task alone. [`cancel`](TaskFuture::cancel) is how to stop a task that has
 /// not begun, [`kill`](TaskFuture::kill) how to stop any.
 ///
 /// Python's `concurrent.futures.Future`.
@@ -35,6 +35,30 @@ use crate::{
 ///
 /// A future that is dropped or left before it is ready takes nothing: with
 /// `tokio::time::timeout(limit, &mut future)` the result can still be had afterwards.
+///
+/// # Examples
+///
+/// ```
+/// use freethreading::{Backend, TaskError, WorkerPoolExecutor, task};
+///
+/// fn divide(a: u32, b: u32) -> u32 {
+///     a / b
+/// }
+///
+/// # fn main() -> Result<(), freethreading::Error> {
+/// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+/// let three = executor.submit(task!(divide(6, 2)));
+/// let failed = executor.submit(task!(divide(6, 0)));
+/// assert_eq!(three.result()?, 3);
+/// assert!(matches!(failed.result(), Err(TaskError::Panicked(_))));
+/// # futures::executor::block_on(async {
+/// // In async code:
+/// let three = executor.submit(task!(divide(6, 2))).await?;
+/// # assert_eq!(three, 3);
+/// # Ok(())
+/// # })
+/// # }
+/// ```
 #[must_use = "the task runs all the same, but its errors go unseen"]
 pub struct TaskFuture<R> {
     shared: Arc<dyn Shared<R>>,
@@ -78,7 +102,7 @@ impl<R> TaskFuture<R> {
     ///
     /// # Errors
     ///
-    /// Why there is no result; [`TaskError::effect`] says whether the task ran.
+    /// The [`TaskError`] says why there is no result, and [`TaskError::effect`] whether the task ran.
     pub fn result(&self) -> Result<R, TaskError> {
         self.shared.take(None)
     }
@@ -91,7 +115,7 @@ impl<R> TaskFuture<R> {
     ///
     /// # Errors
     ///
-    /// Those of [`result`](TaskFuture::result), and [`TaskError::Timeout`]: the task goes on.
+    /// Those of [`result`](TaskFuture::result), and [`TaskError::Timeout`] if the time is up; the task goes on.
     pub fn result_timeout(&self, timeout: Duration) -> Result<R, TaskError> {
         // A time that the clock cannot tell is as good as for ever.
         self.shared.take(Instant::now().checked_add(timeout))
@@ -138,20 +162,25 @@ impl<R> TaskFuture<R> {
 
     /// Cancels the task if it has not begun; says whether it is cancelled.
     ///
-    /// A task that a worker process was given has begun. Callbacks run before the call returns.
+    /// A task that a worker process has taken has begun. Callbacks are called before this returns.
     pub fn cancel(&self) -> bool {
         Arc::clone(&self.shared).cancel()
     }
 
     /// Ends the task, whether it has begun or not; says whether it is cancelled or being ended.
     ///
-    /// A task that has not begun is [cancelled](TaskFuture::cancel). The worker process of one that runs
-    /// is killed, and the future's error is [`TaskError::Killed`] when it is gone; other tasks and
-    /// workers are not touched, and the process is replaced when it is needed. A thread cannot be
-    /// killed: [`cancelled()`](crate::cancelled()) is true for the task from now on, and the future
+    /// A task that has not begun is [cancelled](TaskFuture::cancel). The worker process of a task that runs
+    /// is killed, and the future's error is [`TaskError::Killed`] as soon as the process is gone. Other tasks and
+    /// workers are not touched, and another process takes its place when there is need for it. A thread cannot be
+    /// killed: [`cancelled()`](crate::cancelled()) is true for its task from now on, and the future
     /// gives what the task returns.
     ///
-    /// It is `false` for a task that is over, by any other way than these.
+    /// Of a task that is over it is `false`, unless that was cancelled, killed or terminated with its workers.
+    ///
+    /// # Blocking
+    ///
+    /// Not until the task has ended. The call waits only while a worker process is between two tasks, so that nobody
+    /// knows yet which of them to end: some microseconds, or where the process was stopped just then, a second.
     ///
     /// # Examples
     ///
@@ -177,12 +206,12 @@ impl<R> TaskFuture<R> {
         Arc::clone(&self.shared).kill()
     }
 
-    /// Has the task ended as by [`kill`](TaskFuture::kill) when it has run for so long, with
-    /// [`TaskError::TimeLimit`] as the error on processes.
+    /// Has the task ended, as by [`kill`](TaskFuture::kill), when it has run for so long. On processes the error is
+    /// [`TaskError::TimeLimit`] then.
     ///
-    /// The time counts from when a worker begins with the task, or from now if one has begun. Of several
-    /// limits, also [`task_timeout`](crate::Builder::task_timeout), the shortest counts. To stop waiting
-    /// and leave the task alone is what [`result_timeout`](TaskFuture::result_timeout) is for.
+    /// The time counts from the moment when a worker begins with the task, or from now if one has begun. Of several
+    /// limits, [`task_timeout`](crate::Builder::task_timeout) included, the shortest counts. To stop waiting
+    /// and leave the task alone, use [`result_timeout`](TaskFuture::result_timeout).
     ///
     /// # Examples
     ///
@@ -226,11 +255,11 @@ impl<R> TaskFuture<R> {
 
     /// Has the callback called with this future, once it is done.
     ///
-    /// Callbacks are called in the order in which they were added, each once, on the thread that
-    /// ended the task or, for worker processes, on one made for such calls, of which there are more where they take
-    /// long; on a future that is done, right here. A [shutdown](crate::WorkerPoolExecutor::shutdown) and the end of the
-    /// program wait for them. To wait for the executor in one of them may be to wait for oneself. A panic in one of
-    /// them is reported and ends there.
+    /// Callbacks are called once each, in the order in which they were added: right here if the future is done, else
+    /// on the worker thread or by whoever cancels the task. For worker processes there are threads for such calls, so
+    /// that one that takes long does not hold up the others. A [shutdown](crate::WorkerPoolExecutor::shutdown) and the
+    /// end of the program wait for callbacks; so a callback that waits for its own executor may wait for itself. A
+    /// panic in a callback is reported and ends there.
     ///
     /// # Examples
     ///

@@ -25,8 +25,7 @@ use crate::{
     task::Portable,
 };
 
-/// A [`map`](Mapping::map) with settings: how many items a worker gets at a time, and how long it may
-/// take.
+/// The settings of a [`map`](Mapping::map): how many items a worker gets at a time, and how long all of it may take.
 ///
 /// Made by [`WorkerPoolExecutor::chunksize`] and [`WorkerPoolExecutor::timeout`].
 #[derive(Clone, Copy, Debug)]
@@ -46,21 +45,21 @@ impl<'a> Mapping<'a> {
         }
     }
 
-    /// Gives the workers so many items at a time, at least 1.
+    /// Gives the workers so many items at a time, at least 1: see [`WorkerPoolExecutor::chunksize`].
     pub fn chunksize(mut self, chunksize: usize) -> Self {
         self.chunksize = chunksize;
         self
     }
 
-    /// All results must be there within this time, counted from the call of `map`; the iterator gives
-    /// [`TaskError::Timeout`] when it is up.
+    /// All results must be there within this time, counted from the call of `map`. When it is up, the iterator gives
+    /// [`TaskError::Timeout`], and ends.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Reads the items as results are taken, so many chunks ahead of them at most, at least 1: for inputs
-    /// that are endless or do not fit into memory. A [`timeout`](Mapping::timeout) has no effect then.
+    /// Reads the items as results are taken, for inputs that are endless or do not fit into memory. So many chunks
+    /// are under way at most, at least 1. A [`timeout`](Mapping::timeout) has no effect then.
     ///
     /// Python's `buffersize`.
     ///
@@ -84,6 +83,10 @@ impl<'a> Mapping<'a> {
     }
 
     /// Calls the function with each item on the workers: see [`WorkerPoolExecutor::map`].
+    ///
+    /// # Blocking
+    ///
+    /// As [`WorkerPoolExecutor::map`].
     ///
     /// # Panics
     ///
@@ -171,7 +174,12 @@ pub struct Buffered<'a> {
 
 impl Buffered<'_> {
     /// Calls the function with each item on the workers, and gives the results in the order of the
-    /// items; one that fails is an `Err` among them.
+    /// items. An item that fails is an `Err` among them.
+    ///
+    /// # Blocking
+    ///
+    /// The call reads the first items, and does not wait for results. The iterator blocks until the next result is
+    /// there; [`Imap::into_stream`] does not.
     ///
     /// # Errors
     ///
@@ -186,7 +194,7 @@ impl Buffered<'_> {
         Ok(self.recipe(function)?.imap(items.into_iter()))
     }
 
-    /// The same for the items of a stream; the results are a stream as well.
+    /// Like [`map`](Buffered::map), for the items of a stream; the results are a stream as well.
     ///
     /// # Errors
     ///
@@ -232,7 +240,8 @@ fn zero_chunksize() -> TaskError {
 
 /// The results of a [`map`](WorkerPoolExecutor::map), in the order of its items.
 ///
-/// It ends after the first error. Dropping one that was used cancels what has not begun.
+/// It ends after the first error. Dropping it cancels the tasks that have not begun, unless it was never used: then
+/// all of them run.
 #[must_use = "the tasks run all the same, but their errors go unseen"]
 pub struct Map<R> {
     /// What comes after `values`.
@@ -267,7 +276,7 @@ impl<R> Map<R> {
     ///
     /// # Errors
     ///
-    /// The first error; what has not begun then is cancelled.
+    /// The first error; tasks that have not begun by then are cancelled.
     pub fn into_vec(mut self) -> Result<Vec<R>, TaskError> {
         self.used = true;
         let mut results: Vec<R> = self.values.take().into_iter().flatten().collect();
@@ -297,7 +306,27 @@ impl<R> Map<R> {
         })
     }
 
-    /// The results as a stream.
+    /// The results as a stream, which ends after the first error as well.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures::TryStreamExt;
+    /// # use freethreading::{Backend, Error, WorkerPoolExecutor};
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// # futures::executor::block_on(async {
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+    /// let mut squares = executor.map(|x: u64| x * x, 0..5).into_stream();
+    /// let mut sum = 0;
+    /// while let Some(square) = squares.try_next().await? {
+    ///     sum += square;
+    /// }
+    /// assert_eq!(sum, 30);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
     pub fn into_stream(self) -> MapStream<R> {
         MapStream {
             map: self,

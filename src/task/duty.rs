@@ -20,13 +20,13 @@ thread_local! {
     static DUTY: RefCell<Option<Arc<dyn Duty>>> = const { RefCell::new(None) };
 }
 
-/// Whether the task that calls this is to end: it was killed, its time is over, or its executor does
-/// not wait any longer.
+/// Whether the task that calls this is to end: it was killed, its time is over, its workers were terminated, or a
+/// shutdown does not wait any longer.
 ///
-/// A long task that looks now and then, and returns early, can be stopped on threads too, where nothing
-/// else can stop it; what it returns is its result. A worker process is killed when its task is to end,
-/// but at a [`shutdown_timeout`](crate::WorkerPoolExecutor::shutdown_timeout) its task is asked before.
-/// In what a task starts itself, on other threads, and outside of tasks it is `false`.
+/// A long task should look now and then, and return early; what it returns is its result. Nothing else can stop a
+/// task on a thread. A worker process is killed when its task is to end, but a
+/// [`shutdown_timeout`](crate::WorkerPoolExecutor::shutdown_timeout) asks its task first. Outside of tasks, and on
+/// threads that a task has started, it is `false`.
 ///
 /// # Examples
 ///
