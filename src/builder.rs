@@ -46,7 +46,10 @@ pub(crate) trait Built: Sized {
     fn of(scheduler: Arc<Scheduler>, backend: Backend, max_workers: usize) -> Self;
 }
 
-/// Builds a [`WorkerPoolExecutor`] or another owner of workers, with settings.
+/// Builds a [`WorkerPoolExecutor`] or a [`WorkerPool`](crate::WorkerPool), with settings.
+///
+/// It is made by [`WorkerPoolExecutor::builder`] and [`WorkerPool::builder`](crate::WorkerPool::builder). A clone has
+/// the same settings. What cannot work is an error of [`build`](Builder::build), not of the setting.
 ///
 /// # Examples
 ///
@@ -94,8 +97,7 @@ impl<T> Builder<T> {
         }
     }
 
-    /// The number of workers, at least 1: for an executor the largest number at a time, for a pool the
-    /// number that it always has.
+    /// The number of workers, at least 1. An executor has so many at most, a pool always has so many.
     ///
     /// By default it is the number of CPUs that this process may use; for an executor on threads, as in
     /// Python, 4 more, but at most 32.
@@ -110,44 +112,96 @@ impl<T> Builder<T> {
         self
     }
 
-    /// What the workers' names begin with; a number follows.
+    /// What the workers' names begin with; `_` and a number follow. By default it is unique, such as
+    /// `ThreadPoolExecutor-0`.
+    ///
+    /// Python's `thread_name_prefix`.
     pub fn name_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.name_prefix = Some(prefix.into());
         self
     }
 
-    /// A task that every worker runs before its first one, also a worker that replaces another.
+    /// A task that every worker runs before its first one, also a worker that replaces another. What it returns is
+    /// dropped; it fails if it panics.
     ///
     /// Its arguments are encoded once, now. When it fails, its worker ends and another is tried;
     /// after three failures in a row the workers are given up: all tasks, present and future, fail
-    /// with [`TaskError::Broken`]. Where worker processes die of it, or before they can be of use, that takes three
-    /// deaths for each worker that there may be.
+    /// with [`TaskError::Broken`]. Where worker processes die of it, or before they were of any use, it takes three
+    /// deaths in a row for each worker that there was at a time.
+    ///
+    /// Python's `initializer` and `initargs`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::OnceLock;
+    ///
+    /// use freethreading::{Backend, WorkerPoolExecutor, task};
+    ///
+    /// static PATTERN: OnceLock<String> = OnceLock::new();
+    ///
+    /// fn set_up(pattern: String) {
+    ///     let _ = PATTERN.set(pattern); // Threads share it: the first one has set it.
+    /// }
+    ///
+    /// fn count(text: String) -> usize {
+    ///     text.matches(PATTERN.get().unwrap()).count()
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # freethreading::init();
+    /// let executor = WorkerPoolExecutor::builder()
+    ///     .backend(Backend::Multiprocessing)
+    ///     .initializer(task!(set_up("an".to_string())))
+    ///     .build()?;
+    /// assert_eq!(executor.submit(task!(count("banana".to_string()))).result()?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn initializer<M>(mut self, task: impl IntoTask<M>) -> Self {
         self.initializer = Some(EncodedTask::of(task).map_err(TaskError::Encode));
         self
     }
 
     /// The largest frame, in bytes, that may go to a worker process or come back: the encoded
-    /// arguments or result of one task, or of one chunk, and some 40 bytes. 1 GiB by default.
+    /// arguments or result of one task, or of one chunk, and some 40 bytes. 1 GiB by default, at least 1 KiB.
     ///
-    /// It is the same limit for what is large and travels in shared memory, where the frame only says
-    /// where it is.
-    /// What is larger is an error of its task, [`TaskError::TooLarge`]. Threads know no limit.
+    /// What is larger is an error of its task, [`TaskError::TooLarge`], also where it would travel in shared memory.
+    /// Threads know no limit.
     pub fn max_frame_len(mut self, bytes: usize) -> Self {
         self.processes.max_frame_len = bytes;
         self
     }
 
-    /// How worker processes are started, if not by running this executable again.
+    /// How worker processes are started, if not by running this executable again. It has no effect on threads.
     pub fn launcher(mut self, launcher: Launcher) -> Self {
         self.processes.launcher = Some(launcher);
         self
     }
 
-    /// How many tasks a worker runs; then it ends, and another replaces it when needed. Any number by
-    /// default, at least 1.
+    /// How many tasks a worker runs, at least 1; any number by default. Then it ends, and another one replaces it
+    /// when there is need for it.
     ///
-    /// For tasks that leave something behind: memory, files, state. Python's `max_tasks_per_child`.
+    /// It is for tasks that leave something behind: memory, files, state.
+    ///
+    /// Python's `max_tasks_per_child` and `maxtasksperchild`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{Backend, WorkerPoolExecutor, get_ident};
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// let executor = WorkerPoolExecutor::builder()
+    ///     .backend(Backend::Threading)
+    ///     .max_workers(1)
+    ///     .max_tasks_per_child(1)
+    ///     .build()?;
+    /// let (one, two) = (executor.submit(get_ident), executor.submit(get_ident));
+    /// assert_ne!(one.result()?, two.result()?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
         self.max_tasks_per_child = Some(tasks);
         self
@@ -155,17 +209,53 @@ impl<T> Builder<T> {
 
     /// How many bytes of memory each worker process may have of its own; for worker processes only.
     ///
-    /// Where there is no more, the allocation fails; that ends the process, and costs the task at hand:
+    /// An allocation beyond that fails. That ends the process, and costs the task at hand:
     /// [`TaskError::WorkerDied`]. What counts is what the system calls data (`RLIMIT_DATA`): the heap, the
-    /// stacks of its threads in full, and what the program itself needs, some MiB. Memory that is shared,
-    /// as that of the primitives, does not.
+    /// stacks of its threads in full, and what the program itself needs, some MiB. Shared memory, as that of the
+    /// primitives, does not count.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{Backend, TaskError, WorkerPoolExecutor};
+    ///
+    /// fn greedy() -> usize {
+    ///     vec![1u8; 1 << 30].len()
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # freethreading::init();
+    /// let executor = WorkerPoolExecutor::builder()
+    ///     .backend(Backend::Multiprocessing)
+    ///     .memory_limit(256 << 20)
+    ///     .build()?;
+    /// assert!(matches!(executor.submit(greedy).result(), Err(TaskError::WorkerDied(_))));
+    /// assert_eq!(executor.submit(|| 2 + 2).result()?, 4); // on another worker
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.processes.memory_limit = Some(bytes);
         self
     }
 
-    /// A variable in the environment of the worker processes, beside those of this process; for worker
-    /// processes only. It may be called again for others.
+    /// A variable for the environment of the worker processes, in addition to those of this process; for worker
+    /// processes only. Call it once for each variable.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, WorkerPoolExecutor};
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # freethreading::init();
+    /// let executor = WorkerPoolExecutor::builder()
+    ///     .backend(Backend::Multiprocessing)
+    ///     .env("LEVEL", "debug")
+    ///     .build()?;
+    /// assert_eq!(executor.submit(|| std::env::var("LEVEL").unwrap()).result()?, "debug");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         let variable = (key.as_ref().into(), value.as_ref().into());
         self.processes.surroundings.env.push(variable);
@@ -175,17 +265,17 @@ impl<T> Builder<T> {
     /// The directory that worker processes start in, instead of this process's; for worker processes
     /// only.
     ///
-    /// One that does not exist then is an error of the tasks, or of a pool's `build`:
-    /// [`TaskError::Start`].
+    /// If it does not exist when a worker is started, that is an error of the task for which it was started,
+    /// [`TaskError::Start`], or of a pool's `build`, [`Error::Start`].
     pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
         self.processes.surroundings.current_dir = Some(directory.as_ref().into());
         self
     }
 
     /// How long a task may run, as if each were given
-    /// [`kill_after`](crate::TaskFuture::kill_after); for ever by default.
+    /// [`kill_after`](crate::TaskFuture::kill_after); for ever by default, and not 0.
     ///
-    /// What travels as one task, as a chunk of a map does, has that time as a whole.
+    /// A chunk of a map is one task, and has that time as a whole.
     pub fn task_timeout(mut self, limit: Duration) -> Self {
         self.task_timeout = Some(limit);
         self
@@ -193,13 +283,13 @@ impl<T> Builder<T> {
 
     /// How many tasks may wait for a worker, at least 1; any number by default.
     ///
-    /// Tasks that free or new workers are about to take do not count. Where as many wait, an executor's
+    /// Tasks that free or new workers are about to take do not count. Where so many wait, an executor's
     /// [`submit`](WorkerPoolExecutor::submit) and a pool's
     /// [`apply_async`](crate::WorkerPool::apply_async) block; [`submit_async`](WorkerPoolExecutor::submit_async)
     /// and [`apply_queued`](crate::WorkerPool::apply_queued) wait in async code, and
     /// [`try_submit`](WorkerPoolExecutor::try_submit) and
-    /// [`try_apply_async`](crate::WorkerPool::try_apply_async) give the task back. A map of a pool is not
-    /// held up by it.
+    /// [`try_apply_async`](crate::WorkerPool::try_apply_async) give the task back. The maps of a pool, and those with
+    /// a [`buffersize`](crate::Mapping::buffersize), do not heed the limit: they submit a few chunks at a time.
     pub fn max_pending(mut self, max_pending: usize) -> Self {
         self.max_pending = Some(max_pending);
         self
@@ -207,9 +297,9 @@ impl<T> Builder<T> {
 }
 
 impl Builder<WorkerPoolExecutor> {
-    /// How long a worker waits for a task before it ends; for ever by default.
+    /// How long a worker waits for a task before it ends; for ever by default. A pool has no such setting.
     ///
-    /// Another is started when there is need for it. A task that comes just then is not lost.
+    /// Another worker is started when there is need for it. A task that comes just as a worker ends is not lost.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = Some(timeout);
         self
@@ -227,9 +317,9 @@ impl<T: Built> Builder<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for a setting that cannot work, as 0 for any of the numbers, or one for
-    /// worker processes where the workers are threads; the text says which.
-    /// [`Error::InvalidBackend`] if the environment asks for one that does not exist.
+    /// [`Error::InvalidArgument`] for a setting that cannot work: 0 for any of the numbers, or `memory_limit`, `env` or
+    /// `current_dir` where the workers are threads; the text says which.
+    /// [`Error::InvalidBackend`] if the environment names no backend, and the builder was not told one.
     /// [`Error::NotInitialized`] for process workers in a program that has not called
     /// [`init`](crate::init()). [`Error::Task`] if the initializer's arguments could not be encoded.
     /// [`Error::Start`] if the system refuses a worker of a pool; those that were started are gone then.
