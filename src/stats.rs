@@ -15,21 +15,22 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 pub struct Stats {
     /// How many tasks wait for a worker.
     pub queued: usize,
-    /// How many tasks the workers are at.
+    /// How many tasks the workers are running.
     pub running: usize,
     /// How many tasks have given a result, since the beginning.
     pub completed: u64,
-    /// How many tasks have begun and given an error instead.
+    /// How many tasks have begun and given an error instead. Tasks that were cancelled before are not counted.
     pub failed: u64,
     /// How many workers were started in the place of one that had ended.
     pub restarted: u64,
-    /// The workers that there are.
+    /// The workers that there are now.
     pub workers: Vec<WorkerStats>,
 }
 
 /// What one worker is doing.
 ///
-/// The task of a [`map`](crate::WorkerPool::map) is a chunk, or all that a worker does for it.
+/// What counts as a task of a [`map`](crate::WorkerPool::map) is a chunk, or on threads, without a chunksize, all that
+/// a worker does for the map.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerStats {
@@ -39,9 +40,9 @@ pub struct WorkerStats {
     pub ident: Option<u64>,
     /// Its [`rank`](crate::Worker::rank).
     pub rank: Option<usize>,
-    /// The function of the task that it is at, if it is at one.
+    /// The path of the function that it is running, if it is running a task.
     pub task: Option<&'static str>,
-    /// For how long it has been at that task; exact to some milliseconds.
+    /// For how long it has been running that task; exact to some milliseconds.
     pub running_for: Option<Duration>,
     /// How many of its tasks have given a result.
     pub completed: u64,

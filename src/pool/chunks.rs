@@ -44,9 +44,17 @@ impl Chunks<'_> {
 
     /// See [`WorkerPool::map`].
     ///
+    /// # Blocking
+    ///
+    /// As [`WorkerPool::map`].
+    ///
     /// # Errors
     ///
     /// Those of [`WorkerPool::map`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    ///
+    /// # Panics
+    ///
+    /// If the input does; the pool goes on.
     pub fn map<F, I, R>(self, function: F, items: I) -> Result<Vec<R>, Error>
     where
         F: Fn(I::Item) -> R + Send + Sync + 'static,
@@ -59,9 +67,17 @@ impl Chunks<'_> {
 
     /// See [`WorkerPool::map_async`].
     ///
+    /// # Blocking
+    ///
+    /// While the input is read to its end.
+    ///
     /// # Errors
     ///
     /// Those of [`WorkerPool::map_async`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    ///
+    /// # Panics
+    ///
+    /// If the input does; the pool goes on.
     pub fn map_async<F, I, R>(self, function: F, items: I) -> Result<AsyncResult<Vec<R>>, Error>
     where
         F: Fn(I::Item) -> R + Send + Sync + 'static,
@@ -93,9 +109,17 @@ impl Chunks<'_> {
 
     /// See [`WorkerPool::starmap`].
     ///
+    /// # Blocking
+    ///
+    /// As [`WorkerPool::map`].
+    ///
     /// # Errors
     ///
     /// Those of [`WorkerPool::map`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    ///
+    /// # Panics
+    ///
+    /// If the input does; the pool goes on.
     pub fn starmap<F, I, R>(self, function: F, items: I) -> Result<Vec<R>, Error>
     where
         F: Callable<I::Item, Output = R>,
@@ -108,9 +132,17 @@ impl Chunks<'_> {
 
     /// See [`WorkerPool::starmap_async`].
     ///
+    /// # Blocking
+    ///
+    /// While the input is read to its end.
+    ///
     /// # Errors
     ///
     /// Those of [`WorkerPool::map_async`], and [`Error::InvalidArgument`] for a chunksize of 0.
+    ///
+    /// # Panics
+    ///
+    /// If the input does; the pool goes on.
     pub fn starmap_async<F, I, R>(self, function: F, items: I) -> Result<AsyncResult<Vec<R>>, Error>
     where
         F: Callable<I::Item, Output = R>,
@@ -122,6 +154,10 @@ impl Chunks<'_> {
     }
 
     /// See [`WorkerPool::imap`].
+    ///
+    /// # Blocking
+    ///
+    /// As [`WorkerPool::imap`].
     ///
     /// # Errors
     ///
@@ -137,6 +173,10 @@ impl Chunks<'_> {
     }
 
     /// See [`WorkerPool::imap_unordered`].
+    ///
+    /// # Blocking
+    ///
+    /// As [`WorkerPool::imap`].
     ///
     /// # Errors
     ///

@@ -34,8 +34,10 @@ use window::{ChunkOutcome, Window};
 /// [`imap_unordered`](crate::WorkerPool::imap_unordered), as they come.
 ///
 /// The input is read as results are taken, a few chunks ahead of them, so it may be endless. An item
-/// that fails is an `Err` among the others, after which the iterator goes on; an input that panics is one,
-/// too, and the last. Dropping the iterator cancels what has not begun.
+/// that fails is an `Err` among the others, after which the iterator goes on. An input that panics is an `Err`, too,
+/// and the last one. Dropping the iterator cancels the tasks that have not begun.
+///
+/// It is made by a pool, and by an executor's [`map`](crate::Buffered::map) with a buffersize.
 ///
 /// Python's `multiprocessing.pool.IMapIterator`.
 #[must_use = "a few items are worked on ahead, the others when results are taken"]
@@ -243,7 +245,7 @@ where
         }
     }
 
-    /// The next result, if it comes in time.
+    /// The next result, if it comes in time; `None` after the last one.
     ///
     /// Python's `next(timeout)`.
     ///
@@ -253,7 +255,7 @@ where
     ///
     /// # Errors
     ///
-    /// An item that is [`TaskError::Timeout`] if the time is up; the result comes with a later call.
+    /// [`TaskError::Timeout`] if the time is up; the result comes with a later call.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
         // A time that the clock cannot tell is as good as for ever.
         self.next_until(Instant::now().checked_add(timeout))

@@ -42,12 +42,12 @@ use crate::{
 
 /// A fixed number of workers, all of which are started at once.
 ///
-/// Dropping a pool [terminates](WorkerPool::terminate) it, and so does the end of the program: to have
+/// Dropping a pool [terminates](WorkerPool::terminate) it, and so does the end of the program. To have
 /// everything done, [`close`](WorkerPool::close) it and [`join`](WorkerPool::join) it, or wait for the
 /// results. A worker process that dies costs the task that it was running, and is replaced.
 ///
-/// Once a pool was closed or terminated, each of its methods that take work gives
-/// [`Error::NotRunning`].
+/// Once a pool was closed or terminated, each method that takes work gives [`Error::NotRunning`]; once it is broken,
+/// [`Error::Task`] with [`TaskError::Broken`].
 ///
 /// Python's `multiprocessing.Pool`, and its `ThreadPool`.
 ///
@@ -65,7 +65,7 @@ use crate::{
 /// assert_eq!(pool.apply(task!(square(3)))?, 9);
 /// assert_eq!(pool.map(square, 0..5)?, [0, 1, 4, 9, 16]);
 /// assert_eq!(pool.starmap(u64::pow, [(2, 3), (3, 2)])?, [8, 9]);
-/// for square in pool.imap(square, 0..).expect("it was not closed").take(3) {
+/// for square in pool.imap(square, 0..)?.take(3) {
 ///     println!("{}", square?);
 /// }
 /// pool.close();
@@ -136,23 +136,28 @@ impl WorkerPool {
 
     /// Runs a task on a worker, and gives its result.
     ///
+    /// Python's `Pool.apply()`.
+    ///
     /// # Blocking
     ///
-    /// Until the task is done; `.await` [`apply_async`](WorkerPool::apply_async) in async code.
+    /// Until the task is done; `.await` the result of [`apply_async`](WorkerPool::apply_async) in async code.
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`]; [`Error::Task`], if the task gave no result.
+    /// [`Error::NotRunning`] if the pool was closed or terminated. [`Error::Task`] if the task gave no result.
     pub fn apply<M, T: IntoTask<M>>(&self, task: T) -> Result<T::Output, Error> {
         Ok(self.apply_async(task)?.get()?)
     }
 
-    /// What it and its workers are doing at this moment.
+    /// What it and its workers are doing at this moment, as with
+    /// [`WorkerPoolExecutor::stats`](crate::WorkerPoolExecutor::stats).
     pub fn stats(&self) -> Stats {
         self.scheduler.stats()
     }
 
-    /// Has a task run on a worker.
+    /// Has a task run on a worker, without waiting for the result.
+    ///
+    /// Python's `Pool.apply_async()`. It is not an async method: what it gives can be awaited.
     ///
     /// # Blocking
     ///
@@ -161,7 +166,22 @@ impl WorkerPool {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`], also where the pool is closed meanwhile.
+    /// [`Error::NotRunning`] if the pool was closed or terminated, also while the call waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, Error, WorkerPool, task};
+    /// # fn main() -> Result<(), Error> {
+    /// let pool = WorkerPool::builder().max_workers(2).backend(Backend::Threading).build()?;
+    /// let result = pool
+    ///     .apply_async(task!(u64::pow(2, 10)))?
+    ///     .callback(|power| println!("it is {power}"))
+    ///     .error_callback(|error| eprintln!("{error}"));
+    /// assert_eq!(result.get()?, 1024); // or `result.await?`
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn apply_async<M, T: IntoTask<M>>(&self, task: T) -> Result<AsyncResult<T::Output>, Error> {
         self.check()?;
         let admission = self.scheduler.admit();
@@ -171,11 +191,11 @@ impl WorkerPool {
     }
 
     /// Has a task run on a worker, unless as many wait as [`max_pending`](Builder::max_pending) allows;
-    /// never waits. The inner error gives the task back.
+    /// never waits. The inner error, [`Full`], gives the task back.
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`] if the pool was closed or terminated.
     ///
     /// # Examples
     ///
@@ -202,8 +222,8 @@ impl WorkerPool {
         })
     }
 
-    /// Like [`apply_async`](WorkerPool::apply_async), from async code: waits while as many tasks wait for
-    /// a worker as [`max_pending`](Builder::max_pending) allows.
+    /// The async twin of [`apply_async`](WorkerPool::apply_async): its future is ready as soon as there is room for
+    /// the task in the queue, which [`max_pending`](Builder::max_pending) limits. Its output is the result to come.
     ///
     /// # Cancel safety
     ///
@@ -211,7 +231,7 @@ impl WorkerPool {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`] if the pool was closed or terminated, also while the future waits.
     pub fn apply_queued<M, T: IntoTask<M>>(
         &self,
         task: T,
@@ -238,18 +258,22 @@ impl WorkerPool {
     /// Calls the function with each item on the workers, and gives all results in the order of the
     /// items.
     ///
-    /// How many items a worker gets at a time follows from how long they take: threads take what is left
-    /// to others, so that behind a slow item wait only the few that were claimed with it, about a
-    /// microsecond of work; and for processes chunks grow to some milliseconds of it. [`chunksize`](WorkerPool::chunksize) is how to choose it.
+    /// How many items a worker gets at a time follows from how long they take. A thread claims about a microsecond of
+    /// work at a time, and when its own share is done it takes from what is left to others: so only a few items wait
+    /// behind a slow one. For processes, chunks grow to some milliseconds of work.
+    /// [`chunksize`](WorkerPool::chunksize) is how to choose it.
+    ///
+    /// Python's `Pool.map()`.
     ///
     /// # Blocking
     ///
-    /// Until all results are there, or one error; `.await` [`map_async`](WorkerPool::map_async) in async
+    /// Until all results are there, or one error; `.await` the result of [`map_async`](WorkerPool::map_async) in async
     /// code.
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`]; [`Error::Task`], the first error, whereupon what has not begun is left out.
+    /// [`Error::NotRunning`] if the pool was closed or terminated. [`Error::Task`] with the first error of an item;
+    /// items that have not begun by then are left out.
     ///
     /// # Panics
     ///
@@ -266,13 +290,17 @@ impl WorkerPool {
 
     /// Like [`map`](WorkerPool::map), without waiting for the results.
     ///
+    /// # Blocking
+    ///
+    /// While the input is read to its end.
+    ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`] if the pool was closed or terminated.
     ///
     /// # Panics
     ///
-    /// If the input, which is read to its end, does; the pool goes on.
+    /// If the input does; the pool goes on.
     pub fn map_async<F, I, R>(&self, function: F, items: I) -> Result<AsyncResult<Vec<R>>, Error>
     where
         F: Fn(I::Item) -> R + Send + Sync + 'static,
@@ -285,9 +313,11 @@ impl WorkerPool {
 
     /// Like [`map`](WorkerPool::map), for a function of several arguments: the items are tuples of them.
     ///
+    /// Python's `Pool.starmap()`.
+    ///
     /// # Blocking
     ///
-    /// Until all results are there, or one error.
+    /// As [`map`](WorkerPool::map).
     ///
     /// # Errors
     ///
@@ -296,6 +326,18 @@ impl WorkerPool {
     /// # Panics
     ///
     /// If the input does; the pool goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::{Backend, Error, WorkerPool};
+    /// # fn main() -> Result<(), Error> {
+    /// let pool = WorkerPool::builder().max_workers(2).backend(Backend::Threading).build()?;
+    /// let areas = pool.starmap(|width: u32, height: u32| width * height, [(2, 3), (4, 5)])?;
+    /// assert_eq!(areas, [6, 20]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn starmap<F, I, R>(&self, function: F, items: I) -> Result<Vec<R>, Error>
     where
         F: Callable<I::Item, Output = R>,
@@ -308,13 +350,17 @@ impl WorkerPool {
 
     /// Like [`starmap`](WorkerPool::starmap), without waiting for the results.
     ///
+    /// # Blocking
+    ///
+    /// While the input is read to its end.
+    ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`] if the pool was closed or terminated.
     ///
     /// # Panics
     ///
-    /// If the input, which is read to its end, does; the pool goes on.
+    /// If the input does; the pool goes on.
     pub fn starmap_async<F, I, R>(
         &self,
         function: F,
@@ -333,17 +379,20 @@ impl WorkerPool {
     /// of the items.
     ///
     /// The items are read a few ahead of the results, so the input may be endless. They go to the workers
-    /// one by one; small ones go faster many at a time: see [`chunksize`](WorkerPool::chunksize). When the
-    /// pool is closed meanwhile, what was not read yet stays so: the last item says
-    /// [`TaskError::Shutdown`].
+    /// one by one; small ones go faster many at a time: see [`chunksize`](WorkerPool::chunksize). An item that fails,
+    /// or an input that panics, is an `Err` among the results. When the pool is closed meanwhile, no more items are
+    /// read, and the last result is [`TaskError::Shutdown`].
+    ///
+    /// Python's `Pool.imap()`.
     ///
     /// # Blocking
     ///
-    /// The iterator blocks; [`Imap::into_stream`] does not.
+    /// The call reads the first items, and does not wait for results. The iterator blocks until the next result is
+    /// there; [`Imap::into_stream`] does not.
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`]. An item that fails is an `Err` among the others.
+    /// [`Error::NotRunning`] if the pool was closed or terminated.
     pub fn imap<F, I, R>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>, Error>
     where
         F: Fn(I::Item) -> R + Send + Sync + 'static,
@@ -356,9 +405,15 @@ impl WorkerPool {
 
     /// Like [`imap`](WorkerPool::imap), but the results come as soon as they are there, in any order.
     ///
+    /// Python's `Pool.imap_unordered()`.
+    ///
+    /// # Blocking
+    ///
+    /// As [`imap`](WorkerPool::imap).
+    ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`] if the pool was closed or terminated.
     pub fn imap_unordered<F, I, R>(
         &self,
         function: F,
@@ -373,11 +428,12 @@ impl WorkerPool {
         self.chunks().imap_unordered(function, items)
     }
 
-    /// Like [`imap`](WorkerPool::imap) for the items of a stream; the results are a stream as well.
+    /// Like [`imap`](WorkerPool::imap) for the items of a stream; the results are a stream as well. The input is
+    /// polled where the results are.
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`] if the pool was closed or terminated.
     ///
     /// # Examples
     ///
@@ -406,11 +462,11 @@ impl WorkerPool {
     }
 
     /// Like [`imap_unordered`](WorkerPool::imap_unordered) for the items of a stream; the results are a
-    /// stream as well.
+    /// stream as well. The input is polled where the results are.
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`] if the pool was closed or terminated.
     pub fn imap_unordered_stream<F, S, R>(
         &self,
         function: F,
@@ -432,10 +488,12 @@ impl WorkerPool {
         }
     }
 
-    /// For maps that give the workers so many items at a time, at least 1; 0 is an
+    /// The pool's maps, with a choice of how many items a worker gets at a time, at least 1; 0 is an
     /// [`Error::InvalidArgument`] of the map.
     ///
     /// A chunk is one task for one worker.
+    ///
+    /// Python's `chunksize`.
     ///
     /// # Examples
     ///
@@ -455,15 +513,22 @@ impl WorkerPool {
         }
     }
 
-    /// Takes no more work; what it has is done, then the workers end. It may be called again.
+    /// Takes no more work. What was accepted is done, then the workers end. It may be called again, and does not
+    /// wait; [`join`](WorkerPool::join) does.
+    ///
+    /// Python's `Pool.close()`.
     pub fn close(&self) {
         self.scheduler.close(Queued::Runs);
     }
 
-    /// Ends the workers at once: every result that is not there is [`TaskError::Terminated`], now.
+    /// Takes no more work, and ends the workers at once: every result that is not there yet is
+    /// [`TaskError::Terminated`].
     ///
-    /// Processes are killed. A thread cannot be: it finishes the task that it is at, whose result is
-    /// dropped. The call does not wait; [`join`](WorkerPool::join) does.
+    /// Worker processes are killed. A thread cannot be killed: it goes on with its task, for which
+    /// [`cancelled()`](crate::cancelled()) is true, and the task's result is dropped. The call does not wait;
+    /// [`join`](WorkerPool::join) does.
+    ///
+    /// Python's `Pool.terminate()`.
     pub fn terminate(&self) {
         self.scheduler.terminate();
     }
@@ -473,7 +538,7 @@ impl WorkerPool {
     ///
     /// # Blocking
     ///
-    /// Until they have, and callbacks were called; use [`join_async`](WorkerPool::join_async) in async code.
+    /// Until they have ended, and callbacks were called; use [`join_async`](WorkerPool::join_async) in async code.
     ///
     /// # Errors
     ///
@@ -491,7 +556,7 @@ impl WorkerPool {
     ///
     /// # Errors
     ///
-    /// Those of [`join`](WorkerPool::join), and [`Error::Timeout`].
+    /// Those of [`join`](WorkerPool::join), and [`Error::Timeout`] if the time is up.
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), Error> {
         self.join_until(Instant::now().checked_add(timeout))
     }
@@ -504,7 +569,7 @@ impl WorkerPool {
         Ok(())
     }
 
-    /// Like [`join`](WorkerPool::join), from async code.
+    /// The async twin of [`join`](WorkerPool::join).
     ///
     /// # Cancel safety
     ///

@@ -15,7 +15,8 @@ use crate::{coop, error::TaskError, executor::TaskFuture};
 /// [`map_async`](crate::WorkerPool::map_async) or [`starmap_async`](crate::WorkerPool::starmap_async).
 ///
 /// It is a [`Future`] on any runtime, and [`get`](AsyncResult::get) waits for it without one. The result
-/// is handed out once; errors stay. Dropping it leaves the work alone.
+/// is handed out once; whoever comes later gets [`TaskError::Taken`]. An error is handed out to everybody. Dropping an
+/// `AsyncResult` leaves the work alone.
 ///
 /// Python's `multiprocessing.pool.AsyncResult`.
 ///
@@ -31,7 +32,9 @@ use crate::{coop, error::TaskError, executor::TaskFuture};
 /// # fn main() -> Result<(), freethreading::Error> {
 /// let pool = WorkerPool::builder().max_workers(2).backend(Backend::Threading).build()?;
 /// let result = pool.apply_async(task!(i32::pow(2, 10)))?;
-/// assert_eq!(result.get()?, 1024);
+/// result.wait(); // The result stays there.
+/// assert!(result.ready());
+/// assert_eq!(result.get()?, 1024); // or `result.await?` in async code
 /// # Ok(())
 /// # }
 /// ```
@@ -67,7 +70,7 @@ impl<R: Send + 'static> AsyncResult<R> {
     ///
     /// # Errors
     ///
-    /// Why there is no result; of several tasks, the first error.
+    /// The [`TaskError`] says why there is no result; of several tasks it is the first error.
     pub fn get(&self) -> Result<R, TaskError> {
         self.get_until(None)
     }
@@ -80,8 +83,8 @@ impl<R: Send + 'static> AsyncResult<R> {
     ///
     /// # Errors
     ///
-    /// Those of [`get`](AsyncResult::get), and [`TaskError::Timeout`]: the work goes on, and the result
-    /// can be had later.
+    /// Those of [`get`](AsyncResult::get), and [`TaskError::Timeout`] if the time is up: the work goes on, and the
+    /// result can be had later.
     pub fn get_timeout(&self, timeout: Duration) -> Result<R, TaskError> {
         // A time that the clock cannot tell is as good as for ever.
         self.get_until(Instant::now().checked_add(timeout))
@@ -119,7 +122,7 @@ impl<R: Send + 'static> AsyncResult<R> {
         }
     }
 
-    /// Waits until the result is there, and leaves it there.
+    /// The async twin of [`wait`](AsyncResult::wait).
     ///
     /// # Cancel safety
     ///
@@ -140,7 +143,7 @@ impl<R: Send + 'static> AsyncResult<R> {
         }
     }
 
-    /// Whether there is a value rather than an error; `None` as long as it is not decided.
+    /// Whether there is a value rather than an error; `None` as long as neither is there.
     ///
     /// (A value that came from another process and cannot be decoded counts as one, until it is taken.)
     pub fn successful(&self) -> Option<bool> {
@@ -152,10 +155,10 @@ impl<R: Send + 'static> AsyncResult<R> {
 
     /// Has the function called with the value, if there is one.
     ///
-    /// It is called once, and before anybody gets the result: on the thread that ended the work or, for
-    /// worker processes, on one made for such calls; right here if the result is there. No lock is
-    /// held meanwhile, so it may use the pool, whose [`join`](crate::WorkerPool::join) waits for it; but to wait for the
-    /// pool may be to wait for oneself. A panic in it is reported and ends there.
+    /// It is called once, and before anybody gets the result: right here if the result is there, else on the worker
+    /// thread or, for worker processes, on a thread made for such calls. It may use the pool. But the pool's
+    /// [`join`](crate::WorkerPool::join) waits for callbacks, so one that waits for the pool may wait for itself. A
+    /// panic in a callback is reported and ends there.
     ///
     /// # Examples
     ///
@@ -180,8 +183,7 @@ impl<R: Send + 'static> AsyncResult<R> {
     }
 
     /// Has the function called with the error, if there is one; see
-    /// [`callback`](AsyncResult::callback). If the value was taken before, that is the error:
-    /// [`TaskError::Taken`].
+    /// [`callback`](AsyncResult::callback). If the value was taken before, the error is [`TaskError::Taken`].
     pub fn error_callback(self, callback: impl FnOnce(&TaskError) + Send + 'static) -> Self {
         self.hook(Box::new(|outcome| {
             if let Err(error) = outcome {

@@ -20,7 +20,7 @@ use crate::{coop, error::TaskError, task::Portable, unwind};
 /// # Cancel safety
 ///
 /// A result leaves the stream only when `poll_next` gives it: leaving a `next().await` half-way loses
-/// nothing. Dropping the stream cancels what has not begun.
+/// nothing. Dropping the stream cancels the tasks that have not begun.
 #[must_use = "streams do nothing unless polled"]
 pub struct ImapStream<S: Stream, R> {
     input: Option<Pin<Box<S>>>,
