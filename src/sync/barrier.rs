@@ -67,8 +67,8 @@ const TRY_AGAIN: u32 = 3;
 ///
 /// It can be used again and again. If one of those who wait gives up (its time is up, its future is
 /// dropped, its process dies), or somebody aborts, the barrier breaks: all who wait and all who come get
-/// [`BarrierError::Broken`], until it is reset. Who has come for the next time while the
-/// action runs, and gives up, breaks the barrier after this time.
+/// [`BarrierError::Broken`], until it is [reset](Barrier::reset). While an [action](Barrier::action) runs, others may
+/// come for the next round already; if one of them gives up, the barrier breaks at the end of this round.
 ///
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
 /// handles to the same barrier.
@@ -286,7 +286,7 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for none, [`Error::Arena`] if the system has no memory.
+    /// [`Error::InvalidArgument`] for 0, [`Error::Arena`] if the system has no memory for it.
     pub fn new(parties: usize) -> Result<Self, Error> {
         if parties == 0 {
             return Err(Error::InvalidArgument(
@@ -306,16 +306,25 @@ impl Barrier {
 
     /// A task that the last to come runs, in its worker, before anybody passes; its result is dropped.
     ///
-    /// It belongs to this handle, and to the handles that are made of it from now on. Its arguments are encoded once,
-    /// now; an error of that is the error of a wait.
+    /// It belongs to this handle, and to those that are made of it from now on: set it before the barrier is shared.
+    /// Its arguments are encoded once, now; if that fails, it is an error of the wait that would run it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use freethreading::Barrier;
+    /// let barrier = Barrier::new(1)?.action(|| println!("all have come"));
+    /// assert_eq!(barrier.wait()?, 0);
+    /// # Ok::<(), freethreading::Error>(())
+    /// ```
     #[must_use]
     pub fn action<M, T: IntoTask<M>>(mut self, task: T) -> Self {
         self.action = Some(EncodedTask::of(task));
         self
     }
 
-    /// How long to wait where the wait itself does not say; it belongs to this handle, and to the
-    /// handles that are made of it from now on.
+    /// How long [`wait`](Barrier::wait) and [`wait_async`](Barrier::wait_async) wait; for ever by default. It belongs
+    /// to this handle, and to those that are made of it from now on.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -371,39 +380,40 @@ impl Barrier {
     ///
     /// # Blocking
     ///
-    /// Until all have come, or the barrier breaks, or the barrier's own timeout is up, which breaks it.
+    /// Until all have come, or the barrier breaks, or its own [timeout](Barrier::timeout) is up, which breaks it. The
+    /// last to come runs the action meanwhile, however long that takes.
     ///
     /// # Errors
     ///
-    /// [`BarrierError::Broken`] if the barrier is broken or breaks; [`BarrierError::Action`] if the
-    /// action failed, to who has run it.
+    /// [`BarrierError::Broken`] if the barrier is broken or breaks. [`BarrierError::Action`] if the action
+    /// failed: that is for the one who has run it, the others get `Broken`.
     pub fn wait(&self) -> Result<usize, BarrierError> {
         self.wait_until(self.timeout.and_then(deadline))
     }
 
-    /// The same for so long at most: then the barrier breaks.
+    /// Like [`wait`](Barrier::wait), for so long at most: then the barrier breaks.
     ///
     /// # Blocking
     ///
-    /// For so long at most.
+    /// For so long at most; but the last to come runs the action, however long that takes.
     ///
     /// # Errors
     ///
-    /// As of [`wait`](Barrier::wait).
+    /// Those of [`wait`](Barrier::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<usize, BarrierError> {
         self.wait_until(deadline(timeout))
     }
 
-    /// The async twin of [`wait`](Barrier::wait), with the barrier's own timeout. The action, if it
-    /// is this one's to run, runs within the poll.
+    /// The async twin of [`wait`](Barrier::wait), with the barrier's own timeout. The last to come runs the action
+    /// within the poll.
     ///
     /// # Cancel safety
     ///
-    /// Dropping a future that waits breaks the barrier, as a timeout does.
+    /// Dropping a future that waits breaks the barrier, as a timeout does. One that was never polled has not come.
     ///
     /// # Errors
     ///
-    /// As of [`wait`](Barrier::wait).
+    /// Those of [`wait`](Barrier::wait).
     pub async fn wait_async(&self) -> Result<usize, BarrierError> {
         let passed = match self.timeout.and_then(deadline) {
             Some(deadline) => self.wait_or(reactor::sleep_until(deadline)).await,
@@ -421,12 +431,12 @@ impl Barrier {
         self.go_on(WaitAsync::new(self.arriving()).until(end).await)
     }
 
-    /// Breaks the barrier: all who wait, and all who come, get an error.
+    /// Breaks the barrier: all who wait, and all who come, get [`BarrierError::Broken`].
     pub fn abort(&self) {
         self.raw().abort();
     }
 
-    /// Makes the barrier new: those who wait get an error, those who come do not.
+    /// Makes the barrier as good as new: those who wait get [`BarrierError::Broken`], those who come from now on do not.
     pub fn reset(&self) {
         self.raw().reset();
     }
@@ -436,7 +446,7 @@ impl Barrier {
         self.raw().phase() == Phase::Broken
     }
 
-    /// How many wait at this moment.
+    /// How many have come and wait for the others at this moment.
     pub fn n_waiting(&self) -> usize {
         self.raw().get(ARRIVED) as usize
     }

@@ -21,22 +21,23 @@ use wait::{ConditionWait, LINE, Raw, RawAnyLock};
 
 /// A condition variable; Python's `threading.Condition` and `multiprocessing.Condition`.
 ///
-/// It goes with a lock, an [`RLock`] of its own or a lock that it is made over and shares. Who holds the lock
-/// can wait: the lock is given up, and held again when the wait is over, however it ends (but for a
-/// future that is dropped). A notification is for those who wait at that moment, the longest first; it
-/// is not remembered. They go on one after another, once the notifier has released the lock.
+/// It has a lock: an [`RLock`] of its own, or one that it [shares](Condition::with_lock). Who holds the lock can wait.
+/// A wait gives the lock up, and holds it again when it is over, however it ends; only a future that is dropped
+/// half-way does not. A notification is for those who wait at that moment, the longest waiting first; it is not
+/// remembered. They go on one after another, once the notifier has released the lock.
 ///
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
 /// handles to the same condition and the same lock.
 ///
-/// A wait gives up all levels of a re-entrant lock, those of other guards of the same owner included. Until it is over
-/// these hold nothing, and one that is dropped meanwhile takes its level along; if the wait is dropped half-way, they
-/// hold nothing any more.
+/// # Several guards of one owner
 ///
-/// The owner of an [`RLock`], and so of the lock of [`new`](Condition::new), is a task or a thread. Futures that one task
-/// polls, as of a `join!` or a `select!`, are one owner, on tokio as well; and so are, on another runtime, all tasks of a
-/// thread. They do not exclude each other, and one that waits gives up what the others hold. Use
-/// [`with_lock`](Condition::with_lock) there, and guards.
+/// A wait gives up all levels of a re-entrant lock, those of other guards of the same owner included. These guards hold
+/// nothing until the wait is over. A guard that is dropped meanwhile takes its level along. If the wait is dropped
+/// half-way, they hold nothing any more.
+///
+/// One owner are also the futures that one task polls, as in a `join!` or a `select!`, and on a runtime other than tokio
+/// all tasks of a thread: see [`RLock`]. They do not exclude each other, and one that waits gives up what the others
+/// hold. There use [`with_lock`](Condition::with_lock), and guards.
 ///
 /// # Examples
 ///
@@ -102,12 +103,11 @@ impl Condition {
         Condition::over(AnyLock::RLock(RLock::try_new()?))
     }
 
-    /// A new condition that shares a lock. Who acquires it by itself holds the lock of the condition, and the
-    /// other way round: from now on the task or the thread that does so is noted, as an [`RLock`]'s owner is.
+    /// A new condition that shares a lock: to acquire the lock is to acquire the condition, and the other way round.
+    /// From now on it is noted which task or thread acquires the lock, as with an [`RLock`].
     ///
-    /// If somebody holds it already, it is not known who that is: waits and notifications are errors, whoever calls,
-    /// until it was released and acquired once more. They are as well while the lock is one that a worker process held
-    /// when it ended.
+    /// If somebody holds the lock already, it is not known who. Waits and notifications are errors then, whoever calls,
+    /// until the lock was released and acquired again. So they are where a worker process held the lock when it ended.
     ///
     /// # Panics
     ///
@@ -171,7 +171,7 @@ impl Condition {
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped has not acquired the lock.
+    /// A future that is dropped has not acquired the lock, and loses its place in line.
     pub async fn acquire_async(&self) {
         self.raw().acquire_async().await;
     }
@@ -194,7 +194,7 @@ impl Condition {
     ///
     /// # Blocking
     ///
-    /// Until the notification, and then until the lock is free.
+    /// Until the notification comes, and then until the lock is free.
     ///
     /// # Errors
     ///
@@ -203,11 +203,11 @@ impl Condition {
         self.wait_until(None).map(drop)
     }
 
-    /// The same for so long at most: `false` if there was no notification in time.
+    /// Like [`wait`](Condition::wait), for so long at most: `false` if there was no notification in time.
     ///
     /// # Blocking
     ///
-    /// Until the notification or the time is up, and then until the lock is free.
+    /// Until the notification comes or the time is up, and then until the lock is free.
     ///
     /// # Errors
     ///
@@ -220,18 +220,22 @@ impl Condition {
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped after its first poll has given the lock up for good; a notification that it was
-    /// given goes to another who waited at that moment.
+    /// A future that is dropped after its first poll has given the lock up for good. If it was notified already, the
+    /// notification goes to another who waited at that moment.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwned`] if the caller does not hold the lock.
     pub async fn wait_async(&self) -> Result<(), NotOwned> {
         let raw = self.raw();
         ConditionWait::new(raw, raw.hold()?, false).await.map(drop)
     }
 
-    /// Waits until the predicate, which is called with the lock held, says `true`.
+    /// Waits until the predicate says `true`. It is called with the lock held, at first and after each notification.
     ///
     /// # Blocking
     ///
-    /// Until it does; it is asked at first and after each notification.
+    /// Until the predicate says `true`.
     ///
     /// # Errors
     ///
@@ -241,11 +245,11 @@ impl Condition {
         wait_for(predicate, || self.wait_until(None)).map(drop)
     }
 
-    /// The same for so long at most: what the predicate said last.
+    /// Like [`wait_for`](Condition::wait_for), for so long at most: gives what the predicate said last.
     ///
     /// # Blocking
     ///
-    /// Until it says `true` or the time is up, and then until the lock is free.
+    /// Until the predicate says `true` or the time is up, and then until the lock is free.
     ///
     /// # Errors
     ///
@@ -265,6 +269,10 @@ impl Condition {
     /// # Cancel safety
     ///
     /// As of [`wait_async`](Condition::wait_async).
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwned`] if the caller does not hold the lock.
     pub async fn wait_for_async<P>(&self, mut predicate: P) -> Result<(), NotOwned>
     where
         P: FnMut() -> bool + Send,
@@ -276,7 +284,7 @@ impl Condition {
         Ok(())
     }
 
-    /// Notifies so many of those who wait, the longest first; fewer if there are fewer.
+    /// Notifies so many of those who wait, the longest waiting first; fewer if there are fewer.
     ///
     /// # Errors
     ///
@@ -335,7 +343,7 @@ impl Condition {
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped has not acquired the lock.
+    /// A future that is dropped has not acquired the lock, and loses its place in line.
     pub async fn lock_async(&self) -> ConditionGuard<'_> {
         let hold = self.raw().acquire_async().await;
         self.guard(Some(hold))
@@ -347,7 +355,8 @@ impl ConditionGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`NotOwned`] if the lock was released behind the guard's back, or a wait that was dropped half-way has lost it.
+    /// [`NotOwned`] if the guard does not hold the lock any more: it was released otherwise, or a wait was dropped
+    /// half-way.
     pub fn release(self) -> Result<(), NotOwned> {
         let guard = ManuallyDrop::new(self);
         let hold = guard.hold.ok_or(NotOwned)?;
@@ -364,24 +373,24 @@ impl ConditionGuard<'_> {
         ConditionWait::new(self.condition.raw(), hold, true).block(deadline)
     }
 
-    /// [`Condition::wait`].
+    /// See [`Condition::wait`].
     ///
     /// # Blocking
     ///
-    /// Until the notification, and then until the lock is free.
+    /// Until the notification comes, and then until the lock is free.
     ///
     /// # Errors
     ///
-    /// [`NotOwned`] if a wait that was dropped half-way has lost the lock.
+    /// [`NotOwned`] if the guard does not hold the lock any more, as of [`release`](ConditionGuard::release).
     pub fn wait(&mut self) -> Result<(), NotOwned> {
         self.wait_until(None).map(drop)
     }
 
-    /// [`Condition::wait_timeout`].
+    /// See [`Condition::wait_timeout`].
     ///
     /// # Blocking
     ///
-    /// Until the notification or the time is up, and then until the lock is free.
+    /// Until the notification comes or the time is up, and then until the lock is free.
     ///
     /// # Errors
     ///
@@ -390,12 +399,12 @@ impl ConditionGuard<'_> {
         self.wait_until(deadline(timeout))
     }
 
-    /// [`Condition::wait_async`].
+    /// See [`Condition::wait_async`].
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped after its first poll, the guard does not hold the lock any more:
-    /// dropping it does nothing, and its other methods are errors.
+    /// If the future is dropped after its first poll, the guard does not hold the lock any more: to drop the guard does
+    /// nothing then, and its methods give [`NotOwned`].
     ///
     /// # Errors
     ///
@@ -416,7 +425,7 @@ impl ConditionGuard<'_> {
         Ok(())
     }
 
-    /// [`Condition::wait_for`].
+    /// See [`Condition::wait_for`].
     ///
     /// # Blocking
     ///
@@ -430,7 +439,7 @@ impl ConditionGuard<'_> {
         wait_for(predicate, || self.wait_until(None)).map(drop)
     }
 
-    /// [`Condition::wait_for_timeout`].
+    /// See [`Condition::wait_for_timeout`].
     ///
     /// # Blocking
     ///
@@ -449,7 +458,7 @@ impl ConditionGuard<'_> {
         wait_for(predicate, || self.wait_until(deadline))
     }
 
-    /// [`Condition::wait_for_async`].
+    /// See [`Condition::wait_for_async`].
     ///
     /// # Cancel safety
     ///
@@ -469,7 +478,7 @@ impl ConditionGuard<'_> {
         Ok(())
     }
 
-    /// [`Condition::notify`].
+    /// See [`Condition::notify`].
     ///
     /// # Errors
     ///
@@ -480,7 +489,7 @@ impl ConditionGuard<'_> {
         Ok(())
     }
 
-    /// [`Condition::notify_all`].
+    /// See [`Condition::notify_all`].
     ///
     /// # Errors
     ///

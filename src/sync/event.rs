@@ -25,7 +25,7 @@ const LINE: usize = 0;
 /// A flag that is set and cleared, and that workers wait for; Python's `threading.Event` and
 /// `multiprocessing.Event`.
 ///
-/// All who wait when it is set go on, also if it is cleared at once.
+/// When it is set, all who wait for it go on, also if it is cleared right afterwards.
 ///
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
 /// handles to the same event.
@@ -208,7 +208,7 @@ impl Event {
         self.raw().set();
     }
 
-    /// Clears the event: from now on who waits has to wait.
+    /// Clears the event: whoever comes from now on has to wait.
     #[inline]
     pub fn clear(&self) {
         self.raw().clear();
@@ -241,8 +241,8 @@ impl Event {
         self.is_set() || Waiting::new(self.raw()).block(deadline(timeout)).is_some()
     }
 
-    /// Waits for the event; the async twin of [`wait`](Event::wait). It waits from the first time that it is polled: an
-    /// event that is set and cleared before that is missed.
+    /// Waits for the event; the async twin of [`wait`](Event::wait). The wait begins with the first poll of the
+    /// future: an event that is set and cleared before that is missed.
     ///
     /// # Cancel safety
     ///

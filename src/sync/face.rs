@@ -39,7 +39,7 @@ macro_rules! guards {
             ///
             /// # Cancel safety
             ///
-            /// A future that is dropped has acquired nothing.
+            /// A future that is dropped has acquired nothing, and loses its place in line.
             #[inline]
             pub fn $lock_async(&self) -> impl Future<Output = $guard<'_>> + Send {
                 async move {

@@ -13,11 +13,11 @@ use crate::{
 ///
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
 /// handles to the same lock. It is not re-entrant (see [`RLock`](crate::RLock)), and it does not belong
-/// to anybody: whoever has a handle may release it. If a worker process that has acquired it is killed or crashes, it is
+/// to anybody: whoever has a handle may release it. If a worker process holds it when it is killed or crashes, it is
 /// released.
 ///
-/// Whoever comes by may take a free lock, also ahead of those who wait for it; who was woken in vain
-/// more than once is handed the lock. An uncontended acquire makes no system call.
+/// Whoever comes by may take a free lock, also ahead of those who wait for it. But a waiter that was woken in vain
+/// more than once is handed the lock, so nobody waits for ever. An uncontended acquire makes no system call.
 ///
 /// # Examples
 ///
@@ -76,7 +76,8 @@ impl Lock {
     ///
     /// # Blocking
     ///
-    /// Until the lock is released, if somebody holds it, the caller included.
+    /// Until the lock is released, if somebody holds it. A caller that holds it itself waits for ever, unless somebody
+    /// else releases it.
     #[inline]
     pub fn acquire(&self) {
         self.raw().acquire();
@@ -103,7 +104,7 @@ impl Lock {
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped has not acquired the lock; it loses its place in the line.
+    /// A future that is dropped has not acquired the lock, and loses its place in line.
     #[inline]
     pub fn acquire_async(&self) -> impl Future<Output = ()> + Send + Unpin {
         self.raw().acquire_async()

@@ -24,10 +24,10 @@ use given_up::GIVEN_UP;
 /// A lock that its owner can acquire again and again; Python's `threading.RLock` and
 /// `multiprocessing.RLock`.
 ///
-/// The owner is the tokio task that has acquired it, on whatever thread it runs; where there is no
-/// tokio task, it is the thread; always of the one process. (The future that `block_on` runs, and tasks of
-/// other runtimes, are their thread to it; futures that one task polls, as of a `join!`, are that task.) Only the owner
-/// can release it, as often as it has acquired it.
+/// The owner is the tokio task that has acquired it, on whatever thread that runs, or, where there is no tokio task,
+/// the thread. So the futures that one task polls, as in a `join!`, are one owner; and so are, on other runtimes and in
+/// the future that `block_on` runs, all futures of a thread. Only the owner can release the lock, as often as it has
+/// acquired it.
 ///
 /// It can be given to any worker of this machine, at any time; see [`Lock`](crate::Lock) for what the two have in
 /// common.
@@ -51,7 +51,8 @@ pub struct RLock(pub(super) Handle);
 
 /// Holds an [`RLock`], once, until it is dropped.
 ///
-/// It can be sent to other threads and held over an `.await`; it releases on behalf of who has acquired.
+/// It can be sent to other threads and held over an `.await`. It releases the lock on behalf of the owner, wherever it
+/// is dropped.
 #[must_use = "the lock is released when the guard is dropped"]
 #[derive(Debug)]
 pub struct RLockGuard<'a> {
@@ -396,7 +397,7 @@ impl RLock {
         self.raw().acquire(Owner::current());
     }
 
-    /// Acquires the lock if no other owns it; says whether it did.
+    /// Acquires the lock if nobody else owns it; says whether it did.
     #[inline]
     #[must_use = "the lock may not have been acquired"]
     pub fn try_acquire(&self) -> bool {
@@ -419,13 +420,13 @@ impl RLock {
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped has not acquired the lock; it loses its place in the line.
+    /// A future that is dropped has not acquired the lock, and loses its place in line.
     #[inline]
     pub async fn acquire_async(&self) {
         self.raw().acquire_async().await;
     }
 
-    /// Releases the lock, once.
+    /// Releases the lock once: it is free when the owner has released it as often as acquired it.
     ///
     /// # Errors
     ///
@@ -447,7 +448,7 @@ impl RLock {
         self.raw().is_owned_by(Owner::current())
     }
 
-    /// How often the caller has acquired the lock and not released it; zero if it does not own it.
+    /// How often the caller has acquired the lock and not yet released it; zero if it does not own it.
     pub fn recursion_count(&self) -> usize {
         self.raw().count_of(Owner::current()) as usize
     }
@@ -483,11 +484,12 @@ impl RLock {
         Some(RLockGuard { lock: self, hold })
     }
 
-    /// Acquires the lock and gives a guard; the async twin of [`lock`](RLock::lock).
+    /// Acquires the lock and gives a guard; the async twin of [`lock`](RLock::lock). The owner is the task that
+    /// polls the future first.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped has not acquired the lock.
+    /// A future that is dropped has not acquired the lock, and loses its place in line.
     #[inline]
     pub async fn lock_async(&self) -> RLockGuard<'_> {
         let hold = self.raw().acquire_async().await;
@@ -500,7 +502,7 @@ impl RLockGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`NotOwned`] if the lock was released behind the guard's back.
+    /// [`NotOwned`] if the guard does not hold the lock any more: it was released otherwise, by [`RLock::release`].
     pub fn release(self) -> Result<(), NotOwned> {
         let guard = std::mem::ManuallyDrop::new(self);
         guard.lock.raw().release_in(guard.hold)

@@ -162,7 +162,7 @@ impl RawSemaphore {
         }
     }
 
-    /// What a waiter was told that is gone.
+    /// Passes on what a dead waiter was told.
     pub(super) fn bequeath(self, message: State) {
         if message == State::Handed {
             // Relaxed: who takes the permit sees what was done before it came here, since nobody has
@@ -252,7 +252,7 @@ macro_rules! semaphore {
             /// # Panics
             ///
             #[doc = concat!(
-                "If that are more than `u32::MAX`, or if the system has no memory; see [`try_new`](",
+                "If there are more than `u32::MAX`, or if the system has no memory; see [`try_new`](",
                 stringify!($type), "::try_new)."
             )]
             pub fn new(value: usize) -> Self {
@@ -263,7 +263,7 @@ macro_rules! semaphore {
             ///
             /// # Errors
             ///
-            /// [`Error::InvalidArgument`] if that are more than `u32::MAX`, [`Error::Arena`] if the
+            /// [`Error::InvalidArgument`] if there are more than `u32::MAX`, [`Error::Arena`] if the
             /// system has no memory for it.
             pub fn try_new(value: usize) -> Result<Self, Error> {
                 let value = u32::try_from(value).map_err(|_| {
@@ -315,7 +315,7 @@ macro_rules! semaphore {
             ///
             /// # Cancel safety
             ///
-            /// A future that is dropped has taken no permit; it loses its place in the line.
+            /// A future that is dropped has taken no permit, and loses its place in line.
             #[inline]
             pub fn acquire_async(&self) -> impl Future<Output = ()> + Send + Unpin {
                 WaitAsync::new(self.raw())
@@ -326,7 +326,7 @@ macro_rules! semaphore {
                 self.raw().value() as usize
             }
 
-            /// Gives a permit back; who does so need not be who took it.
+            /// Gives a permit back. Anybody may, not only who took it.
             ///
             /// # Errors
             ///
@@ -336,7 +336,7 @@ macro_rules! semaphore {
                 self.raw().$release(1)
             }
 
-            /// Gives so many permits back at once: all of them, or none where that is an error.
+            /// Gives so many permits back at once: all of them, or none where that is an error. 0 does nothing.
             ///
             /// # Errors
             ///
@@ -382,8 +382,11 @@ semaphore! {
     /// `multiprocessing.Semaphore`.
     ///
     /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
-    /// handles to the same semaphore. A permit belongs to nobody: the death of a worker process does not give back
-    /// what it took.
+    /// handles to the same semaphore. A permit belongs to nobody: if a worker process dies, the permits that it took
+    /// stay taken.
+    ///
+    /// Whoever comes by may take a free permit, also ahead of those who wait. But a waiter that was woken in vain more
+    /// than once is handed one, so nobody waits for ever.
     ///
     /// # Examples
     ///
@@ -403,7 +406,7 @@ semaphore! {
     Semaphore, release,
     /// A permit of a [`Semaphore`], which is given back when this is dropped.
     SemaphorePermit,
-    "[`Overflow`] if there are more than `u32::MAX` permits then."
+    "[`Overflow`] if there would be more than `u32::MAX` permits then."
 }
 
 semaphore! {
@@ -423,7 +426,7 @@ semaphore! {
     BoundedSemaphore, release_bounded,
     /// A permit of a [`BoundedSemaphore`], which is given back when this is dropped.
     BoundedSemaphorePermit,
-    "[`Overflow`] if there are more permits than at first then."
+    "[`Overflow`] if there would be more permits then than at first."
 }
 
 impl fmt::Debug for Semaphore {

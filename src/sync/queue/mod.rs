@@ -24,33 +24,38 @@ use crate::{
     task::Portable,
 };
 
-/// A queue of items, first in, first out, with an end to the work on them that can be waited for; Python's
-/// `queue.Queue` and `multiprocessing.JoinableQueue`.
+/// A queue of items, first in, first out; Python's `queue.Queue` and `multiprocessing.JoinableQueue`.
+///
+/// It also counts the items on which the work is not [done](Queue::task_done) yet, and one can [wait](Queue::join) until
+/// there are none.
 ///
 /// In one process the items are moved in and out as they are. Once the queue has been given to a worker
-/// process, every item is encoded when it is put and decoded by who gets it, in memory that the processes
-/// share: a process that is killed in the middle of a put or a get leaves the queue as it was before. The size is that
-/// of the whole queue, wherever it is used. Whoever comes by may take an item, or the room for one, also
-/// ahead of those who wait; in one process, those are not overtaken for ever.
+/// process, every item is encoded when it is put, and decoded when it is taken, in memory that the processes
+/// share. A process that is killed in the middle of a put or a get leaves the queue as it was before. The size is that
+/// of the whole queue, wherever it is used.
+///
+/// Whoever comes by may take an item, or the room for one, also ahead of those who wait. In one process nobody is
+/// overtaken for ever.
 ///
 /// It can be given to any worker of this machine, at any time, if its items are
 /// [`Portable`]; clones, and what workers get, are handles to the same queue.
 ///
 /// # The first time that it goes to a process
 ///
-/// That happens once, and there is no way back: whoever gives the queue to a worker process first, or to a queue that
-/// has been to one, encodes all items that are in it at that moment. From then on, all who use the queue pay for
-/// encoding and decoding, also those who are in one process. If an item cannot be encoded, that is the error of whoever
-/// gives it, and the queue stays as it was.
+/// That happens once, and there is no way back: whoever is the first to give the queue to a worker process, or to put
+/// it into a queue that has been given to one, encodes all items that are in it at that moment. From then on all who use
+/// the queue pay for encoding and decoding, also those who are in one process. If an item cannot be encoded, that is an
+/// error for who gives the queue away, and the queue stays as it was.
 ///
-/// While the items are encoded nobody else can put or take anything. Who may wait does so as for an item or for room,
-/// until his time is up. [`put_nowait`](Queue::put_nowait) and [`get_nowait`](Queue::get_nowait) wait until the items
-/// have moved, if there is room, or an item: to say that there is none would be wrong.
+/// While the items are encoded, nobody else can put or take anything. Blocking, timed and async methods wait for the end
+/// of that as they wait for an item or for room. [`put_nowait`](Queue::put_nowait) and
+/// [`get_nowait`](Queue::get_nowait) wait for it, too, if there is room, or an item: to say that there is none would be
+/// wrong.
 ///
-/// Queues that are in items go with them, also if the queues hold each other, or themselves. (As with an `Arc`, what
-/// holds itself is not freed until somebody takes it out.) What encodes an item, its `Serialize`, is called by the
-/// thread that others wait for. So it cannot use the queue that the item is in: what it puts comes back with
-/// [`PutError::Encode`], and what it gets is [`GetError::Decode`]. Nor should it wait for others who use that queue.
+/// Queues that are in items go with them, also if the queues hold each other, or themselves. (As with an `Arc`, a queue
+/// that holds itself is not freed until somebody takes it out.) An item's `Serialize` is called by the thread that
+/// others wait for. So it cannot use the queue that the item is in: what it puts comes back with
+/// [`PutError::Encode`], and a get gives [`GetError::Decode`]. Nor should it wait for others who use that queue.
 ///
 /// # Examples
 ///
@@ -125,6 +130,8 @@ impl<T: Send + 'static> Queue<T> {
 
     /// Puts an item if there is room at once.
     ///
+    /// Python's `put_nowait()` and `put(block=False)`.
+    ///
     /// # Blocking
     ///
     /// Only while the queue goes to a process [for the first time](Queue#the-first-time-that-it-goes-to-a-process), and
@@ -132,7 +139,21 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] with the item if there is none; and as of [`put`](Queue::put).
+    /// [`PutError::Full`] if there is no room, and those of [`put`](Queue::put). The item comes back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{PutError, Queue};
+    ///
+    /// let queue = Queue::new(1);
+    /// queue.put_nowait("first")?;
+    /// match queue.put_nowait("second") {
+    ///     Err(PutError::Full(item)) => assert_eq!(item, "second"),
+    ///     _ => unreachable!("there is room for one"),
+    /// }
+    /// # Ok::<(), PutError<&str>>(())
+    /// ```
     #[inline]
     pub fn put_nowait(&self, item: T) -> Result<(), PutError<T>> {
         self.core.put_nowait(item)
@@ -146,7 +167,7 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] with the item if there is none; and as of [`put`](Queue::put).
+    /// [`PutError::Full`] if there was no room in time, and those of [`put`](Queue::put). The item comes back.
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
         self.core.put_until(item, deadline(timeout))
     }
@@ -155,11 +176,11 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// # Cancel safety
     ///
-    /// The item of a future that is dropped is not in the queue; it is dropped.
+    /// The item of a future that is dropped before it is ready is not put; it is dropped with the future.
     ///
     /// # Errors
     ///
-    /// As of [`put`](Queue::put).
+    /// Those of [`put`](Queue::put).
     pub fn put_async(&self, item: T) -> impl Future<Output = Result<(), PutError<T>>> + Send {
         self.core.put_async(item)
     }
@@ -172,8 +193,7 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// # Errors
     ///
-    /// Once the queue is shared with a process: [`GetError::Decode`] if the item, which is gone then,
-    /// cannot be decoded.
+    /// Once the queue is shared with a process: [`GetError::Decode`] if the item cannot be decoded. It is gone then.
     #[inline]
     pub fn get(&self) -> Result<T, GetError> {
         self.core.get(None)
@@ -188,7 +208,7 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`GetError::Empty`] if there is none; and as of [`get`](Queue::get).
+    /// [`GetError::Empty`] if there is no item, and those of [`get`](Queue::get).
     #[inline]
     pub fn get_nowait(&self) -> Result<T, GetError> {
         self.core.get_nowait()
@@ -202,7 +222,7 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// # Errors
     ///
-    /// [`GetError::Empty`] if there is none; and as of [`get`](Queue::get).
+    /// [`GetError::Empty`] if there was no item in time, and those of [`get`](Queue::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
         self.core.get_until(deadline(timeout))
     }
@@ -215,7 +235,7 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// # Errors
     ///
-    /// As of [`get`](Queue::get).
+    /// Those of [`get`](Queue::get).
     pub fn get_async(&self) -> impl Future<Output = Result<T, GetError>> + Send {
         self.core.get_async()
     }
@@ -240,7 +260,7 @@ impl<T: Send + 'static> Queue<T> {
         self.core.maxsize()
     }
 
-    /// Says that the work on an item that was taken is done.
+    /// Says that the work on one item is done; to be called once for each item that was taken.
     ///
     /// # Errors
     ///
@@ -253,12 +273,12 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// # Blocking
     ///
-    /// Until then.
+    /// Until [`task_done`](Queue::task_done) was called once for each item that was put.
     pub fn join(&self) {
         Waiting::new(Joining(&self.core)).block(None);
     }
 
-    /// The same for so long at most; says whether it is done.
+    /// Like [`join`](Queue::join), for so long at most; says whether all work is done.
     ///
     /// # Blocking
     ///

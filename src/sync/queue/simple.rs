@@ -14,9 +14,8 @@ use crate::{
 /// A queue of items, first in, first out, without a limit; Python's `queue.SimpleQueue` and
 /// `multiprocessing.SimpleQueue`.
 ///
-/// What is said of [`Queue`](crate::Queue) about processes holds for it as well. A put never waits, however
-/// much is in the queue, but while the queue goes to a process
-/// [for the first time](crate::Queue#the-first-time-that-it-goes-to-a-process).
+/// What is said of [`Queue`](crate::Queue) about processes holds for it as well. There is always room, so
+/// [`put`](SimpleQueue::put) has no timed and no async form.
 ///
 /// # Examples
 ///
@@ -64,6 +63,11 @@ impl<T: Send + 'static> SimpleQueue<T> {
 
     /// Puts an item.
     ///
+    /// # Blocking
+    ///
+    /// Only while the queue goes to a process
+    /// [for the first time](crate::Queue#the-first-time-that-it-goes-to-a-process).
+    ///
     /// # Errors
     ///
     /// Once the queue is shared with a process: [`PutError::Encode`] if the item cannot be encoded,
@@ -81,8 +85,7 @@ impl<T: Send + 'static> SimpleQueue<T> {
     ///
     /// # Errors
     ///
-    /// Once the queue is shared with a process: [`GetError::Decode`] if the item, which is gone then,
-    /// cannot be decoded.
+    /// Once the queue is shared with a process: [`GetError::Decode`] if the item cannot be decoded. It is gone then.
     #[inline]
     pub fn get(&self) -> Result<T, GetError> {
         self.core.get(None)
@@ -97,7 +100,7 @@ impl<T: Send + 'static> SimpleQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`GetError::Empty`] if there is none; and as of [`get`](SimpleQueue::get).
+    /// [`GetError::Empty`] if there is no item, and those of [`get`](SimpleQueue::get).
     #[inline]
     pub fn get_nowait(&self) -> Result<T, GetError> {
         self.core.get_nowait()
@@ -111,7 +114,7 @@ impl<T: Send + 'static> SimpleQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`GetError::Empty`] if there is none; and as of [`get`](SimpleQueue::get).
+    /// [`GetError::Empty`] if there was no item in time, and those of [`get`](SimpleQueue::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
         self.core.get_until(deadline(timeout))
     }
@@ -124,7 +127,7 @@ impl<T: Send + 'static> SimpleQueue<T> {
     ///
     /// # Errors
     ///
-    /// As of [`get`](SimpleQueue::get).
+    /// Those of [`get`](SimpleQueue::get).
     pub fn get_async(&self) -> impl Future<Output = Result<T, GetError>> + Send {
         self.core.get_async()
     }
