@@ -26,13 +26,13 @@ pub use workers::{Broken, Death, Killed, StartError, WorkerDied};
 pub enum Error {
     /// A task gave no result.
     Task(TaskError),
-    /// An argument that the call cannot work with; the text says which and why.
+    /// An argument or a setting with which the call cannot work; the text says which and why.
     InvalidArgument(String),
-    /// `FREETHREADING_BACKEND` holds this, which names no backend.
+    /// `FREETHREADING_BACKEND` has this value, which names no backend.
     InvalidBackend(String),
     /// The backend of the program was decided before, and is this one.
     BackendDecided(Backend),
-    /// Process workers need [`init`](crate::init) at the start of `main`, and it was not called.
+    /// Worker processes need [`init`](crate::init()) at the start of `main`, and it was not called.
     NotInitialized,
     /// The platform or the backend has no such operation; the text says what to use instead.
     Unsupported(String),
@@ -46,23 +46,23 @@ pub enum Error {
     NotRunning,
     /// The pool was neither closed nor terminated, so its workers will not end.
     StillRunning,
-    /// A worker cannot wait for its own end; neither can anybody wait for that of the main worker.
+    /// A worker cannot wait for its own end, and nobody can wait for the end of the main worker.
     JoinSelf,
     /// The time was up; what was waited for goes on.
     Timeout,
-    /// See [`NotHeld`](crate::NotHeld).
+    /// The lock is not held by anybody; see [`NotHeld`].
     NotHeld,
-    /// See [`NotOwned`](crate::NotOwned).
+    /// The lock is not held by the caller; see [`NotOwned`].
     NotOwned,
-    /// See [`Overflow`](crate::Overflow).
+    /// The semaphore would have too many permits; see [`Overflow`].
     Overflow,
-    /// The barrier is broken; see [`BarrierError`](crate::BarrierError).
+    /// The barrier is broken; see [`BarrierError`].
     BrokenBarrier,
-    /// There is no room in the queue; see [`PutError`](crate::PutError) and [`Full`](crate::Full).
+    /// There is no room in the queue, or for a task; see [`PutError`] and [`Full`].
     Full,
-    /// There is no item in the queue; see [`GetError`](crate::GetError).
+    /// There is no item in the queue; see [`GetError`].
     Empty,
-    /// See [`TooManyTaskDone`](crate::TooManyTaskDone).
+    /// The work on all items was done already; see [`TooManyTaskDone`].
     TooManyTaskDone,
     /// An item of a queue could not be encoded or decoded.
     Codec(CodecError),
@@ -135,7 +135,7 @@ impl From<TaskError> for Error {
     }
 }
 
-/// Whether a task ran: if not, giving it to a worker again is safe.
+/// Whether a task ran; if it did not, it is safe to submit it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Not a line of the task ran.
@@ -158,14 +158,14 @@ pub enum TaskError {
     WorkerDied(WorkerDied),
     /// The task was cancelled before it started.
     Cancelled,
-    /// [`TaskFuture::kill`](crate::TaskFuture::kill) has ended the task, and its worker process.
+    /// [`TaskFuture::kill`](crate::TaskFuture::kill) has ended the task, and with it its worker process.
     Killed(Killed),
-    /// The task took longer than it might, and was ended with its worker process: see
+    /// The task took longer than it was allowed to, and was ended with its worker process: see
     /// [`TaskFuture::kill_after`](crate::TaskFuture::kill_after).
     TimeLimit(Killed),
-    /// The executor was shut down before the task was submitted.
+    /// The executor was shut down, or the pool closed, before the task was submitted.
     Shutdown,
-    /// The task's workers were terminated before it had a result; whether it had begun.
+    /// The task's workers were terminated before it had a result; the value says whether it had begun.
     Terminated(Effect),
     /// The argument or the result could not be encoded.
     Encode(CodecError),
@@ -175,22 +175,45 @@ pub enum TaskError {
     TooLarge(TooLarge),
     /// The other process does not have this function: it is not the same build of the same program.
     Mismatch(Box<str>),
-    /// The function lies in a shared library, which a worker process need not have at the same place.
+    /// The function is in a shared library, which a worker process may have at another place, or not at all.
     SharedLibrary(&'static str),
-    /// No worker could be started for it.
+    /// No worker could be started for the task.
     Start(StartError),
     /// The executor is broken for good: its initializer or its workers failed again and again.
     Broken(Broken),
-    /// An argument that the call cannot work with; the text says which and why.
+    /// An argument with which the call cannot work; the text says which and why.
     InvalidArgument(&'static str),
-    /// The time was up; the task goes on.
+    /// The time to wait was up; the task goes on.
     Timeout,
-    /// The result was taken before; a result is handed out once.
+    /// The result was taken before: a result is handed out once.
     Taken,
 }
 
 impl TaskError {
-    /// Whether the task ran.
+    /// Whether the task ran, so that one knows whether it may be submitted again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{Backend, Effect, WorkerPoolExecutor, task};
+    ///
+    /// fn send(letter: String) {
+    ///     std::process::exit(letter.len() as i32);
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # freethreading::init();
+    /// let executor = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).build()?;
+    /// let error = executor.submit(task!(send("hello".to_string()))).result().unwrap_err();
+    /// match error.effect() {
+    ///     Effect::DidNotRun => println!("not sent, so try again: {error}"),
+    ///     Effect::Ran => println!("the task has ended: {error}"),
+    ///     Effect::MayHaveRun => println!("find out first whether it was sent: {error}"),
+    /// }
+    /// # assert_eq!(error.effect(), Effect::MayHaveRun);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn effect(&self) -> Effect {
         match self {
             TaskError::Panicked(_) | TaskError::Taken => Effect::Ran,

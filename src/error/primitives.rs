@@ -14,7 +14,7 @@ impl fmt::Display for NotHeld {
     }
 }
 
-/// The lock is not held by the caller, so it can neither release it nor wait or notify under it.
+/// The lock is not held by the caller, who therefore can neither release it, nor wait, nor notify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotOwned;
 
@@ -34,7 +34,7 @@ impl fmt::Display for Overflow {
     }
 }
 
-/// The work on all items was done already.
+/// [`task_done`](crate::Queue::task_done) was called more often than items were put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyTaskDone;
 
@@ -48,10 +48,10 @@ impl fmt::Display for TooManyTaskDone {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BarrierError {
-    /// It is broken, or broke meanwhile: one of those who waited gave up or died, or it was aborted
+    /// The barrier is broken, or broke during the wait: one of those who waited gave up or died, or it was aborted
     /// or reset.
     Broken,
-    /// The barrier's action failed, in the worker that gets this error; the others get `Broken`.
+    /// The barrier's action failed. Who has run it gets this error; the others get `Broken`.
     Action(TaskError),
 }
 
@@ -64,14 +64,15 @@ impl fmt::Display for BarrierError {
     }
 }
 
-/// Why an item was not put into a queue. It comes back.
+/// Why an item was not put into a queue. The item comes back with the error.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PutError<T> {
     /// There is no room, or there was none in time.
     Full(T),
-    /// The item cannot be encoded for the other processes that use the queue; or it was put by what encodes an item of
-    /// the same queue.
+    /// The item cannot be encoded for the other processes that use the queue. Or the put came from the `Serialize` of an
+    /// item of the same queue, while the queue
+    /// [went to a process](crate::Queue#the-first-time-that-it-goes-to-a-process).
     Encode(T, CodecError),
     /// There is no memory to share with the other processes that use the queue.
     NoMemory(T),
@@ -108,9 +109,11 @@ impl<T> fmt::Display for PutError<T> {
     }
 }
 
-/// There is no room for a task: as many wait for a worker as may. It comes back.
+/// There is no room for a task: as many wait for a worker as [`max_pending`](crate::Builder::max_pending) allows. The
+/// task comes back.
 ///
-/// See [`WorkerPoolExecutor::try_submit`](crate::WorkerPoolExecutor::try_submit).
+/// See [`WorkerPoolExecutor::try_submit`](crate::WorkerPoolExecutor::try_submit) and
+/// [`WorkerPool::try_apply_async`](crate::WorkerPool::try_apply_async).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Full<T>(pub T);
 
@@ -141,14 +144,14 @@ impl<T> From<Full<T>> for Error {
     }
 }
 
-/// Why there is no item from a queue.
+/// Why a queue gave no item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GetError {
     /// The queue is empty, or was so until the time was up.
     Empty,
-    /// The item, which is gone, cannot be decoded; or, none is gone, it was to be taken by what encodes an item of the
-    /// same queue.
+    /// The item cannot be decoded, and is gone. Or the get came from the `Serialize` of an item of the same queue, while
+    /// the queue [went to a process](crate::Queue#the-first-time-that-it-goes-to-a-process); then no item is gone.
     Decode(CodecError),
 }
 

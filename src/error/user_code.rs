@@ -68,13 +68,13 @@ impl Panic {
         }))
     }
 
-    /// What was given to `panic!`.
+    /// What was given to `panic!`, shortened to 64 KiB.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// Where the panic was, as `file:line:column`; `None` if a panic hook set by the program keeps
-    /// ours from seeing it.
+    /// Where the panic was, as `file:line:column`; `None` if a panic hook that the program has set does not call the
+    /// one that was there before.
     pub fn location(&self) -> Option<&str> {
         self.0.location.as_deref()
     }
@@ -131,7 +131,7 @@ impl CodecError {
         self
     }
 
-    /// Whether it was the task's argument or its result; a queue's item counts as an argument when it is
+    /// Whether the value was the task's argument or its result. A queue's item counts as an argument when it is
     /// put, and as a result when it is taken.
     pub fn part(&self) -> Part {
         self.0.part
@@ -169,7 +169,8 @@ impl fmt::Display for CodecError {
     }
 }
 
-/// An argument or a result that is larger than a frame may be.
+/// An argument or a result that is larger than a frame may be; see
+/// [`max_frame_len`](crate::Builder::max_frame_len).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TooLarge(Box<Sizes>);
 

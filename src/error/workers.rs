@@ -12,11 +12,13 @@ pub enum Death {
     Exited(i32),
     /// This signal killed it.
     Signaled(i32),
-    /// It sent what it must not send, and was killed for it; the text says what.
+    /// It sent something that it must not send, and was killed for it; the text says what.
     Protocol(String),
-    /// It did not report for work in time, and was killed for it.
+    /// It did not report for work in time, and was killed for it: most likely its `main` never came to
+    /// [`init`](crate::init()).
     Silent,
-    /// Nobody knows, for the reason in the text: the program waits for any child, or ignores `SIGCHLD`.
+    /// Nobody knows, for the reason in the text: some other code of the program has waited for the process, or the
+    /// program ignores `SIGCHLD`.
     Unobserved(String),
 }
 
@@ -174,7 +176,7 @@ impl fmt::Display for WorkerDied {
     }
 }
 
-/// A task that was ended, with the worker process that ran it.
+/// A task that was ended, together with the worker process that ran it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Killed(Arc<KillReport>);
 
@@ -224,7 +226,7 @@ impl Killed {
         self.0.effect
     }
 
-    /// How long the task might take, if that is why it was ended.
+    /// The time limit that the task has exceeded, if that is why it was ended.
     pub fn limit(&self) -> Option<Duration> {
         self.0.limit
     }
@@ -303,7 +305,7 @@ impl std::error::Error for StartError {
     }
 }
 
-/// An executor that gave up on its workers.
+/// An executor or a pool that gave up on its workers; see [`initializer`](crate::Builder::initializer).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
     initializer: bool,
@@ -325,7 +327,7 @@ impl Broken {
         self.initializer
     }
 
-    /// What happened the last time.
+    /// What happened to the last worker that was tried.
     pub fn cause(&self) -> &TaskError {
         &self.cause
     }
