@@ -24,14 +24,13 @@ use entry::Entry;
 /// It is implemented for every type that serde can encode and decode, that may be sent to another
 /// thread, and that borrows nothing. There is nothing to implement by hand.
 ///
-/// What is large, from 24 KiB on, goes to a worker process and back through memory that both share,
-/// with one copy in and one copy out, if serde takes it as one block: `serde_bytes::ByteBuf`, a field
+/// What is large, from 24 KiB on, goes to a worker process and back through memory that both share. It is copied
+/// once in and once out if serde takes it as one block: `serde_bytes::ByteBuf`, a field
 /// with `#[serde(with = "serde_bytes")]`, `bytes::Bytes` with its feature `serde`, a `String`. A plain
-/// `Vec<u8>`, like any other collection, goes through serde element by element, which takes several times
-/// as long.
+/// `Vec<u8>`, like any other collection, goes through serde element by element, which takes more than ten times as
+/// long.
 ///
-/// serde refuses a `PathBuf` that is not UTF-8, which is
-/// then an error of the task; an `OsString` always travels.
+/// serde refuses a `PathBuf` that is not UTF-8: that is an error of the task. An `OsString` always travels.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot travel to a worker",
     label = "not portable",
@@ -112,8 +111,8 @@ impl<A, R> Function<A, R> {
 
 /// What can be given to a worker: a function of no arguments, or what [`task!`](crate::task!) makes.
 ///
-/// `Worker::new`, `submit` and every initializer take the same thing. The type parameter only keeps
-/// the two apart and is always inferred.
+/// `Worker::new`, `submit` and every initializer take the same thing. The type parameter only tells the two apart,
+/// and is always inferred. There is nothing to implement by hand.
 ///
 /// The function must have size zero: a `fn` item, generic ones included, or a closure that captures
 /// nothing. A capturing closure or a `fn` pointer does not compile, since only its type, not its
@@ -208,13 +207,15 @@ callable!(A B C D E G H I J K L M);
 
 /// Makes a [`Task`]: a call that a worker is to make, or a closure that names what it captures.
 ///
-/// * `task!(f(a, b))` evaluates the arguments here and calls `f` on the worker. `f` is any path or
+/// * `task!(f(a, b))` evaluates the arguments here, at most 12, and calls `f` on the worker. `f` is any path or
 ///   expression of size zero: `task!(module::f::<u64>(1))`, `task!(String::into_bytes(s))`.
-/// * `task!(|x, y| body)` takes the variables `x` and `y` of the surrounding scope, by value, and runs
-///   the body on the worker with variables of the same names. `|mut x|` works too.
+/// * `task!(|x, y| body)` takes the variables `x` and `y` of the surrounding scope, by value, at most 16, and runs
+///   the body on the worker with variables of the same names. `|mut x|` works, too.
 /// * `task!(|| body)` captures nothing. The type of the result may be given, as in `task!(|x| -> u64 { body })`.
 ///
-/// Arguments and results must be [`Portable`]. This stands for Python's `target=…, args=…`.
+/// Arguments, captures and results must be [`Portable`].
+///
+/// It stands for Python's `target=…, args=…`.
 ///
 /// # Examples
 ///

@@ -41,12 +41,12 @@ pub(super) const PIPE_SIZE: usize = 1 << 20;
 /// cluster, under a debugger or a tracer.
 ///
 /// By default a worker process is this very executable, run again. A launcher is a command that in
-/// the end runs a copy of it, with its standard input and output connected to the command's. Whether
-/// it is the same build is checked before it gets any task. What its tasks print goes to its
-/// standard error.
+/// the end runs a copy of this executable, whose standard input and output are those of the command. Whether
+/// the copy is the same build is checked before it gets any task. What its tasks print goes to its
+/// standard error. Primitives cannot be given to such a worker, since it does not share the program's memory.
 ///
-/// The environment variable `FREETHREADING_WORKER`, which tells the program that it is a worker, is
-/// set for the command; where the command does not pass it on, its arguments must, as in the example.
+/// The environment variable `FREETHREADING_WORKER` tells the program that it is a worker. It is set for the
+/// command. A command that does not pass its environment on, as `ssh`, must set it again: see the example.
 ///
 /// # Examples
 ///
@@ -78,14 +78,14 @@ impl Launcher {
         }
     }
 
-    /// Adds an argument.
+    /// Adds an argument of the command.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().into());
         self
     }
 
-    /// Adds arguments.
+    /// Adds arguments of the command.
     #[must_use]
     pub fn args(self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         args.into_iter().fold(self, Launcher::arg)
