@@ -92,7 +92,7 @@ fn wait_for_workers() {
 /// Writes out what threads have printed. std does that when `main` has returned, unless one of them is printing just
 /// then.
 fn flush_stdout() {
-    /// One that goes with the program may have it, and keep it.
+    /// How long to wait for it: a thread that ends with the program may have locked it, and keep it.
     const PATIENCE: Duration = Duration::from_millis(200);
 
     let (sender, is_flushed) = mpsc::channel();
@@ -105,7 +105,7 @@ fn flush_stdout() {
     }
 }
 
-/// The schedulers that have not finished and of which this is so.
+/// The schedulers that have not finished and for which `which` holds.
 pub(crate) fn watched(which: impl Fn(&Scheduler) -> bool) -> Vec<Arc<Scheduler>> {
     let all: Vec<_> = WATCHED.lock().values().filter_map(Weak::upgrade).collect();
     all.into_iter()

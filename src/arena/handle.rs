@@ -13,7 +13,7 @@ use crate::{
     shim::{AtomicU64, Ordering},
 };
 
-/// That a process has a slot, so that the slot is let go when the process dies; 16 bytes.
+/// Notes that a process has a slot, so that the slot is let go when the process dies; 16 bytes.
 #[derive(Default)]
 #[repr(C)]
 pub(crate) struct Record {

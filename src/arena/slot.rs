@@ -75,7 +75,7 @@ pub(crate) struct Slot {
 struct List {
     first: AtomicU32,
     last: AtomicU32,
-    /// How many there are; read without the mutex as well, by who wants to know only about.
+    /// How many there are. It is read without the mutex as well, where a rough number will do.
     count: AtomicU32,
 }
 
@@ -193,7 +193,7 @@ impl SlotRef {
         Kind::of(self.tag().kind)
     }
 
-    /// Its name, as long as it is what it is.
+    /// The slot's name, which is good until the slot is freed.
     #[inline]
     pub(crate) fn id(self) -> SlotId {
         SlotId {

@@ -108,7 +108,7 @@ struct ThreadRunner {
 /// What a worker thread is at.
 #[derive(Default)]
 struct Desk {
-    /// Stays there until there is another, or nothing to do.
+    /// The job at hand. It stays there until there is another one, or nothing to do.
     job: Option<Arc<dyn Job>>,
     /// Since when it has been at the job.
     since: Option<Moment>,

@@ -105,7 +105,7 @@ struct Pipes {
 /// Moves the protocol to descriptors of its own; standard input is empty from now on, and standard
 /// output is the parent's.
 fn take_pipes(marker: &OsStr) -> io::Result<Pipes> {
-    // Not those of std, which come with buffers.
+    // Not the handles of std, which have buffers.
     let (input, printed, memory) = if marker == HANDED_OVER {
         receive_pipes(stdio::stdin())?
     } else if marker == ON_STDIO {
@@ -131,14 +131,14 @@ fn take_pipes(marker: &OsStr) -> io::Result<Pipes> {
     })
 }
 
-/// The same with a number that no task comes to by mistake: not a standard one, nor one of the lowest, which those who
-/// close a descriptor twice close for somebody else.
+/// The same, with a number that no task comes to by mistake: neither a standard one nor one of the lowest. Those are
+/// what code that closes a descriptor twice closes for somebody else.
 fn set_apart(descriptor: impl AsFd) -> io::Result<OwnedFd> {
     /// The table that every process has at first is large enough for these.
     const LOWEST: RawFd = 40;
 
     let descriptor = descriptor.as_fd();
-    // Few may be allowed.
+    // The process may be allowed fewer descriptors than that.
     let set_apart = fcntl_dupfd_cloexec(descriptor, LOWEST);
     Ok(set_apart.or_else(|_| fcntl_dupfd_cloexec(descriptor, 3))?)
 }
@@ -191,7 +191,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
         _ => return Err(io::Error::other("the parent speaks another protocol")),
     };
     let limit = usize::try_from(setup.max_frame_len).unwrap_or(usize::MAX);
-    // Where it cannot be had, tasks that are given a primitive fail, and say why.
+    // Where the memory cannot be had, tasks that are given a primitive fail, and say why.
     let adopted = memory
         .zip(setup.arena)
         .is_some_and(|(memory, ticket)| arena::adopt(memory, ticket).is_ok());
@@ -228,7 +228,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
     while let Some(request) = port.next()? {
         let luggage = answer(request, &mut frame, limit)?;
         if fork::is_forked() {
-            // The task has forked and come back twice. This one must not answer, too, nor wait for requests.
+            // The task has forked, and comes back in both processes. This one must neither answer nor wait for requests.
             fork::end();
         }
         failed = luggage.is_none();

@@ -1,11 +1,12 @@
 //! Who moves which queues into the arena, and who waits for whom.
 //!
-//! To move a queue its items are encoded, and what encodes an item may come to other queues that the item holds. The
-//! same thread moves those too: they are one convoy. Nobody waits while items are encoded. A queue that is on its way
-//! already, in the same convoy or in another one, which *is needed* then, is encoded as what it will be. Only a convoy
-//! that is loaded, all of whose items are encoded, waits: until those that it needs are loaded too, and those that they
-//! need. Then all of these arrive, at one moment. One that fails puts its items back; so do those that need it, and set
-//! out again.
+//! To move a queue its items are encoded. An item may hold other queues, to which its `Serialize` comes then. The same
+//! thread moves these, too: they are one convoy. If one of them is on its way already, it is encoded as what it will be.
+//! Where it is on its way in another convoy, this convoy *needs* that one.
+//!
+//! Nobody waits while items are encoded. A convoy is loaded when all its items are encoded. Only then it waits, until the
+//! convoys that it needs are loaded, too, and those that they need. Then all of them arrive, at one moment. A convoy that
+//! fails puts its items back; so do those that need it, and set out again.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +33,7 @@ struct Convoy {
     needs: Vec<u64>,
     /// One of those has failed.
     is_lost: bool,
-    /// Why the first queue that cannot move cannot.
+    /// Why a queue cannot move: of the first one that cannot.
     error: Option<String>,
 }
 
@@ -96,7 +97,7 @@ pub(super) fn mine() -> Option<u64> {
     mine.next().map(|(&number, _)| number)
 }
 
-/// Adds a queue, and why it cannot be moved if that is so.
+/// Adds a queue, and the reason if it cannot be moved.
 pub(super) fn add(number: u64, queue: Box<dyn Cargo>, error: Option<&String>) {
     with(&mut UNDER_WAY.lock(), number, |convoy| {
         convoy.queues.push(queue);

@@ -73,8 +73,8 @@ impl<T: Send + 'static> Core<T> {
         }
     }
 
-    /// Takes an item of the queue, which is shared, if there is one. It is written to where it stays: to move
-    /// it takes as long as to decode it.
+    /// Takes an item of the queue, which is shared, if there is one. It is decoded into the place where it stays, since
+    /// to move it would take as long as to decode it.
     #[inline]
     fn get_shared(&self, item: &mut Option<T>) -> Option<Result<(), GetError>> {
         Parcel::lend(|parcel| {
@@ -119,8 +119,8 @@ impl<T> Core<T> {
         decoded.map_err(GetError::Decode)
     }
 
-    /// What is most likely, without any preparation: takes an item of this process, if there is one; or
-    /// says where they are.
+    /// What is most likely, without any preparation: takes an item of this process, if there is one. Else says
+    /// where the items are.
     #[inline]
     fn get_at_once(&self) -> Result<T, Stage> {
         if self.local.is_shared() {
@@ -199,7 +199,7 @@ impl<'a, T: Send + 'static> GetAsync<'a, T> {
 enum Taken<T> {
     Item(T),
     Parcel(Parcel),
-    /// That it cannot be decoded, and why.
+    /// An item that cannot be decoded, for this reason.
     Nothing(&'static str),
 }
 
@@ -285,7 +285,7 @@ impl<T> Resource for Getting<'_, T> {
                         raw.try_get_locked(slot, &mut parcel, &mut self.spent, &mut self.wakes);
                     return match taken {
                         Some(taken) => Ok(Taken::of(parcel, taken)),
-                        // They are not to wait for this one's sleep.
+                        // Those who are to be woken must not wait while this one sleeps.
                         None if !self.wakes.is_empty() => Err(Miss::Again),
                         None => Err(Miss::Join(GETTERS)),
                     };

@@ -1,9 +1,9 @@
 //! The items of a queue that only this process has: a ring whose two ends have a lock each, so that who
 //! puts and who takes do not wait for each other.
 //!
-//! Each end counts what has passed it, and keeps up to where it may go before it has to look at the
-//! other's count: as long as that lasts, the two write to cache lines of their own. A ring that is full
-//! is followed by one of twice the size, and freed by who has taken the last item out of it; so there is one
+//! Each end counts what has passed it. It also remembers how far it may go before it has to look at the
+//! other's count again; until then the two write to cache lines of their own. A ring that is full
+//! is followed by one of twice the size, and is freed by whoever takes the last item out of it. So there is one
 //! ring, of the size that is needed, once the queue has been used for a while.
 #![allow(unsafe_code)]
 
@@ -36,9 +36,9 @@ pub(super) const MOVED_BY_CALLER: &str = "the queue is being given to a process 
 /// Why an item was not counted as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotCounted {
-    /// All were done.
+    /// The work on all items was done already.
     TooMany,
-    /// That is counted elsewhere.
+    /// The queue has moved to the arena, and counts there.
     Moved,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Plain<T> {
 
 /// Somebody waits until all items are done.
 const JOIN_WANTED: u64 = 1;
-/// That is counted elsewhere.
+/// The queue has moved to the arena, and counts there.
 const CLOSED: u64 = 2;
 const ONE_DONE: u64 = 4;
 
@@ -72,7 +72,7 @@ struct Tail<T> {
     /// How many items were put.
     put: u64,
     ring: Option<NonNull<Ring<T>>>,
-    /// Those of that ring.
+    /// The places of the ring at this end.
     places: Places<T>,
     /// The count up to which there is room for anybody, as far as is known.
     limit: u64,
@@ -88,7 +88,7 @@ struct Head<T> {
     /// How many items were taken.
     taken: u64,
     ring: Option<NonNull<Ring<T>>>,
-    /// Those of that ring.
+    /// The places of the ring at this end.
     places: Places<T>,
     /// The count up to which there are items in this ring for anybody, as far as is known.
     limit: u64,
@@ -106,7 +106,7 @@ unsafe impl<T: Send> Send for Tail<T> {}
 unsafe impl<T: Send> Send for Head<T> {}
 
 impl<T> Head<T> {
-    /// Takes the item that there is, and does not count it for others yet.
+    /// Takes the next item, which must be there, and does not show others yet that it is gone.
     #[inline]
     fn take(&mut self) -> T {
         // SAFETY: where there is an item there is a ring, which is freed under this lock alone. The place
@@ -158,8 +158,8 @@ impl<T> Plain<T> {
         }
     }
 
-    /// Puts an item, and says whether somebody waits for one. It comes back if there is no room, or they
-    /// are not here.
+    /// Puts an item, and says whether somebody waits for one. It comes back if there is no room, or the items are
+    /// elsewhere.
     #[inline]
     pub(super) fn try_put(&self, item: T) -> Result<bool, (T, Stage)> {
         let mut tail = self.tail.state.lock();
@@ -173,13 +173,13 @@ impl<T> Plain<T> {
         Ok(tail.wanted)
     }
 
-    /// Puts it where there is room.
+    /// Puts an item; there must be room.
     #[inline]
     fn write(&self, tail: &mut Tail<T>, item: T) {
         let number = tail.put;
-        // SAFETY: where there is room there is a ring. It lives until what was put into it last is taken out, and nothing is put into
-        // another one without this lock. The place is free: whoever had taken what was there counted it
-        // before the limit was set, and nobody takes what is not counted as put.
+        // SAFETY: where there is room there is a ring. It lives until what was put into it last is taken out, and
+        // nothing is put into another one without this lock. The place is free: whoever had taken what was there
+        // counted it before the limit was set, and nobody takes what is not counted as put.
         unsafe {
             let place = tail.places.at(number);
             place.with_mut(|place| (*place).write(item));
@@ -199,7 +199,7 @@ impl<T> Plain<T> {
         Ok((self.read(&mut head), head.wanted))
     }
 
-    /// Takes the item that there is.
+    /// Takes the next item, which must be there.
     #[inline]
     fn read(&self, head: &mut Head<T>) -> T {
         let item = head.take();
@@ -230,7 +230,7 @@ impl<T> Plain<T> {
         }
     }
 
-    /// What was kept for who waited in this list is anybody's.
+    /// The one for whom something was kept in this list does not want it: it is anybody's now.
     pub(super) fn give_back(&self, list: usize) {
         match list {
             GETTERS => {
@@ -244,7 +244,7 @@ impl<T> Plain<T> {
         }
     }
 
-    /// Takes an item by one for whom one is kept; `None` if they have left meanwhile.
+    /// Takes an item on behalf of one for whom it is kept; `None` if the items have left meanwhile.
     pub(super) fn get_kept(&self) -> Option<(T, bool)> {
         let mut head = self.head.state.lock();
         head.kept = head.kept.checked_sub(1)?;
@@ -255,7 +255,7 @@ impl<T> Plain<T> {
         Some((item, head.wanted))
     }
 
-    /// Puts an item by one for whom room is kept; it comes back if the items have left meanwhile.
+    /// Puts an item on behalf of one for whom room is kept; it comes back if the items have left meanwhile.
     pub(super) fn put_kept(&self, item: T) -> Result<bool, T> {
         let mut tail = self.tail.state.lock();
         let kept = tail.kept.checked_sub(1);
@@ -468,7 +468,7 @@ impl<T> Plain<T> {
         drop(last.map(|ring| unsafe { Box::from_raw(ring.as_ptr()) }));
     }
 
-    /// They could not be moved.
+    /// The items could not be moved, and come back.
     pub(super) fn put_back(&self, items: Vec<T>) {
         let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
         let (put, taken) = (tail.put, head.taken);
@@ -488,13 +488,13 @@ impl<T> Plain<T> {
         (tail.stage, head.stage) = (Stage::Here, Stage::Here);
     }
 
-    /// They are in the arena.
+    /// The items are in the arena now.
     pub(super) fn leave(&self) {
         let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
         (tail.stage, head.stage) = (Stage::Shared, Stage::Shared);
     }
 
-    /// From now on what is done is counted elsewhere. Gives how many items are not.
+    /// From now on the arena counts what is done. Gives how many items are not done yet.
     pub(super) fn close(&self) -> u64 {
         let done = self.done.fetch_or(CLOSED, Ordering::AcqRel);
         self.tail.count.load(Ordering::Relaxed) - done / ONE_DONE

@@ -147,8 +147,8 @@ impl<'a, T: Send + 'static> PutAsync<'a, T> {
 }
 
 impl<T> Core<T> {
-    /// What is most likely, without any preparation: puts the item if there is room, and it is to stay in
-    /// this process; or says where the items are.
+    /// What is most likely, without any preparation: puts the item if there is room, and the items are in this
+    /// process. Else says where the items are.
     #[inline]
     fn put_here(&self, item: T) -> Result<(), (T, Stage)> {
         if self.local.plain.try_put(item)? {
@@ -159,8 +159,8 @@ impl<T> Core<T> {
 }
 
 impl<T> Core<T> {
-    /// Puts the item into the queue, which is shared: most likely it is small and there is room. If not,
-    /// gives it in encoded form.
+    /// Puts the item into the queue, which is shared; most likely it is small and there is room. Else gives its
+    /// encoded form.
     #[inline]
     fn put_shared(&self, item: &T) -> Result<Option<Parcel>, CodecError> {
         Parcel::lend(|parcel| {
@@ -291,7 +291,7 @@ impl<'a, T> Putting<'a, T> {
         }
     }
 
-    /// The same, and if there is no room, sees to it that who makes some looks for waiters.
+    /// The same; if there is no room, sees to it that whoever makes some looks for waiters.
     fn put_packed_or_join(&mut self, slot: &Locked) -> Result<<Self as Resource>::Output, Miss> {
         if let Some(put) = self.put_packed(slot) {
             return Ok(put);
@@ -302,7 +302,7 @@ impl<'a, T> Putting<'a, T> {
         }
         match self.wakes.is_empty() {
             true => Err(Miss::Join(PUTTERS)),
-            // They are not to wait for this one's sleep.
+            // Those who are to be woken must not wait while this one sleeps.
             false => Err(Miss::Again),
         }
     }
