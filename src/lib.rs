@@ -17,6 +17,10 @@
 //! # }
 //! ```
 //!
+//! A *worker* is a thread or a process. A *task* is what it runs: a function with its arguments. (The tasks of an
+//! async runtime are called async tasks here.) The *primitives* are the locks, semaphores, conditions, events,
+//! barriers and queues.
+//!
 //! # Where to begin
 //!
 //! | to | use |
@@ -99,10 +103,10 @@
 //! no thread per task, per process or per waiting caller.
 //!
 //! The state of every primitive lies in memory that a program shares with its worker processes from the
-//! start. So a primitive is the same for threads, tasks and processes, and an uncontended operation makes no
+//! start. So a primitive is the same for threads, async tasks and processes, and an uncontended operation makes no
 //! system call. Who waits has a place in that memory, too, and is woken by whoever brings what is waited for: a
-//! thread by a futex, a task by its waker, a task of another process by a thread of that process, which hears
-//! its bell. Large arguments and results travel through that memory as well; the frame says where they are.
+//! thread by a futex, an async task by its waker, one of another process by a thread of that process, which
+//! hears its bell. Large arguments and results travel through that memory as well; the frame says where they are.
 
 #![deny(missing_docs, unsafe_code)]
 #![warn(missing_debug_implementations)]

@@ -62,7 +62,7 @@ const PASSED: u32 = 1;
 const BROKEN: u32 = 2;
 const TRY_AGAIN: u32 = 3;
 
-/// A place where a fixed number of workers wait until all of them have come; Python's
+/// A place where a fixed number of threads, async tasks or worker processes wait until all of them have come; Python's
 /// `threading.Barrier` and `multiprocessing.Barrier`.
 ///
 /// It can be used again and again. If one of those who wait gives up (its time is up, its future is
@@ -282,7 +282,7 @@ impl Resource for Arriving {
 }
 
 impl Barrier {
-    /// A new barrier for so many workers.
+    /// A new barrier, for so many who have to come.
     ///
     /// # Errors
     ///
@@ -304,7 +304,7 @@ impl Barrier {
         })
     }
 
-    /// A task that the last to come runs, in its worker, before anybody passes; its result is dropped.
+    /// A task that the last to come runs, on its own thread, before anybody passes; its result is dropped.
     ///
     /// It belongs to this handle, and to those that are made of it from now on: set it before the barrier is shared.
     /// Its arguments are encoded once, now; if that fails, it is an error of the wait that would run it.

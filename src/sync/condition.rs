@@ -35,8 +35,8 @@ use wait::{ConditionWait, LINE, Raw, RawAnyLock};
 /// nothing until the wait is over. A guard that is dropped meanwhile takes its level along. If the wait is dropped
 /// half-way, they hold nothing any more.
 ///
-/// One owner are also the futures that one task polls, as in a `join!` or a `select!`, and on a runtime other than tokio
-/// all tasks of a thread: see [`RLock`]. They do not exclude each other, and one that waits gives up what the others
+/// One owner are also the futures that one tokio task polls, as in a `join!` or a `select!`, and on another runtime all
+/// that a thread polls: see [`RLock`]. They do not exclude each other, and one that waits gives up what the others
 /// hold. There use [`with_lock`](Condition::with_lock), and guards.
 ///
 /// # Examples
@@ -104,7 +104,7 @@ impl Condition {
     }
 
     /// A new condition that shares a lock: to acquire the lock is to acquire the condition, and the other way round.
-    /// From now on it is noted which task or thread acquires the lock, as with an [`RLock`].
+    /// From now on it is noted which tokio task or thread acquires the lock, as with an [`RLock`].
     ///
     /// If somebody holds the lock already, it is not known who. Waits and notifications are errors then, whoever calls,
     /// until the lock was released and acquired again. So they are where a worker process held the lock when it ended.

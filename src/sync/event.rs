@@ -22,7 +22,7 @@ const WAITED_FOR: u64 = 2;
 /// The list of waiters.
 const LINE: usize = 0;
 
-/// A flag that is set and cleared, and that workers wait for; Python's `threading.Event` and
+/// A flag that is set and cleared, and that others wait for; Python's `threading.Event` and
 /// `multiprocessing.Event`.
 ///
 /// When it is set, all who wait for it go on, also if it is cleared right afterwards.

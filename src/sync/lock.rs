@@ -8,7 +8,7 @@ use crate::{
     error::{Error, NotHeld},
 };
 
-/// A lock that one worker at a time can hold, be it a thread, a task or a process; Python's
+/// A lock that one at a time can hold, be it a thread, an async task or a worker process; Python's
 /// `threading.Lock` and `multiprocessing.Lock`.
 ///
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are

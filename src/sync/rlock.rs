@@ -25,9 +25,9 @@ use given_up::GIVEN_UP;
 /// `multiprocessing.RLock`.
 ///
 /// The owner is the tokio task that has acquired it, on whatever thread that runs, or, where there is no tokio task,
-/// the thread. So the futures that one task polls, as in a `join!`, are one owner; and so are, on other runtimes and in
-/// the future that `block_on` runs, all futures of a thread. Only the owner can release the lock, as often as it has
-/// acquired it.
+/// the thread. So the futures that one tokio task polls, as in a `join!`, are one owner; and so are, on other runtimes
+/// and in the future that `block_on` runs, all futures of a thread. Only the owner can release the lock, as often as it
+/// has acquired it.
 ///
 /// It can be given to any worker of this machine, at any time; see [`Lock`](crate::Lock) for what the two have in
 /// common.
@@ -415,8 +415,8 @@ impl RLock {
         self.raw().acquire_until(owner, deadline(timeout)).is_some()
     }
 
-    /// Acquires the lock; the async twin of [`acquire`](RLock::acquire). The owner is the task that
-    /// polls the future first.
+    /// Acquires the lock; the async twin of [`acquire`](RLock::acquire). The owner is the tokio task,
+    /// or the thread, that polls the future first.
     ///
     /// # Cancel safety
     ///
@@ -484,8 +484,8 @@ impl RLock {
         Some(RLockGuard { lock: self, hold })
     }
 
-    /// Acquires the lock and gives a guard; the async twin of [`lock`](RLock::lock). The owner is the task that
-    /// polls the future first.
+    /// Acquires the lock and gives a guard; the async twin of [`lock`](RLock::lock). The owner is the tokio task,
+    /// or the thread, that polls the future first.
     ///
     /// # Cancel safety
     ///

@@ -378,7 +378,7 @@ macro_rules! semaphore {
 }
 
 semaphore! {
-    /// A number of permits that workers take and give back; Python's `threading.Semaphore` and
+    /// A number of permits to be taken and given back; Python's `threading.Semaphore` and
     /// `multiprocessing.Semaphore`.
     ///
     /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
