@@ -14,7 +14,8 @@ use crate::{
 /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
 /// handles to the same lock. It is not re-entrant (see [`RLock`](crate::RLock)), and it does not belong
 /// to anybody: whoever has a handle may release it. If a worker process holds it when it is killed or crashes, it is
-/// released.
+/// released. A task that panics, or a worker that ends in good order, leaves it held, unless a guard releases it. There
+/// is no poisoning.
 ///
 /// Whoever comes by may take a free lock, also ahead of those who wait for it. But a waiter that was woken in vain
 /// more than once is handed the lock, so nobody waits for ever. An uncontended acquire makes no system call.
