@@ -19,8 +19,8 @@ use std::{
 
 use common::{Scratch, Sign, watched};
 use freethreading::{
-    Backend, BoundedSemaphore, Condition, Error, Lock, RLock, Semaphore, TaskError, Worker,
-    WorkerPoolExecutor, task,
+    Backend, BoundedSemaphore, Condition, Error, Lock, NotHeld, RLock, Semaphore, TaskError,
+    Worker, WorkerPoolExecutor, task,
 };
 use futures::{FutureExt, executor::block_on};
 use primitives::{
@@ -241,6 +241,16 @@ every_type! {
                 scope.spawn(|| assert!(!lock.try_guard())).join().unwrap();
             });
         });
+    }
+
+    fn an_owned_guard_outlives_the_handle_that_it_came_from<L: Lockable>() {
+        let lock = L::free();
+        let guard = lock.clone().owned_guard();
+        assert!(!is_free_for_others(&lock));
+        thread::spawn(move || drop(guard)).join().unwrap();
+        assert!(is_free_for_others(&lock));
+        // It may be all that is left.
+        drop(L::free().owned_guard());
     }
 }
 
@@ -713,6 +723,31 @@ fn a_guard_does_not_release_the_next_owners_r_lock() {
         });
         drop(guard);
         assert!(!lock.try_acquire());
+    });
+}
+
+#[test]
+fn an_owned_guard_releases_once() {
+    watched(|| {
+        let semaphore = BoundedSemaphore::new(1);
+        let permit = semaphore.permit().into_owned();
+        assert_eq!(semaphore.value(), 0);
+        assert_eq!(permit.into_owned().release(), Ok(()));
+        assert_eq!(semaphore.value(), 1);
+        let lock = Lock::new();
+        let guard = lock.lock().into_owned();
+        lock.release().unwrap();
+        assert_eq!(guard.release(), Err(NotHeld));
+        let r_lock = RLock::new();
+        let guard = r_lock.lock().into_owned();
+        assert_eq!(r_lock.recursion_count(), 1);
+        guard.release().unwrap();
+        assert!(!r_lock.locked());
+        let condition = Condition::new();
+        let mut guard = condition.lock().into_owned();
+        assert_eq!(guard.wait_timeout(Duration::ZERO), Ok(false));
+        guard.release().unwrap();
+        assert!(condition.release().is_err());
     });
 }
 

@@ -3,9 +3,9 @@
 mod wait;
 
 use std::{
+    borrow::Cow,
     fmt,
     future::poll_fn,
-    mem::ManuallyDrop,
     time::{Duration, Instant},
 };
 
@@ -79,7 +79,7 @@ enum AnyLock {
 #[must_use = "the lock is released when the guard is dropped"]
 #[derive(Debug)]
 pub struct ConditionGuard<'a> {
-    condition: &'a Condition,
+    condition: Cow<'a, Condition>,
     /// What it has of the lock; a wait that was dropped half-way has lost it.
     hold: Option<Hold>,
 }
@@ -307,7 +307,7 @@ impl Condition {
 
     fn guard(&self, hold: Option<Hold>) -> ConditionGuard<'_> {
         ConditionGuard {
-            condition: self,
+            condition: Cow::Borrowed(self),
             hold,
         }
     }
@@ -357,10 +357,18 @@ impl ConditionGuard<'_> {
     ///
     /// [`NotOwned`] if the guard does not hold the lock any more: it was released otherwise, or a wait was dropped
     /// half-way.
-    pub fn release(self) -> Result<(), NotOwned> {
-        let guard = ManuallyDrop::new(self);
-        let hold = guard.hold.ok_or(NotOwned)?;
-        guard.condition.raw().release_in(hold)
+    pub fn release(mut self) -> Result<(), NotOwned> {
+        let hold = self.hold.take().ok_or(NotOwned)?;
+        self.condition.raw().release_in(hold)
+    }
+
+    /// A guard with handles of its own, which can outlive the condition that it came from, and move into a task. The
+    /// owner of the lock stays who it was.
+    pub fn into_owned(mut self) -> ConditionGuard<'static> {
+        ConditionGuard {
+            condition: Cow::Owned(Condition::clone(&self.condition)),
+            hold: self.hold.take(),
+        }
     }
 
     fn check(&self) -> Result<Hold, NotOwned> {

@@ -1,6 +1,6 @@
 //! Mutual exclusion.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use super::{face, raw::RawLock};
 use crate::{
@@ -46,7 +46,8 @@ pub struct Lock(pub(super) Handle);
 #[must_use = "the lock is released when the guard is dropped"]
 #[derive(Debug)]
 pub struct LockGuard<'a> {
-    lock: &'a Lock,
+    lock: Cow<'a, Lock>,
+    held: bool,
 }
 
 impl Lock {
@@ -131,26 +132,16 @@ impl Lock {
     }
 }
 
-face::guards!(Lock, LockGuard, lock, try_lock, lock_timeout, lock_async);
-
-impl LockGuard<'_> {
-    /// Releases the lock, as dropping the guard does.
-    ///
-    /// # Errors
-    ///
-    /// [`NotHeld`] if somebody else has released the lock before.
-    pub fn release(self) -> Result<(), NotHeld> {
-        std::mem::ManuallyDrop::new(self).lock.release()
-    }
-}
-
-impl Drop for LockGuard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // Somebody may have released it meanwhile.
-        let _ = self.lock.release();
-    }
-}
+face::guards!(
+    Lock,
+    LockGuard,
+    NotHeld,
+    "[`NotHeld`] if somebody else has released the lock before.",
+    lock,
+    try_lock,
+    lock_timeout,
+    lock_async
+);
 
 impl Default for Lock {
     fn default() -> Self {

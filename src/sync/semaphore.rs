@@ -1,6 +1,6 @@
 //! Permits that are taken and given back.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use super::face;
 use crate::{
@@ -243,7 +243,8 @@ macro_rules! semaphore {
         #[must_use = "the permit is given back when the guard is dropped"]
         #[derive(Debug)]
         pub struct $guard<'a> {
-            lock: &'a $type,
+            lock: Cow<'a, $type>,
+            held: bool,
         }
 
         impl $type {
@@ -346,26 +347,10 @@ macro_rules! semaphore {
             }
         }
 
-        impl $guard<'_> {
-            /// Gives the permit back, as dropping the guard does.
-            ///
-            /// # Errors
-            ///
-            #[doc = $release_errors]
-            pub fn release(self) -> Result<(), Overflow> {
-                std::mem::ManuallyDrop::new(self).lock.release()
-            }
-        }
-
-        impl Drop for $guard<'_> {
-            #[inline]
-            fn drop(&mut self) {
-                // Somebody may have given back too many meanwhile.
-                let _ = self.lock.release();
-            }
-        }
-
-        face::guards!($type, $guard, permit, try_permit, permit_timeout, permit_async);
+        face::guards!(
+            $type, $guard, Overflow, $release_errors,
+            permit, try_permit, permit_timeout, permit_async
+        );
         face::travels!($type, Kind::$type);
 
         impl Default for $type {
@@ -402,6 +387,23 @@ semaphore! {
     /// connections.release()?;
     /// # drop(two);
     /// # Ok::<(), freethreading::Overflow>(())
+    /// ```
+    ///
+    /// A permit can go along with the async task that it is for:
+    ///
+    /// ```
+    /// # use freethreading::Semaphore;
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    /// # runtime.block_on(async {
+    /// let connections = Semaphore::new(2);
+    /// let permit = connections.permit_async().await.into_owned();
+    /// let connected = tokio::spawn(async move {
+    ///     let _permit = permit;
+    ///     // …
+    /// });
+    /// # connected.await.unwrap();
+    /// # assert_eq!(connections.value(), 2);
+    /// # });
     /// ```
     Semaphore, release,
     /// A permit of a [`Semaphore`], which is given back when this is dropped.
