@@ -75,6 +75,9 @@ impl<T> Drop for Block<T> {
     }
 }
 
+/// How many blocks are kept to be used again. With more, memory is not in the caches any more.
+const WORN: usize = 64;
+
 /// Hands out the pieces of one block, and of another when that is used up.
 pub(crate) struct Carver<T> {
     block: Arc<Block<T>>,
@@ -116,11 +119,16 @@ impl<T> Carver<T> {
             self.block = Arc::new(Block::new(capacity));
             return;
         };
+        if worn.len() == WORN {
+            // Its pieces have it to themselves.
+            worn.pop_front();
+        }
         worn.push_back(Arc::clone(&self.block));
-        // A block of which this is the only reference has no pieces any more. One that is too small
-        // is not worth keeping.
-        while let Some(Some(_)) = worn.front_mut().map(Arc::get_mut) {
-            let free = worn.pop_front().expect("it was looked at");
+        // A block of which this is the only reference has no pieces any more: mostly the oldest, but any piece may
+        // stay for long. One that is too small is not worth keeping.
+        let is_free = |block: &mut Arc<Block<T>>| Arc::get_mut(block).is_some();
+        while let Some(place) = worn.iter_mut().position(is_free) {
+            let free = worn.remove(place).expect("it was looked at");
             if free.capacity >= capacity {
                 self.block = free;
                 return;
@@ -394,6 +402,7 @@ pub(crate) fn join<T>(pieces: Vec<Piece<T>>) -> Vec<T> {
 mod tests {
     use std::{
         cell::Cell,
+        collections::HashSet,
         rc::Rc,
         sync::atomic::{AtomicUsize, Ordering},
     };
@@ -482,6 +491,18 @@ mod tests {
         let again = carver.carve(4);
         assert_eq!(again.block.start, first);
         drop((kept, again));
+    }
+
+    #[test]
+    fn pieces_that_stay_keep_no_other_block_from_being_used_again() {
+        for stay in [1, WORN - 2, 2 * WORN] {
+            let mut carver = Carver::<u32>::in_turns(4);
+            let stay: Vec<_> = (0..stay).map(|_| carver.carve(4)).collect();
+            let blocks: HashSet<_> = (0..1000).map(|_| carver.carve(4).block.start).collect();
+            assert!(blocks.len() < 4, "{} blocks", blocks.len());
+            assert!(carver.worn.is_some_and(|worn| worn.len() <= WORN));
+            drop(stay);
+        }
     }
 
     #[test]
