@@ -33,6 +33,9 @@ pub(crate) struct Freight {
     pub(crate) extent: Option<Extent>,
 }
 
+/// What bincode says of bytes that a value has not read.
+const LEFT_OVER: &str = "Slice had bytes remaining after deserialization";
+
 /// Where an encoding is.
 pub(crate) enum Encoded<'a> {
     Bytes(&'a [u8]),
@@ -45,7 +48,12 @@ impl Encoded<'_> {
         match self {
             Encoded::Bytes(bytes) => decode(bytes, part),
             Encoded::Extent(extent) => contain::<T, _>(part, || {
-                bincode::deserialize_from_custom(Shared(extent.reader()))
+                let mut reader = extent.reader();
+                let value = bincode::deserialize_from_custom(Shared(&mut reader))?;
+                match reader.is_at_end() {
+                    true => Ok(value),
+                    false => Err(bincode::ErrorKind::Custom(LEFT_OVER.into()).into()),
+                }
             }),
         }
     }
@@ -185,9 +193,18 @@ impl Write for Appender<'_> {
     }
 }
 
+/// How values are decoded. One that does not read all that it has written, as where a field is skipped in one of the
+/// two only, has most likely taken something for what it is not, and is an error.
+#[inline]
+fn whole() -> impl Options {
+    bincode::DefaultOptions::new()
+        .with_fixint_encoding()
+        .reject_trailing_bytes()
+}
+
 /// The value that `bytes` encode.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], part: Part) -> Result<T, CodecError> {
-    contain::<T, _>(part, || bincode::deserialize(bytes))
+    contain::<T, _>(part, || whole().deserialize(bytes))
 }
 
 /// The same, moved no oftener than need be.
@@ -198,7 +215,7 @@ pub(crate) fn decode_into<T: DeserializeOwned>(
     value: &mut Option<T>,
 ) -> Result<(), CodecError> {
     contain::<T, _>(part, || {
-        *value = Some(bincode::deserialize(bytes)?);
+        *value = Some(whole().deserialize(bytes)?);
         Ok(())
     })
 }
@@ -224,9 +241,9 @@ fn contain<T, U>(part: Part, code: impl FnOnce() -> bincode::Result<U>) -> Resul
 }
 
 /// Memory that other processes can change: what is read is copied, once.
-struct Shared<'a>(ExtentReader<'a>);
+struct Shared<'a, 'e>(&'a mut ExtentReader<'e>);
 
-impl Read for Shared<'_> {
+impl Read for Shared<'_, '_> {
     #[inline]
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.0.read(out)
@@ -238,7 +255,7 @@ impl Read for Shared<'_> {
     }
 }
 
-impl<'de> BincodeRead<'de> for Shared<'_> {
+impl<'de> BincodeRead<'de> for Shared<'_, '_> {
     fn forward_read_str<V: Visitor<'de>>(
         &mut self,
         len: usize,

@@ -31,6 +31,9 @@ use entry::Entry;
 /// long.
 ///
 /// serde refuses a `PathBuf` that is not UTF-8: that is an error of the task. An `OsString` always travels.
+///
+/// The encoding has no names, so `Deserialize` has to read just what `Serialize` writes. A field that one of them
+/// skips, `skip_serializing_if`, `flatten`, `untagged` and `tag` are errors of the task, where workers are processes.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot travel to a worker",
     label = "not portable",

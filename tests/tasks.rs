@@ -741,6 +741,46 @@ fn a_result_that_cannot_travel_is_the_error_of_its_task_alone() {
     });
 }
 
+/// Writes a field that it does not read.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Uneven {
+    #[serde(skip_deserializing)]
+    written: String,
+    read: String,
+}
+
+#[test]
+fn a_value_that_reads_less_than_it_has_written_is_an_error() {
+    fn uneven(len: usize) -> Uneven {
+        Uneven {
+            written: "w".repeat(len),
+            read: "r".repeat(len),
+        }
+    }
+    Backend::Multiprocessing.scope(|| {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            // In a frame and in memory of its own.
+            for len in [1, 100_000] {
+                let argument = uneven(len);
+                let errors = [
+                    executor.submit(task!(|argument| drop(argument))).result(),
+                    executor.submit(task!(uneven(len))).result().map(drop),
+                ];
+                for (error, part) in errors.into_iter().zip([Part::Argument, Part::Result]) {
+                    let error = error.unwrap_err();
+                    assert!(
+                        matches!(&error, TaskError::Decode(what) if what.part() == part),
+                        "{error}"
+                    );
+                    assert!(error.to_string().contains("remaining"), "{error}");
+                }
+            }
+            assert_eq!(executor.submit(seven).result().unwrap(), 7);
+        });
+    });
+}
+
 #[test]
 fn threads_encode_nothing() {
     Backend::Threading.scope(|| {

@@ -185,6 +185,11 @@ pub(crate) struct ExtentReader<'a> {
 }
 
 impl ExtentReader<'_> {
+    /// Whether all was read.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.left == 0
+    }
+
     /// The next bytes, in a buffer of their own; an error if there are not so many.
     pub(crate) fn take_bytes(&mut self, len: usize) -> io::Result<Vec<u8>> {
         if len > self.left {
