@@ -626,10 +626,12 @@ fn what_is_posted_of_a_pool_that_is_terminated_fails() {
             for result in waiting {
                 let error = result.get().unwrap_err();
                 assert!(matches!(error, TaskError::Terminated(Effect::DidNotRun)));
+                assert!(error.to_string().ends_with("did not run"), "{error}");
             }
             for result in held {
                 let error = result.get().unwrap_err();
                 assert!(matches!(error, TaskError::Terminated(Effect::MayHaveRun)));
+                assert!(error.to_string().ends_with("may have run"), "{error}");
             }
             pool.join().unwrap();
         }

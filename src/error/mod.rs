@@ -146,6 +146,17 @@ pub enum Effect {
     MayHaveRun,
 }
 
+impl Effect {
+    /// As it is said of a task.
+    fn said(self) -> &'static str {
+        match self {
+            Effect::DidNotRun => "did not run",
+            Effect::Ran => "had run before",
+            Effect::MayHaveRun => "may have run",
+        }
+    }
+}
+
 /// Why a task gave no result.
 ///
 /// [`effect`](TaskError::effect) says whether the task ran.
@@ -242,8 +253,8 @@ impl fmt::Display for TaskError {
             TaskError::Killed(killed) | TaskError::TimeLimit(killed) => killed.fmt(f),
             TaskError::Cancelled => f.write_str("the task was cancelled before it started"),
             TaskError::Shutdown => f.write_str("the executor was shut down; the task did not run"),
-            TaskError::Terminated(_) => {
-                f.write_str("the workers were terminated; the task may have run")
+            TaskError::Terminated(effect) => {
+                write!(f, "the workers were terminated; the task {}", effect.said())
             }
             TaskError::Encode(error) => write!(f, "cannot encode {error}"),
             TaskError::Decode(error) => write!(f, "cannot decode {error}"),

@@ -164,11 +164,7 @@ impl fmt::Display for WorkerDied {
             Some(task) => write!(f, "its task `{task}` ")?,
             None => f.write_str("the task ")?,
         }
-        f.write_str(match effect {
-            Effect::DidNotRun => "did not run",
-            Effect::Ran => "had run before",
-            Effect::MayHaveRun => "may have run",
-        })?;
+        f.write_str(effect.said())?;
         match stderr.is_empty() {
             true => Ok(()),
             false => write!(f, "; its standard error ended with:\n{stderr}"),
@@ -246,12 +242,11 @@ impl fmt::Display for Killed {
             Some(limit) => write!(f, "took longer than {limit:?} and was ended")?,
             None => f.write_str("was killed")?,
         }
-        write!(f, ", with worker '{worker}' (process {pid}); it ")?;
-        f.write_str(match effect {
-            Effect::DidNotRun => "did not run",
-            Effect::Ran => "had run before",
-            Effect::MayHaveRun => "may have run",
-        })
+        write!(
+            f,
+            ", with worker '{worker}' (process {pid}); it {}",
+            effect.said()
+        )
     }
 }
 
