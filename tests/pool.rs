@@ -29,7 +29,7 @@ use futures::{executor::block_on, stream};
 freethreading::init_tests!();
 
 static_assertions::assert_impl_all!(WorkerPool: Send, Sync, UnwindSafe, RefUnwindSafe);
-static_assertions::assert_impl_all!(AsyncResult<Cell<u8>>: Send, Sync, Unpin);
+static_assertions::assert_impl_all!(AsyncResult<Cell<u8>>: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
 static_assertions::assert_impl_all!(Imap<std::ops::Range<u8>, Cell<u8>>: Send, Unpin);
 static_assertions::assert_impl_all!(ImapStream<stream::Pending<u8>, u8>: Send, Unpin);
 

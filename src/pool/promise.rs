@@ -9,6 +9,7 @@
 
 use std::{
     mem,
+    panic::RefUnwindSafe,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -27,6 +28,9 @@ pub(super) struct Promise<T> {
 }
 
 pub(super) type Outcome<T> = Result<T, TaskError>;
+
+// No panic leaves one half kept: user code runs outside of its lock.
+impl<T> RefUnwindSafe for Promise<T> {}
 
 /// Is shown the outcome before it is handed out.
 pub(super) type Hook<T> = Box<dyn FnOnce(&Outcome<T>) + Send>;
