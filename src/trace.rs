@@ -44,6 +44,20 @@ mod imp {
         }
     }
 
+    /// The span in which something was asked for that is submitted bit by bit.
+    pub(crate) struct Scope(Span);
+
+    impl Scope {
+        pub(crate) fn here() -> Self {
+            Scope(Span::current())
+        }
+
+        /// Submits some of it.
+        pub(crate) fn run<T>(&self, submit: impl FnOnce() -> T) -> T {
+            self.0.in_scope(submit)
+        }
+    }
+
     /// Work that remembers in which span it was submitted.
     pub(crate) struct Traced<W> {
         span: Span,
@@ -109,6 +123,18 @@ mod imp {
 
         pub(crate) fn run<T>(self, _function: &'static str, task: impl FnOnce() -> T) -> T {
             task()
+        }
+    }
+
+    pub(crate) struct Scope;
+
+    impl Scope {
+        pub(crate) fn here() -> Self {
+            Scope
+        }
+
+        pub(crate) fn run<T>(&self, submit: impl FnOnce() -> T) -> T {
+            submit()
         }
     }
 

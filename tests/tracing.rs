@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::watched;
-use freethreading::{Backend, WorkerPoolExecutor};
+use freethreading::{Backend, WorkerPool, WorkerPoolExecutor};
 use tracing_subscriber::fmt::MakeWriter;
 
 freethreading::init_tests!();
@@ -55,6 +55,10 @@ fn work() {
     tracing::info!("at work");
 }
 
+fn work_on(_: u32) {
+    work();
+}
+
 /// Has a worker process keep what it logs.
 fn keep_log() {
     let log = Log::default();
@@ -68,6 +72,10 @@ static LOG: Mutex<Option<Log>> = Mutex::new(None);
 fn work_and_tell() -> String {
     work();
     LOG.lock().unwrap().as_ref().unwrap().text()
+}
+
+fn work_on_and_tell(_: u32) -> String {
+    work_and_tell()
 }
 
 #[test]
@@ -90,8 +98,24 @@ fn a_task_says_where_it_was_submitted() {
         assert!(line.contains("work"), "{line}");
         assert!(text.contains("a worker has started"), "{text}");
         assert!(text.contains("a worker has ended"), "{text}");
+        in_maps_of_a_pool(&log);
         in_a_worker_process();
     });
+}
+
+fn in_maps_of_a_pool(log: &Log) {
+    let pool = WorkerPool::builder().max_workers(2);
+    let pool = pool.backend(Backend::Threading).build().unwrap();
+    let request = tracing::info_span!("request", number = 9);
+    request.in_scope(|| {
+        pool.map(work_on, 0..100).unwrap();
+        pool.chunksize(7).map(work_on, 0..100).unwrap();
+        pool.imap(work_on, 0..100).unwrap().for_each(Result::unwrap);
+    });
+    let text = log.text();
+    let is_told =
+        |line: &&str| line.contains("at work") && line.contains("request{number=9}:task{");
+    assert_eq!(text.lines().filter(is_told).count(), 300, "{text}");
 }
 
 fn in_a_worker_process() {
@@ -109,4 +133,17 @@ fn in_a_worker_process() {
     // What comes from nowhere says so by saying nothing.
     let text = executor.submit(work_and_tell).result().unwrap();
     assert!(!text.lines().last().unwrap().contains("origin"), "{text}");
+    // A map's chunks are not all submitted by who has called it.
+    let pool = WorkerPool::builder().max_workers(1);
+    let pool = pool.backend(Backend::Multiprocessing).build().unwrap();
+    pool.apply(keep_log).unwrap();
+    for text in request.in_scope(|| pool.map(work_on_and_tell, 0..20).unwrap()) {
+        assert!(
+            text.lines()
+                .last()
+                .unwrap()
+                .contains(&format!("origin_id={id}")),
+            "{text}"
+        );
+    }
 }

@@ -31,6 +31,7 @@ use crate::{
         Portable,
         cell::{TaskCell, Watcher},
     },
+    trace::{self, Scope},
     unwind,
 };
 
@@ -58,6 +59,7 @@ pub(super) struct Gather<I, R> {
     adaptive: bool,
     state: Mutex<State<I, R>>,
     promise: Arc<Promise<Vec<R>>>,
+    scope: Scope,
 }
 
 struct State<I, R> {
@@ -126,6 +128,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 over: false,
             }),
             promise: Arc::clone(promise),
+            scope: Scope::here(),
         });
         gather.feed();
     }
@@ -145,10 +148,13 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 piece,
             };
             // Encoding is code of a user: not under the lock.
-            let cell = match self.carriage {
-                None => TaskCell::new(work),
-                Some(carriage) => TaskCell::encoded(work, carriage),
-            };
+            let cell = self.scope.run(|| {
+                let work = trace::traced(work);
+                match self.carriage {
+                    None => TaskCell::new(work),
+                    Some(carriage) => TaskCell::encoded(work, carriage),
+                }
+            });
             let future = TaskFuture::new(Arc::clone(&cell) as _);
             let watched = future.watch(Arc::clone(self) as _, number);
             let hold = self.hold.lock().clone();

@@ -35,7 +35,7 @@ use crate::{
         entry,
         work::Work,
     },
-    unwind,
+    trace, unwind,
 };
 use memory::Memory;
 use progress::Progress;
@@ -105,12 +105,12 @@ impl<I: Portable, R: Portable> Spread<I, R> {
         // The value that makes it sound to summon it on the workers: it lives for ever.
         mem::forget(function);
         for number in 0..drivers {
-            let cell = TaskCell::new(Driver {
+            let cell = TaskCell::new(trace::traced(Driver {
                 spread: Arc::clone(&spread),
                 number,
                 name: std::any::type_name::<F>,
                 drive: Spread::drive::<F>,
-            });
+            }));
             let future = TaskFuture::new(Arc::clone(&cell) as _);
             Arc::clone(hold).submit(cell as Arc<dyn Job>);
             let watcher = Arc::clone(&spread);
