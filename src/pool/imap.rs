@@ -251,7 +251,7 @@ where
     ///
     /// # Blocking
     ///
-    /// For so long at most; a time of zero only looks.
+    /// For so long at most; a time of zero only looks. What the input takes to give the next items comes on top.
     ///
     /// # Errors
     ///
