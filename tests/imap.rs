@@ -527,20 +527,23 @@ freethreading::test_backends! {
     fn one_whose_input_was_read_to_its_end_is_complete_after_the_close() {
         watched(|| {
             for face in Face::ALL {
-                let pool = WorkerPool::new(2).unwrap();
-                let gates = GateKeeper::new();
-                let gate = gates.gate();
-                // A chunk for each worker, which is all that is read at first.
-                let items = (0..8).map(move |n| (n, Some(gate.clone())));
-                let mut results = imap(face, &pool, (5, true), number_at, items);
-                // Streams are read when they are polled.
-                if let Results::Stream(_, stream) = &mut results {
-                    assert!(stream.next().now_or_never().is_none());
+                // A chunk for each worker, which is all that is read at first. Whether there are more is to be seen by
+                // the last one, or the input has to say so.
+                for len in [8, 10] {
+                    let pool = WorkerPool::new(2).unwrap();
+                    let gates = GateKeeper::new();
+                    let gate = gates.gate();
+                    let items = (0..len).map(move |n| (n, Some(gate.clone())));
+                    let mut results = imap(face, &pool, (5, true), number_at, items);
+                    // Streams are read when they are polled.
+                    if let Results::Stream(_, stream) = &mut results {
+                        assert!(stream.next().now_or_never().is_none());
+                    }
+                    pool.close();
+                    gates.open();
+                    assert_eq!(values(results), (0..len).collect::<Vec<_>>(), "{face:?}");
+                    pool.join().unwrap();
                 }
-                pool.close();
-                gates.open();
-                assert_eq!(values(results), (0..8).collect::<Vec<_>>(), "{face:?}");
-                pool.join().unwrap();
             }
         });
     }

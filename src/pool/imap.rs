@@ -100,6 +100,11 @@ impl<R> Output<R> {
         self.error.take().map(Err)
     }
 
+    /// The rest of the input, which says this of its length, is not read, for this reason.
+    fn leave_out(&mut self, (_, most): (usize, Option<usize>), error: TaskError) {
+        self.last = (most != Some(0)).then_some(error);
+    }
+
     /// Takes over the outcome of a chunk; says whether there is no use in submitting more.
     fn receive(&mut self, outcome: ChunkOutcome<R>) -> bool {
         match outcome {
@@ -203,7 +208,7 @@ where
             && output.window.len() < feeder.limit
         {
             if let Err(error) = feeder.scheduler.check() {
-                output.last = Some(error);
+                output.leave_out(items.size_hint(), error);
                 *input = None;
                 return;
             }

@@ -58,7 +58,7 @@ where
             if self.buffer.is_empty()
                 && let Err(error) = self.feeder.scheduler.check()
             {
-                self.output.last = Some(error);
+                self.output.leave_out(input.size_hint(), error);
                 self.input = None;
                 return;
             }
