@@ -31,6 +31,8 @@ pub(crate) struct Freight {
     pub(crate) luggage: Luggage,
     /// The encoding itself, if it is large.
     pub(crate) extent: Option<Extent>,
+    /// How large the encoding would be, if it is nowhere since no frame holds it; else zero.
+    pub(crate) excess: usize,
 }
 
 /// What bincode says of bytes that a value has not read.
@@ -70,11 +72,16 @@ pub(crate) fn ship<T: Serialize>(
 ) -> Result<Freight, CodecError> {
     let start = frame.len();
     let mut luggage = Luggage::default();
+    let mut excess = 0;
     let encoded = passage::pack(reach, &mut luggage, || {
         contain::<T, _>(part, || {
             // Primitives are packed twice then, which does no harm.
             let size = usize::try_from(bincode::serialized_size(value)?).unwrap_or(usize::MAX);
-            // What is too large for a frame is refused, wherever it is.
+            // What is too large for a frame is refused, wherever it is; if it is much too large, there may be no memory.
+            if size > limit {
+                excess = size;
+                return Ok(None);
+            }
             let fits = size <= limit.saturating_sub(start);
             if size >= LARGE && fits && reach == Reach::Tree {
                 match encode_in_extent(value, size) {
@@ -90,7 +97,11 @@ pub(crate) fn ship<T: Serialize>(
     if encoded.is_err() {
         frame.truncate(start);
     }
-    encoded.map(|extent| Freight { luggage, extent })
+    encoded.map(|extent| Freight {
+        luggage,
+        extent,
+        excess,
+    })
 }
 
 fn encode_in_extent<T: Serialize>(value: &T, size: usize) -> bincode::Result<Option<Extent>> {

@@ -573,6 +573,21 @@ fn too_large_a_frame_is_the_error_of_its_own_task() {
     });
 }
 
+#[test]
+fn what_is_too_large_for_a_frame_takes_no_memory_for_it() {
+    watched(|| {
+        let builder = builder(1).max_frame_len(1 << 20);
+        let pool = builder.memory_limit(150 << 20).build().unwrap();
+        // Once; not twice.
+        let error = pool.apply(|| "x".repeat(100 << 20)).unwrap_err();
+        let Error::Task(TaskError::TooLarge(error)) = error else {
+            panic!("{error}");
+        };
+        assert!(error.size() > 100 << 20, "{error}");
+        is_well(&pool);
+    });
+}
+
 /// Tells the workers of one pool from those of all others.
 fn unique_prefix() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -312,7 +312,12 @@ fn answer(request: Bytes, frame: &mut Vec<u8>, limit: usize) -> io::Result<Optio
 
 /// Makes the frame of a reply complete; gives the primitives that the result names.
 fn pack(freight: Freight, frame: &mut Vec<u8>, id: u64, limit: usize) -> Result<Luggage, TooLarge> {
-    let Freight { luggage, extent } = freight;
+    let Freight {
+        luggage,
+        extent,
+        excess,
+    } = freight;
+    wire::admit(frame, excess, Part::Result, limit)?;
     match extent {
         Some(extent) => {
             let header = FromWorker::DoneIn {

@@ -186,6 +186,11 @@ pub(super) fn finish(frame: &mut [u8], part: Part, limit: usize) -> Result<(), T
     Ok(())
 }
 
+/// Refuses a payload of so many bytes that was left out of the frame since it is too large.
+pub(super) fn admit(frame: &[u8], excess: usize, part: Part, limit: usize) -> Result<(), TooLarge> {
+    check((frame.len() - PREFIX).saturating_add(excess), part, limit)
+}
+
 fn check(len: usize, part: Part, limit: usize) -> Result<(), TooLarge> {
     match len <= limit {
         true => Ok(()),
@@ -230,8 +235,12 @@ pub(crate) fn request<A: Serialize>(
     let header = call(id, entry, reply, Origin::here())?;
     let mut frame = Vec::new();
     begin(&mut frame, &header);
-    let Freight { luggage, extent } =
-        codec::ship(args, &mut frame, Part::Argument, reach, limit).map_err(TaskError::Encode)?;
+    let Freight {
+        luggage,
+        extent,
+        excess,
+    } = codec::ship(args, &mut frame, Part::Argument, reach, limit).map_err(TaskError::Encode)?;
+    admit(&frame, excess, Part::Argument, limit).map_err(TaskError::TooLarge)?;
     match &extent {
         Some(extent) => {
             tidy::later();
