@@ -9,6 +9,11 @@ pub const SCENARIOS: &[Scenario] = &[
         PROCESSES,
         a_first_use_without_descriptors_is_an_error_of_its_task
     ),
+    scenario!(
+        true,
+        PROCESSES,
+        a_first_use_in_a_runtime_without_threads_is_an_error_of_its_task
+    ),
     scenario!(true, THREADS, a_refused_thread_may_be_started_again),
     scenario!(
         true,
@@ -148,20 +153,50 @@ mod a_first_use_without_descriptors_is_an_error_of_its_task {
     }
 }
 
+mod a_first_use_in_a_runtime_without_threads_is_an_error_of_its_task {
+    use super::*;
+    use freethreading::{TaskError, WorkerPoolExecutor};
+
+    pub fn main() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.build().unwrap();
+        runtime.block_on(async {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let undo = refuse_threads();
+            let refused = executor.submit(|| 6 * 7).await;
+            undo();
+            let Err(TaskError::Start(error)) = refused else {
+                panic!("{refused:?}");
+            };
+            assert!(error.io_error().raw_os_error().is_some(), "{error:?}");
+            assert_eq!(executor.submit(|| 6 * 7).await.unwrap(), 42);
+            executor.shutdown_async(false).await;
+        });
+    }
+
+    pub fn check(mut program: Program) {
+        program
+            .command
+            .env("RUST_MIN_STACK", (512 << 20).to_string());
+        program.run().said("");
+    }
+}
+
+/// Leaves room for anything but a stack, where the environment says that stacks are large.
+fn refuse_threads() -> impl FnOnce() {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    let before = limit(libc::RLIMIT_AS, pages * 4096 + (64 << 20));
+    move || {
+        limit(libc::RLIMIT_AS, before);
+    }
+}
+
 mod a_refused_thread_may_be_started_again {
     use super::*;
 
     pub fn main() {
-        let worker = a_refused_worker(|| {
-            // Room for anything but a stack.
-            let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-            let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
-            let before = limit(libc::RLIMIT_AS, pages * 4096 + (64 << 20));
-            move || {
-                limit(libc::RLIMIT_AS, before);
-            }
-        });
-        start_again(&worker);
+        start_again(&a_refused_worker(refuse_threads));
     }
 
     pub fn check(mut program: Program) {

@@ -6,7 +6,9 @@
 use std::{
     cell::Cell,
     future::pending,
-    io, thread,
+    io,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -63,13 +65,22 @@ pub(crate) fn handle() -> io::Result<Handle> {
     };
     // tokio panics where the last descriptors are used up.
     let runtime = unwind::catch(build).map_err(|panic| io::Error::other(panic.to_string()))??;
+    let runtime = Arc::new(runtime);
     let handle = runtime.handle().clone();
-    thread::Builder::new()
+    let served = Arc::clone(&runtime);
+    let begun = thread::Builder::new()
         .name("freethreading-io".into())
         .spawn(move || {
             let _serving = Serving::begin();
-            runtime.block_on(pending::<()>());
-        })?;
+            served.block_on(pending::<()>());
+        });
+    if let Err(error) = begun {
+        // To drop it is to wait for it, which is a panic for a caller that is on a runtime of his own.
+        if let Some(runtime) = Arc::into_inner(runtime) {
+            runtime.shutdown_background();
+        }
+        return Err(error);
+    }
     *reactor = Some(handle.clone());
     Ok(handle)
 }
