@@ -25,8 +25,21 @@ extern "C" fn note() {
     IS_FORKED.store(true, Ordering::Relaxed);
 }
 
+/// Calls code of a task, which may fork and come back twice. Only here does it come back from this: the other process
+/// must not answer, too, nor go on to what comes next.
+#[inline]
+pub(crate) fn once<T>(code: impl FnOnce() -> T) -> T {
+    let was_forked = is_forked();
+    let result = code();
+    if is_forked() != was_forked {
+        end();
+    }
+    result
+}
+
 /// Ends this process at once, and leaves alone whatever belongs to the one that it was forked from.
-pub(crate) fn end() -> ! {
+#[cold]
+fn end() -> ! {
     // SAFETY: it may be called at any time.
     unsafe { libc::_exit(0) }
 }

@@ -839,6 +839,26 @@ fn a_task_that_forks_and_comes_back_twice_has_one_result() {
 }
 
 #[test]
+fn an_initializer_that_forks_and_comes_back_twice_has_run_once() {
+    fn fork() {
+        // SAFETY: the child comes back from the initializer, which is what this is about.
+        unsafe { libc::fork() };
+    }
+    watched(|| {
+        let executor = WorkerPoolExecutor::builder()
+            .max_workers(1)
+            .backend(Backend::Multiprocessing)
+            .initializer(fork);
+        let executor = executor.build().unwrap();
+        let pid = pid_of_worker(&executor);
+        for n in 0..20 {
+            assert_eq!(executor.submit(task!(double(n))).result().unwrap(), 2 * n);
+        }
+        assert_eq!(pid_of_worker(&executor), pid);
+    });
+}
+
+#[test]
 fn workers_that_are_killed_as_they_start_break_nothing() {
     fn initialize() {}
     watched(|| {

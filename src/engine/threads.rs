@@ -19,6 +19,7 @@ use super::{
 use crate::{
     backend::Backend,
     error::{Effect, StartError, TaskError},
+    fork,
     shim::SpinLock,
     stats::{Moment, Tally, WorkerStats},
     task::duty::{self, Duty},
@@ -134,7 +135,7 @@ impl ThreadRunner {
         record::set_current(Arc::clone(&self.record));
         duty::set(Arc::clone(self) as Arc<dyn Duty>);
         let initialized = match scheduler.initializer() {
-            Some(initializer) => initializer.run(),
+            Some(initializer) => fork::once(|| initializer.run()),
             None => Ok(()),
         };
         let (verdict, setback) = match initialized {

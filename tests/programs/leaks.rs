@@ -20,6 +20,11 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario!(
         true,
+        &Backend::ALL,
+        nothing_is_left_of_tasks_that_come_back_twice
+    ),
+    scenario!(
+        true,
         PROCESSES,
         workers_end_well_where_somebody_else_waits_for_them
     ),
@@ -389,6 +394,39 @@ mod a_forked_process_ends_and_leaves_all_alone {
 
     pub fn check(program: Program) {
         program.run().said("all is well\n");
+    }
+}
+
+mod nothing_is_left_of_tasks_that_come_back_twice {
+    use super::*;
+    use freethreading::{WorkerPoolExecutor, task};
+
+    fn fork() {
+        // SAFETY: the child comes back from the task, which is what this is about.
+        unsafe { libc::fork() };
+    }
+
+    fn note(n: u32) {
+        sign("ran").note(n);
+    }
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::builder().max_workers(1);
+        let executor = executor.initializer(fork).build().unwrap();
+        for n in 0..20 {
+            let forks = executor.submit(fork);
+            let next = executor.submit(task!(note(n)));
+            forks.add_done_callback(|_| sign("told").note("once"));
+            forks.result().unwrap();
+            next.result().unwrap();
+        }
+        executor.shutdown(true, false);
+        assert_eq!(sign("ran").notes().len(), 20);
+        assert_eq!(sign("told").notes().len(), 20);
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
     }
 }
 

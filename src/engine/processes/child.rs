@@ -227,10 +227,6 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
     }
     while let Some(request) = port.next()? {
         let luggage = answer(request, &mut frame, limit)?;
-        if fork::is_forked() {
-            // The task has forked, and comes back in both processes. This one must neither answer nor wait for requests.
-            fork::end();
-        }
         failed = luggage.is_none();
         port.reply(&mut frame, luggage.unwrap_or_default())?;
         if frame.capacity() > KEEP && frame.len() < frame.capacity() / 4 {
@@ -293,7 +289,7 @@ fn answer(request: Bytes, frame: &mut Vec<u8>, limit: usize) -> io::Result<Optio
             let wanted = reply == Reply::Value;
             let run = || entry.run(payload, wanted.then_some(entry::Reply { frame, limit }));
             let run = || origin.run(entry.function_name(), run);
-            duty::run(run).map_err(RunFailure::Task)
+            fork::once(|| duty::run(run)).map_err(RunFailure::Task)
         }
         Err(why) => Err(RunFailure::Mismatch(why)),
     };

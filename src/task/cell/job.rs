@@ -7,6 +7,7 @@ use crate::{
     engine::{self, Job, Orders, Payload, Post, Posting, Request, Runner, Settled},
     error::TaskError,
     executor::TaskFuture,
+    fork,
     task::work::Work,
     unwind,
 };
@@ -20,7 +21,7 @@ impl<W: Work> Job for TaskCell<W> {
         let Input::Work(work) = self.begin(None, limit)? else {
             unreachable!("an encoded task was given to a thread");
         };
-        let outcome = match unwind::catch(|| work.call()) {
+        let outcome = match fork::once(|| unwind::catch(|| work.call())) {
             Ok(value) => Outcome::Value(value),
             Err(panic) => Outcome::Error(TaskError::Panicked(panic)),
         };
