@@ -2,7 +2,14 @@
 
 mod common;
 
-use std::{thread, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use common::{Gate, GateKeeper, Scratch, Sign, runs, watched};
 use freethreading::{Backend, Effect, TaskError, WorkerPoolExecutor, cancelled, get_backend, task};
@@ -164,14 +171,36 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn who_is_told_that_a_task_was_given_up_may_wait_for_the_end() {
+        watched(|| {
+            let scratch = Scratch::new();
+            let begun = scratch.sign("begun");
+            let executor = Arc::new(WorkerPoolExecutor::new(1).unwrap());
+            let runs = executor.submit(task!(run_until_cancelled(begun.clone())));
+            let waits = executor.submit(task!(run_until_cancelled(begun.clone())));
+            begun.wait();
+            let ends = Arc::new(AtomicUsize::new(0));
+            for future in [runs, waits] {
+                let (executor, ends) = (Arc::clone(&executor), Arc::clone(&ends));
+                future.add_done_callback(move |_| {
+                    executor.shutdown(true, false);
+                    ends.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            executor.kill_workers();
+            assert_eq!(ends.load(Ordering::Relaxed), 2);
+        });
+    }
+
+    #[test]
     fn a_callback_may_end_its_own_executor() {
         watched(|| {
             let scratch = Scratch::new();
             let (begin, killed) = (scratch.sign("begin"), scratch.sign("killed"));
-            let executor = std::sync::Arc::new(WorkerPoolExecutor::new(1).unwrap());
+            let executor = Arc::new(WorkerPoolExecutor::new(1).unwrap());
             let sign = begin.clone();
             let waits = executor.submit(task!(|sign| sign.wait()));
-            let other = std::sync::Arc::clone(&executor);
+            let other = Arc::clone(&executor);
             let end = killed.clone();
             waits.add_done_callback(move |_| {
                 assert!(!other.shutdown_timeout(LONG));

@@ -191,9 +191,18 @@ impl Payload {
     }
 }
 
+/// A job that is settled, and is to be published.
+pub(crate) type SettledJob = (Arc<dyn Job>, Settled);
+
+/// Decides that a job has failed.
+pub(crate) fn settle(job: Arc<dyn Job>, error: TaskError) -> SettledJob {
+    let settled = job.settle(Err(error));
+    (job, settled)
+}
+
 /// Ends a job that no worker has.
 pub(crate) fn fail(job: Arc<dyn Job>, error: TaskError) {
-    let _ = job.settle(Err(error));
+    let (job, _) = settle(job, error);
     job.publish();
 }
 
@@ -285,9 +294,9 @@ pub(crate) trait Runner: Send + Sync {
     /// What it is and what it does.
     fn stats(&self) -> WorkerStats;
 
-    /// Takes no more jobs; the one at hand, if any, fails with [`TaskError::Terminated`]. A process is
-    /// killed; a thread goes on with what it does, but nobody waits for the result any more.
-    fn terminate(&self);
+    /// Takes no more jobs; those at hand fail with [`TaskError::Terminated`], and are given to be published. A
+    /// process is killed; a thread goes on with what it does, but nobody waits for the result any more.
+    fn terminate(&self) -> Vec<SettledJob>;
 }
 
 impl From<Failure> for TaskError {

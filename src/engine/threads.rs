@@ -11,9 +11,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Engine, Heed, Job, Runner, Scheduler, Settled, fail,
+    Engine, Heed, Job, Runner, Scheduler, Settled, SettledJob, fail,
     processes::wire::Carriage,
     scheduler::{After, Next, Setback},
+    settle,
     slot::Slot,
 };
 use crate::{
@@ -282,15 +283,14 @@ impl Runner for ThreadRunner {
             .stats(&self.tally, job.map(|job| job.name()), since)
     }
 
-    fn terminate(&self) {
+    fn terminate(&self) -> Vec<SettledJob> {
         let job = {
             let mut desk = self.desk.lock();
             desk.asked = true;
             desk.terminated = true;
             desk.job.clone()
         };
-        if let Some(job) = job {
-            fail(job, TaskError::Terminated(Effect::MayHaveRun));
-        }
+        let end = |job| settle(job, TaskError::Terminated(Effect::MayHaveRun));
+        job.map(end).into_iter().collect()
     }
 }

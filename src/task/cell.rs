@@ -170,11 +170,13 @@ impl<W: Work> TaskCell<W> {
 
     fn settle_with(&self, outcome: Outcome<W::Output>) -> Settled {
         let mut state = self.state.lock();
+        let waiting = state.waiting.as_ref();
+        let calls_back = waiting.is_some_and(|waiting| waiting.calls_back());
         if state.is_settled() {
             drop(state);
             unwind::discard(outcome);
             return Settled {
-                calls_back: false,
+                calls_back,
                 failed: true,
             };
         }
@@ -184,8 +186,6 @@ impl<W: Work> TaskCell<W> {
             published: false,
         };
         let before = std::mem::replace(&mut state.stage, settled);
-        let waiting = state.waiting.as_ref();
-        let calls_back = waiting.is_some_and(|waiting| waiting.calls_back());
         drop(state);
         // Arguments of a task that will not run.
         unwind::discard(before);

@@ -50,6 +50,11 @@ pub const SCENARIOS: &[Scenario] = &[
         PROCESSES,
         an_exit_in_a_worker_after_main_ends_the_program
     ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        an_exit_in_a_callback_of_a_task_that_is_given_up_ends_the_program
+    ),
     scenario!(true, &Backend::ALL, a_panic_in_main_ends_the_program),
     scenario!(
         true,
@@ -508,6 +513,31 @@ mod an_exit_in_a_worker_after_main_ends_the_program {
         // Either code will do: the first exit was that of main.
         let ended = program.run();
         assert!(matches!(ended.status.code(), Some(0 | 7)), "{ended:#?}");
+    }
+}
+
+mod an_exit_in_a_callback_of_a_task_that_is_given_up_ends_the_program {
+    use super::*;
+    use freethreading::{WorkerPoolExecutor, cancelled};
+
+    fn run_until_cancelled() {
+        sign("running").give();
+        while !cancelled() {
+            thread::yield_now();
+        }
+    }
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let future = executor.submit(run_until_cancelled);
+        sign("running").wait();
+        future.add_done_callback(|_| std::process::exit(7));
+        executor.kill_workers();
+        unreachable!("the program has ended");
+    }
+
+    pub fn check(program: Program) {
+        program.run().had_code(7);
     }
 }
 

@@ -37,8 +37,9 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::{
     super::{
-        Heed, Job, Patience, Runner, Scheduler, fail,
+        Heed, Job, Patience, Runner, Scheduler, SettledJob,
         scheduler::{After, Setback},
+        settle,
     },
     launcher::{Launched, PIPE_SIZE},
     stderr::Errors,
@@ -442,7 +443,7 @@ impl Runner for Link {
         }
     }
 
-    fn terminate(&self) {
+    fn terminate(&self) -> Vec<SettledJob> {
         let jobs: Vec<_> = {
             let mut state = self.state.lock();
             state.condemn(Sentence::Terminated);
@@ -451,9 +452,9 @@ impl Runner for Link {
         };
         self.changed.notify_one();
         // Whoever waits for them need not wait for the process's end.
-        for job in jobs {
-            fail(job, TaskError::Terminated(Effect::MayHaveRun));
-            self.rouse();
-        }
+        let end = |job| settle(job, TaskError::Terminated(Effect::MayHaveRun));
+        let ended = jobs.into_iter().map(end).collect();
+        self.rouse();
+        ended
     }
 }

@@ -205,7 +205,7 @@ impl Scheduler {
             0 => state.take_all(),
             _ => VecDeque::new(),
         };
-        self.fail_all(state, stranded, error, || {});
+        self.fail_all(state, stranded, error, Vec::new);
     }
 
     /// A worker was started: from now on it can be killed.
@@ -217,7 +217,8 @@ impl Scheduler {
             state.terminated
         };
         if terminated {
-            runner.terminate();
+            let at_hand = runner.terminate();
+            debug_assert!(at_hand.is_empty(), "it has just been started");
         }
     }
 
@@ -286,7 +287,7 @@ impl Scheduler {
             return self.start();
         }
         match state.broken.clone() {
-            Some(error) => self.fail_all(state, failed, error, || {}),
+            Some(error) => self.fail_all(state, failed, error, Vec::new),
             None => self.unlock_and_finish(state),
         }
     }

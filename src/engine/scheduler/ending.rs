@@ -7,8 +7,9 @@ use parking_lot::MutexGuard;
 use super::{Scheduler, State};
 use crate::{
     engine::{
-        Job, Settled,
+        Job, Settled, SettledJob,
         processes::{aside, reactor},
+        settle,
     },
     error::{Effect, TaskError},
     exit, unwind,
@@ -61,6 +62,7 @@ impl Scheduler {
         }
         self.fail_all(state, cancelled, TaskError::Cancelled, || {
             idle.iter().for_each(|runner| runner.stop());
+            Vec::new()
         });
     }
 
@@ -75,8 +77,10 @@ impl Scheduler {
         let crew = state.crew.clone();
         let error = TaskError::Terminated(Effect::DidNotRun);
         self.fail_all(state, queued, error, || {
-            crew.iter().for_each(|runner| runner.terminate());
+            let at_hand = crew.iter().flat_map(|runner| runner.terminate());
+            let at_hand = at_hand.collect();
             idle.iter().for_each(|runner| runner.stop());
+            at_hand
         });
         // Processes are gone in a moment. A thread goes on for as long as it likes, for nobody.
         if self.carriage().is_none() {
@@ -84,25 +88,21 @@ impl Scheduler {
         }
     }
 
-    /// Fails jobs that were accepted, once something else is done. The end does not come before: who waits for it finds
-    /// all outcomes.
+    /// Fails jobs that were accepted, once something else is done, which may give others that have failed. The end does
+    /// not come before: who waits for it finds all outcomes.
     pub(super) fn fail_all(
         self: &Arc<Self>,
         mut state: MutexGuard<'_, State>,
         jobs: VecDeque<Arc<dyn Job>>,
         error: TaskError,
-        first: impl FnOnce(),
+        first: impl FnOnce() -> Vec<SettledJob>,
     ) {
         state.handed += 1;
         drop(state);
-        first();
-        let settle = |job: Arc<dyn Job>| {
-            let settled = job.settle(Err(error.clone()));
-            (job, settled)
-        };
-        let settled: Vec<_> = jobs.into_iter().map(settle).collect();
+        let mut settled = first();
+        settled.extend(jobs.into_iter().map(|job| settle(job, error.clone())));
         // The end waits for callbacks that others call,
-        let is_for_others = |(_, settled): &(_, Settled)| settled.is_published_aside();
+        let is_for_others = |(_, settled): &SettledJob| settled.is_published_aside();
         let (for_others, settled): (Vec<_>, _) = settled.into_iter().partition(is_for_others);
         for (job, settled) in for_others {
             self.publish(job, settled);
