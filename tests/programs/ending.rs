@@ -55,6 +55,11 @@ pub const SCENARIOS: &[Scenario] = &[
         &Backend::ALL,
         an_exit_in_a_callback_of_a_task_that_is_given_up_ends_the_program
     ),
+    scenario!(
+        true,
+        PROCESSES,
+        an_exit_while_a_pool_is_at_work_starts_no_worker
+    ),
     scenario!(true, &Backend::ALL, a_panic_in_main_ends_the_program),
     scenario!(
         true,
@@ -534,6 +539,42 @@ mod an_exit_in_a_callback_of_a_task_that_is_given_up_ends_the_program {
         future.add_done_callback(|_| std::process::exit(7));
         executor.kill_workers();
         unreachable!("the program has ended");
+    }
+
+    pub fn check(program: Program) {
+        program.run().had_code(7);
+    }
+}
+
+mod an_exit_while_a_pool_is_at_work_starts_no_worker {
+    use super::*;
+    use freethreading::WorkerPool;
+
+    /// Takes for ever once the program ends.
+    fn initialize() {
+        if sign("ending").is_given() {
+            spin();
+        }
+    }
+
+    fn note_and_spin(_: u32) {
+        sign("busy").note("");
+        spin();
+    }
+
+    pub fn main() {
+        let pool = WorkerPool::builder().max_workers(2);
+        let pool = pool.initializer(initialize).build().unwrap();
+        // Somebody else ends the program, as a handler of Ctrl-C may.
+        thread::spawn(|| {
+            eventually("both are busy", || sign("busy").notes().len() == 2);
+            sign("ending").give();
+            std::process::exit(7);
+        });
+        let _ = pool.map(note_and_spin, 0..2);
+        loop {
+            thread::park();
+        }
     }
 
     pub fn check(program: Program) {

@@ -124,10 +124,16 @@ impl Scheduler {
         }
     }
 
-    /// Kills the workers that can be killed; `false` if there was one that cannot.
-    pub(crate) fn kill(&self) -> bool {
-        let crew: Vec<_> = self.state.lock().crew.to_vec();
-        crew.iter().all(|runner| runner.kill())
+    /// Kills the workers that can be killed, and those that are just being started as soon as they are.
+    pub(crate) fn kill(&self) {
+        let crew = {
+            let mut state = self.state.lock();
+            state.terminated = true;
+            state.crew.clone()
+        };
+        for runner in crew {
+            runner.kill();
+        }
     }
 
     /// Blocks until nothing is left of the workers; call it after `finished`.

@@ -49,7 +49,7 @@ pub(in crate::engine) struct State {
     pub(super) closed: bool,
     /// Closed, and what has not begun is cancelled.
     pub(in crate::engine) cancelling: bool,
-    /// Closed, and no worker is to finish what it has.
+    /// Closed, and no worker is to finish what it has, or to begin.
     pub(in crate::engine) terminated: bool,
     pub(in crate::engine) broken: Option<TaskError>,
     pub(super) setbacks: u32,
