@@ -4,7 +4,7 @@ mod common;
 
 use std::thread;
 
-use common::{Gate, GateKeeper, eventually, watched};
+use common::{Gate, GateKeeper, Scratch, eventually, watched};
 use freethreading::{
     Backend, Stats, TaskError, WorkerPool, WorkerPoolExecutor, current_worker, get_backend, task,
 };
@@ -125,6 +125,29 @@ freethreading::test_backends! {
             assert_eq!(executor.stats().completed, 6);
         });
     }
+}
+
+#[test]
+fn a_worker_that_could_not_be_started_is_no_restart() {
+    watched(|| {
+        let directory = Scratch::new();
+        let nowhere = directory.path().join("nowhere");
+        let executor = WorkerPoolExecutor::builder()
+            .max_workers(1)
+            .backend(Backend::Multiprocessing)
+            .current_dir(&nowhere);
+        let executor = executor.build().unwrap();
+        for _ in 0..3 {
+            let refused = executor.submit(|| ()).result();
+            assert!(matches!(refused, Err(TaskError::Start(_))), "{refused:?}");
+        }
+        std::fs::create_dir(&nowhere).unwrap();
+        executor.submit(|| ()).result().unwrap();
+        assert_eq!(executor.stats().restarted, 0);
+        executor.submit(exit).result().unwrap_err();
+        executor.submit(|| ()).result().unwrap();
+        assert_eq!(executor.stats().restarted, 1);
+    });
 }
 
 #[test]

@@ -363,7 +363,7 @@ impl Scheduler {
                 queued: state.queue.len() + state.inbox.len() + state.still_posted(),
                 completed: state.past.0,
                 failed: state.past.1,
-                restarted: state.restarted,
+                restarted: state.restarted(),
                 ..Stats::default()
             };
             (stats, state.crew.clone(), purged)

@@ -47,7 +47,6 @@ impl Threads {
 impl Engine for Threads {
     fn start(&self, scheduler: &Arc<Scheduler>, record: &Arc<Record>) -> Result<(), TaskError> {
         let runner = Arc::new(ThreadRunner::new(Arc::clone(record)));
-        let id = runner.id;
         scheduler.enlist(Arc::clone(&runner) as Arc<dyn Runner>);
         let listed = Arc::clone(&runner);
         let body = {
@@ -69,7 +68,7 @@ impl Engine for Threads {
                 Ok(())
             }
             Err(error) => {
-                scheduler.delist(id);
+                scheduler.delist(&*listed);
                 Err(TaskError::Start(StartError::new(&record.name(), error)))
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use super::{Scheduler, State};
+use super::{Scheduler, State, state::Rank};
 use crate::{
     backend::Backend,
     engine::{Job, Runner},
@@ -74,20 +74,23 @@ impl Setback {
 impl State {
     /// Takes the lowest number that no worker has.
     fn promote(&mut self) -> usize {
-        let free = self.ranks.iter().position(|taken| !taken);
-        self.restarted += u64::from(free.is_some());
+        let free = self.ranks.iter().position(|rank| !rank.is_taken);
         let rank = free.unwrap_or_else(|| {
-            self.ranks.push(false);
+            self.ranks.push(Rank::default());
             self.ranks.len() - 1
         });
-        self.ranks[rank] = true;
+        self.ranks[rank].is_taken = true;
         rank
+    }
+
+    fn rank(&mut self, rank: Option<usize>) -> Option<&mut Rank> {
+        self.ranks.get_mut(rank?)
     }
 
     /// A worker is gone: another may have its number.
     fn dismiss(&mut self, rank: Option<usize>) {
-        if let Some(taken) = rank.and_then(|rank| self.ranks.get_mut(rank)) {
-            *taken = false;
+        if let Some(rank) = self.rank(rank) {
+            rank.is_taken = false;
         }
     }
 }
@@ -212,6 +215,9 @@ impl Scheduler {
     pub(crate) fn enlist(&self, runner: Arc<dyn Runner>) {
         let terminated = {
             let mut state = self.state.lock();
+            if let Some(rank) = state.rank(runner.rank()) {
+                rank.starts += 1;
+            }
             state.crew.push(Arc::clone(&runner));
             state.fresh.push(runner.id());
             state.terminated
@@ -223,10 +229,13 @@ impl Scheduler {
     }
 
     /// A worker that was enlisted could not be started after all.
-    pub(crate) fn delist(&self, id: u64) {
+    pub(crate) fn delist(&self, runner: &dyn Runner) {
         let mut state = self.state.lock();
-        state.crew.retain(|other| other.id() != id);
-        state.asked(id);
+        if let Some(rank) = state.rank(runner.rank()) {
+            rank.starts -= 1;
+        }
+        state.crew.retain(|other| other.id() != runner.id());
+        state.asked(runner.id());
     }
 
     /// A worker is not to be given jobs any more. If it was not idle (`false`), whoever has taken it

@@ -8,6 +8,14 @@ use crate::{
     error::TaskError,
 };
 
+/// A number that one worker has at a time.
+#[derive(Default)]
+pub(super) struct Rank {
+    pub(super) is_taken: bool,
+    /// How many workers were started that had it.
+    pub(super) starts: u64,
+}
+
 #[derive(Default)]
 pub(in crate::engine) struct State {
     pub(in crate::engine) queue: VecDeque<Arc<dyn Job>>,
@@ -38,14 +46,12 @@ pub(in crate::engine) struct State {
     pub(super) calling: usize,
     /// How many workers were ever named.
     pub(super) named: usize,
-    /// How many workers took the place of one that had ended.
-    pub(super) restarted: u64,
     /// How many tasks of workers that have ended gave a result, and how many an error.
     pub(super) past: (u64, u64),
     /// How many [`Hold`](super::Hold)s there are.
     pub(super) holds: usize,
-    /// Which numbers below `max` the workers have.
-    pub(super) ranks: Vec<bool>,
+    /// The numbers below `max` that workers have or had.
+    pub(super) ranks: Vec<Rank>,
     pub(super) closed: bool,
     /// Closed, and what has not begun is cancelled.
     pub(in crate::engine) cancelling: bool,
@@ -67,6 +73,12 @@ impl State {
     /// How many workers are on their way to their first job.
     pub(super) fn coming(&self) -> usize {
         self.live.saturating_sub(self.crew.len()) + self.fresh.len()
+    }
+
+    /// How many workers took the place of one that had ended.
+    pub(super) fn restarted(&self) -> u64 {
+        let restarts = |rank: &Rank| rank.starts.saturating_sub(1);
+        self.ranks.iter().map(restarts).sum()
     }
 
     /// A worker asks for its first job, or never will.
