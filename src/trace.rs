@@ -15,6 +15,7 @@ mod imp {
         engine::{Request, processes::wire::Carriage},
         error::TaskError,
         task::work::Work,
+        unwind,
     };
 
     /// The span in which a task was submitted, for another process.
@@ -92,14 +93,15 @@ mod imp {
     }
 
     pub(crate) fn worker_started(worker: &str, pid: Option<u32>) {
-        tracing::debug!(worker, pid, "a worker has started");
+        // The worker goes on, whatever a subscriber does.
+        unwind::contain(|| tracing::debug!(worker, pid, "a worker has started"));
     }
 
     pub(crate) fn worker_ended(worker: &str, verdict: &Result<(), TaskError>) {
-        match verdict {
+        unwind::contain(|| match verdict {
             Ok(()) => tracing::debug!(worker, "a worker has ended"),
             Err(error) => tracing::warn!(worker, %error, "a worker has ended"),
-        }
+        });
     }
 }
 

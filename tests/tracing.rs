@@ -5,7 +5,10 @@ mod common;
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use common::watched;
@@ -14,12 +17,16 @@ use tracing_subscriber::fmt::MakeWriter;
 
 freethreading::init_tests!();
 
+/// Whether a log panics.
+static FAILS: AtomicBool = AtomicBool::new(false);
+
 /// Keeps what is logged.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        assert!(!FAILS.load(Ordering::Relaxed), "nothing can be logged");
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -100,6 +107,7 @@ fn a_task_says_where_it_was_submitted() {
         assert!(text.contains("a worker has ended"), "{text}");
         in_maps_of_a_pool(&log);
         in_a_worker_process();
+        with_a_subscriber_that_panics();
     });
 }
 
@@ -116,6 +124,16 @@ fn in_maps_of_a_pool(log: &Log) {
     let is_told =
         |line: &&str| line.contains("at work") && line.contains("request{number=9}:task{");
     assert_eq!(text.lines().filter(is_told).count(), 300, "{text}");
+}
+
+fn with_a_subscriber_that_panics() {
+    FAILS.store(true, Ordering::Relaxed);
+    for backend in Backend::ALL {
+        let executor = WorkerPoolExecutor::builder().max_workers(1);
+        let executor = executor.backend(backend).build().unwrap();
+        assert_eq!(executor.submit(|| 6 * 7).result().unwrap(), 42);
+        executor.shutdown(true, false);
+    }
 }
 
 fn in_a_worker_process() {

@@ -13,6 +13,7 @@ use crate::{
         waiter::{Node, State, Wakes},
     },
     shim::Ordering,
+    unwind,
 };
 
 /// One of the waiters of the process has left this list.
@@ -66,10 +67,13 @@ pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
         _ => false,
     };
     if released {
-        tracing::warn!(
-            pid = dead.pid,
-            "a worker process died and held a {kind:?}, which was released: what it protects may be half changed"
-        );
+        // What a subscriber does must not keep the rest from being put in order.
+        unwind::contain(|| {
+            tracing::warn!(
+                pid = dead.pid,
+                "a worker process died and held a {kind:?}, which was released: what it protects may be half changed"
+            );
+        });
     }
 }
 
