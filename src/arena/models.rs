@@ -120,6 +120,74 @@ fn loom_a_slot_mutex_is_taken_from_a_dead_process() {
     });
 }
 
+/// Who is told something by a process that is killed with the mutex goes on, while another puts the slot in order.
+#[test]
+fn loom_who_is_about_to_wait_again_is_not_found_where_it_has_waited() {
+    model(None, || {
+        let lock = Handle::new(Kind::Lock, |_| {}).unwrap();
+        let slot = lock.slot();
+        let waiter = Waiter::claim();
+        waiter.prepare(Sleeper::Thread);
+        slot.lock().push(0, waiter.index, waiter.node, false);
+        let killed = elsewhere(move || {
+            let slot = SlotRef::new(slot.index(), slot.slot).lock();
+            let told = slot.pop(0, State::Notified);
+            std::mem::forget(slot);
+            told.unwrap().wake();
+        });
+        killed.join().unwrap();
+        let again = thread::spawn(move || {
+            assert_eq!(waiter.state(), State::Notified);
+            waiter.retire();
+            waiter.prepare(Sleeper::Thread);
+            waiter
+        });
+        slot.seize(2);
+        assert_eq!(again.join().unwrap().state(), State::Waiting);
+    });
+}
+
+/// A process ends, killed or not, with a thread that has told somebody something, and not woken him.
+#[test]
+fn loom_who_was_told_is_woken_however_the_process_has_ended() {
+    model(None, || {
+        let event = Handle::new(Kind::Event, |_| {}).unwrap();
+        let slot = event.slot();
+        let waiter = Waiter::claim();
+        waiter.prepare(Sleeper::Thread);
+        slot.lock().push(0, waiter.index, waiter.node, false);
+        let waiting = thread::spawn(move || assert!(waiter.sleep(None)));
+        let ended = elsewhere(move || {
+            let _never = SlotRef::new(slot.index(), slot.slot)
+                .lock()
+                .pop(0, State::Notified);
+        });
+        ended.join().unwrap();
+        reaper::reap(2, 0, false);
+        waiting.join().unwrap();
+    });
+}
+
+/// Nobody else finds out that it is gone: models start no processes.
+#[test]
+fn loom_a_dead_process_is_out_of_a_line_whose_mutex_it_had() {
+    model(None, || {
+        let event = Handle::new(Kind::Event, |_| {}).unwrap();
+        let slot = event.slot();
+        let killed = elsewhere(move || {
+            let slot = SlotRef::new(slot.index(), slot.slot);
+            let waiter = Waiter::claim();
+            waiter.prepare(Sleeper::Thread);
+            slot.lock().push(0, waiter.index, waiter.node, false);
+            std::mem::forget(slot.lock());
+            std::mem::forget(waiter);
+        });
+        killed.join().unwrap();
+        reaper::reap(2, 0, true);
+        assert!(slot.lock().is_empty(0));
+    });
+}
+
 #[test]
 fn loom_a_gate_excludes_with_or_without_the_mutex_and_nobody_sleeps_on() {
     model(3, || {

@@ -19,13 +19,27 @@ pub(crate) struct Dead {
 }
 
 /// Cleans up after a process that is gone.
-pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
+pub(crate) fn reap(process: u16, pid: u32, crashed: bool) {
     let dead = Dead {
         process,
         pid,
         crashed,
     };
     let arena = arena();
+    let primitives = || {
+        arena.slots.used().filter_map(|(index, _, tag)| {
+            let generation = tag.generation;
+            // One that nobody has any more is nothing that the process may have left in disorder for others.
+            let held = Held::of(SlotId { index, generation })?;
+            Some((Kind::of(tag.kind)?, held))
+        })
+    };
+    // First of all: where the system does not tell which processes there are, nobody else can do this, and whoever
+    // locks one of these waits for it.
+    for (_, held) in primitives() {
+        held.slot().seize(process);
+        held.slot().reopen(process);
+    }
     for (index, node, tag) in arena.waiters.used() {
         if !tag.is_free() && tag.owner == process {
             remove(node);
@@ -34,25 +48,15 @@ pub(super) fn reap(process: u16, pid: u32, crashed: bool) {
             arena.waiters.free(index, node);
         }
     }
-    for (index, _, tag) in arena.slots.used() {
-        let generation = tag.generation;
-        // One that nobody has any more is nothing that the process may have left in disorder for others.
-        if let Some(kind) = Kind::of(tag.kind)
-            && let Some(held) = Held::of(SlotId { index, generation })
-        {
-            let slot = held.slot();
-            slot.seize(process);
-            slot.reopen(process);
-            bereaved::inherit(slot, kind, dead);
-        }
+    for (kind, held) in primitives() {
+        bereaved::inherit(held.slot(), kind, dead);
     }
-    if crashed {
-        // It may have told somebody something and not woken him.
-        bell::ring_again();
-        for (_, node, tag) in arena.waiters.used() {
-            if !tag.is_free() {
-                node.reminder().wake();
-            }
+    // It may have told somebody something and not woken him: one that has ended well, too, by a thread that was about
+    // to when it ended.
+    bell::ring_again();
+    for (_, node, tag) in arena.waiters.used() {
+        if !tag.is_free() {
+            node.reminder().wake();
         }
     }
     release_all_of(process);
@@ -102,7 +106,7 @@ pub(super) fn repair(slot: &Locked) -> Wakes {
             .waiters
             .used()
             .filter(|(_, node, tag)| {
-                !tag.is_free() && node.list() == slot.id(list) && !node.state().is_told()
+                !tag.is_free() && slot.has(node) && node.list() == slot.id(list)
             })
             .map(|(index, node, _)| (index, node))
             .collect();

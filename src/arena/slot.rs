@@ -271,6 +271,7 @@ impl Locked {
 
     /// Whether a waiter is in one of the lists.
     pub(crate) fn has(&self, waiter: &waiter::Node) -> bool {
+        // In this order: one that was told something, and is about to wait again, has left its list before that.
         !waiter.state().is_told() && waiter.list().slot == self.slot.id()
     }
 

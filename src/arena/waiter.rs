@@ -126,6 +126,8 @@ impl Node {
         let local = self.local.load(Ordering::Relaxed);
         match self.state() {
             state if !state.is_told() => Woken::Nobody,
+            // It has taken note.
+            _ if self.list.load(Ordering::Relaxed) == 0 => Woken::Nobody,
             // By a process that is gone: there were several, so it does not doze.
             _ if local == 0 => Woken::Sleeper(&self.state),
             _ => Woken::task(self.owner(), local - 1),
@@ -328,9 +330,10 @@ impl Waiter {
         self.node.local.store(local, Ordering::Relaxed);
         self.node.outcome.store(0, Ordering::Relaxed);
         self.node.starved.store(0, Ordering::Relaxed);
+        // Release: who finds that it waits finds that it has left the list that it was in before.
         self.node
             .state
-            .store(State::Waiting as u32, Ordering::Relaxed);
+            .store(State::Waiting as u32, Ordering::Release);
     }
 
     pub(super) fn set_starved(&self) {
