@@ -208,6 +208,28 @@ every_way! {
         assert_works(|n| ways.of(n), &barrier);
     }
 
+    /// Also when it is over, as long as they have not come for the next time once more.
+    fn who_came_while_the_action_ran_and_gives_up_is_missed(ways) {
+        let (begun, end) = (Event::new(), Event::new());
+        let barrier = Barrier::new(2).unwrap();
+        let barrier = barrier.action(task!(hold_up(begun.clone(), end.clone())));
+        let team = team(2, |n| ways.of(n), &barrier);
+        begun.wait();
+        let early = Hand::waiting(barrier.wait_async());
+        end.set();
+        let mut indices = team.results();
+        indices.sort();
+        assert_eq!(indices, [Some(0), Some(1)]);
+        early.wait_woken();
+        let mut patient = Hand::waiting(barrier.wait_async());
+        assert!(!barrier.broken());
+        drop(early);
+        assert!(barrier.broken());
+        assert_eq!(index(patient.ready()), None);
+        barrier.reset();
+        assert_works(|n| ways.of(n), &barrier);
+    }
+
     fn abort_breaks_the_barrier_for_those_who_wait(ways) {
         let barrier = Barrier::new(5).unwrap();
         let team = team(4, |n| ways.of(n), &barrier);
@@ -486,6 +508,36 @@ freethreading::test_backends! {
             let mut indices = team.results();
             indices.sort();
             assert_eq!(indices, [Some(0), Some(1)]);
+            assert!(barrier.broken());
+        });
+    }
+
+    #[test]
+    fn a_process_killed_that_came_while_the_action_ran_is_missed() {
+        fn come(barrier: Barrier, came: Sign) {
+            let _early = Hand::waiting(barrier.wait_async());
+            came.give();
+            loop {
+                thread::park();
+            }
+        }
+        watched(|| {
+            let scratch = Scratch::new();
+            let came = scratch.sign("came");
+            let (begun, end) = (Event::new(), Event::new());
+            let barrier = Barrier::new(2).unwrap();
+            let barrier = barrier.action(task!(hold_up(begun.clone(), end.clone())));
+            let team = team(2, |_| Way::Blocking, &barrier);
+            begun.wait();
+            let early = Worker::new(task!(come(barrier.clone(), came.clone())))
+                .backend(Backend::Multiprocessing);
+            early.start().unwrap();
+            came.wait();
+            end.set();
+            assert!(team.results().iter().all(Option::is_some));
+            assert!(!barrier.broken());
+            early.terminate().unwrap();
+            early.join().unwrap_err();
             assert!(barrier.broken());
         });
     }

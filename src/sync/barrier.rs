@@ -159,9 +159,23 @@ impl RawBarrier {
     }
 
     /// The barrier breaks.
-    pub(super) fn break_it(self, slot: &Locked, wakes: &mut Wakes) {
+    fn break_it(self, slot: &Locked, wakes: &mut Wakes) {
         if self.phase() != Phase::Broken {
             self.end_round(slot, Phase::Broken, BROKEN, wakes);
+        }
+    }
+
+    /// The process that had the mutex is gone, and may not have told all that it was to: the barrier breaks.
+    pub(super) fn repair(self, slot: &Locked, wakes: &mut Wakes) {
+        self.end_round(slot, Phase::Broken, BROKEN, wakes);
+    }
+
+    /// Somebody has given up who was told something: to try again, if he was in that list.
+    pub(super) fn bequeath(self, list: usize) {
+        if list == OUTSIDE {
+            let mut wakes = Wakes::default();
+            self.left(&self.slot.lock(), list, &mut wakes);
+            wakes.wake();
         }
     }
 
@@ -206,9 +220,14 @@ impl RawBarrier {
 
     /// A process is gone: if it ran the action, nobody will end the round.
     pub(super) fn inherit(self, dead: Dead) {
-        if self.phase() == Phase::Acting && self.get(ACTOR) == u64::from(dead.process) {
-            self.abort();
+        let mut wakes = Wakes::default();
+        {
+            let slot = self.slot.lock();
+            if self.phase() == Phase::Acting && self.get(ACTOR) == u64::from(dead.process) {
+                self.break_it(&slot, &mut wakes);
+            }
         }
+        wakes.wake();
     }
 }
 
@@ -278,7 +297,11 @@ impl Resource for Arriving {
         self.barrier.left(slot, list, &mut self.wakes);
     }
 
-    fn pass_on(&mut self, _message: State, _outcome: u32) {}
+    fn pass_on(&mut self, _message: State, outcome: u32) {
+        if outcome == TRY_AGAIN {
+            self.barrier.bequeath(OUTSIDE);
+        }
+    }
 }
 
 impl Barrier {

@@ -33,8 +33,9 @@ pub(crate) fn pass_on(slot: SlotRef, kind: Kind, list: usize, message: State) {
         Kind::Lock | Kind::RLock => RawLock(slot).bequeath(message),
         Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot).bequeath(message),
         Kind::Queue | Kind::SimpleQueue => RawQueue(slot).tell_another(list),
+        Kind::Barrier => RawBarrier::of(slot).bequeath(list),
         // Everybody was told; and notifications are known by the waiter, wherever it is.
-        Kind::Event | Kind::Barrier | Kind::Condition => {}
+        Kind::Event | Kind::Condition => {}
     }
 }
 
@@ -83,7 +84,7 @@ pub(crate) fn repair(slot: &Locked, kind: Kind, wakes: &mut Wakes) {
         Kind::Lock | Kind::RLock => RawLock(slot.slot).repair(slot, wakes),
         Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot.slot).repair(slot, wakes),
         Kind::Event => RawEvent(slot.slot).repair(slot, wakes),
-        Kind::Barrier => RawBarrier::of(slot.slot).break_it(slot, wakes),
+        Kind::Barrier => RawBarrier::of(slot.slot).repair(slot, wakes),
         Kind::Queue | Kind::SimpleQueue => RawQueue(slot.slot).repair(slot, wakes),
         Kind::Condition => {}
     }

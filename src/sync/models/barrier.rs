@@ -4,7 +4,10 @@ use loom::{future::block_on, sync::Arc, thread};
 
 use super::{NO_TIME, poll};
 use crate::{
-    arena::models::{Protected, elsewhere, model},
+    arena::{
+        models::{Protected, elsewhere, model},
+        reaper,
+    },
     error::BarrierError,
     sync::Barrier,
 };
@@ -79,5 +82,22 @@ fn loom_barrier_that_is_reset_fails_who_waits() {
         // Of those who wait now, none is left.
         assert_eq!(barrier.broken(), theirs.is_err());
         assert_eq!(barrier.n_waiting(), 0);
+    });
+}
+
+/// A process that is gone has run the action before, and has nothing to do with who runs it now.
+#[test]
+fn loom_barrier_breaks_for_no_process_that_has_run_the_action_before() {
+    model(3, || {
+        let barrier = Barrier::new(1).unwrap().action(|| {});
+        let before = {
+            let barrier = barrier.clone();
+            elsewhere(move || barrier.wait())
+        };
+        assert_eq!(before.join().unwrap(), Ok(0));
+        let reaper = thread::spawn(|| reaper::reap(2, 0, true));
+        assert_eq!(barrier.wait(), Ok(0));
+        reaper.join().unwrap();
+        assert!(!barrier.broken());
     });
 }
