@@ -401,6 +401,24 @@ fn queue_up<L: Lockable>(lock: L, form: Form, came: Sign) {
     form.hold(&lock, || ());
 }
 
+/// How often somebody has to look in vain until the lock is handed to him.
+const POLLS: usize = 4;
+
+/// Waits for a lock until it would be handed it, looks whenever it is told to, and never hears of the lock.
+fn starve<L: Lockable>(lock: L, told: Semaphore, polled: Semaphore) {
+    let mut wait = lock.acquire_async();
+    for _ in 0..POLLS {
+        told.acquire();
+        // For less it goes on competing.
+        thread::sleep(Duration::from_millis(1));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(wait.as_mut().poll(&mut context).is_pending());
+        polled.release().unwrap();
+    }
+    told.acquire();
+    std::mem::forget(wait);
+}
+
 /// What a lock does when the process below dies that holds it.
 fn hold_below<L: Lockable>(lock: L, levels: u32, held: Sign, end: End) {
     if levels == 0 {
@@ -486,6 +504,28 @@ every_type! {
             assert_died(&successor);
             assert!(!lock.try_acquire());
             assert!(!lock.acquire_timeout(Duration::from_millis(1)));
+        }
+    }
+
+    fn what_was_handed_to_who_never_knew_is_free_however_the_process_ends<L: Lockable>() {
+        for kills in [false, true] {
+            let lock = L::free();
+            let (told, polled) = (Semaphore::new(0), Semaphore::new(0));
+            lock.acquire();
+            let starving = start(task!(starve::<L>(lock.clone(), told.clone(), polled.clone())));
+            for n in 1..=POLLS {
+                told.release().unwrap();
+                polled.acquire();
+                lock.release().unwrap();
+                // In the end it was in vain so often that the lock is handed to who waits.
+                assert_eq!(lock.try_acquire(), n < POLLS);
+            }
+            match kills {
+                true => kill(&starving),
+                false => told.release().unwrap(),
+            }
+            assert_eq!(starving.join().is_err(), kills);
+            assert_sound(&lock);
         }
     }
 
@@ -947,6 +987,63 @@ fn a_waiter_killed_at_a_barrier_breaks_it() {
             assert!(meeting.0.wait_timeout(LONG).is_err());
             meeting.0.reset();
             assert_eq!(meeting.0.n_waiting(), 0);
+        }
+    });
+}
+
+/// All who wait at a barrier are told that it breaks, also if the one that breaks it is killed when it has told a few.
+#[test]
+fn a_process_killed_while_it_breaks_a_barrier_leaves_nobody_there() {
+    fn break_it(meeting: Meeting) {
+        meeting.0.abort();
+        End::Never.come();
+    }
+    watched(|| {
+        let mut random = Random::new();
+        for _ in 0..40 {
+            let meeting = Meeting::closed(5000);
+            let waits: Vec<_> = (0..5000).map(|_| pending(&meeting)).collect();
+            let victim = start(task!(break_it(meeting.clone())));
+            while !meeting.0.broken() {
+                std::hint::spin_loop();
+            }
+            spin(Duration::from_micros(random.below(100) as u64));
+            kill(&victim);
+            assert_died(&victim);
+            for (_wait, wakes) in &waits {
+                eventually("it is woken", || wakes.count() > 0);
+            }
+        }
+    });
+}
+
+/// A thread of a process that ends well tells many: one after the other is woken, and in between it is gone.
+#[test]
+fn who_was_told_by_a_process_that_ended_meanwhile_is_woken() {
+    fn set_while_it_ends(event: Event, delay: Duration) {
+        thread::spawn(move || {
+            spin(delay);
+            event.set();
+        });
+    }
+    watched(|| {
+        let mut random = Random::new();
+        for _ in 0..40 {
+            let event = Event::new();
+            let waiting = [(); 50].map(|()| {
+                let event = event.clone();
+                asleep_in(move || event.wait()).0
+            });
+            let delay = Duration::from_micros(random.below(1000) as u64);
+            start(task!(set_while_it_ends(event.clone(), delay)))
+                .join()
+                .unwrap();
+            if !event.is_set() {
+                event.set();
+            }
+            for thread in waiting {
+                thread.join().unwrap();
+            }
         }
     });
 }

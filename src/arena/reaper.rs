@@ -93,7 +93,7 @@ fn remove(node: &'static Node) {
         }
         message => {
             drop(locked);
-            bereaved::pass_on(slot, kind, list, message);
+            bereaved::pass_on(slot, kind, list, message, node.owner());
         }
     }
 }

@@ -49,6 +49,11 @@ fn held_by(process: u16) -> u64 {
     u64::from(process) << OWNER_SHIFT | HELD
 }
 
+/// Whether it is the word of a lock that the process holds, whoever waits for it.
+fn is_held_by(process: u16, word: u64) -> bool {
+    word & !(WAITED_FOR | NOTES | NOTED) == held_by(process)
+}
+
 impl RawLock {
     #[inline]
     fn word(&self) -> &crate::shim::AtomicU64 {
@@ -344,7 +349,7 @@ impl RawLock {
     /// A process is gone that may have had the lock. If it crashed, the lock is given back; if it has ended by itself,
     /// the lock stays held, for somebody else to release. Says whether it was given back.
     pub(super) fn inherit(self, dead: Dead, before: impl FnOnce()) -> bool {
-        let is_its = |word: u64| word & !(WAITED_FOR | NOTES | NOTED) == held_by(dead.process);
+        let is_its = |word| is_held_by(dead.process, word);
         // Acquire: what was done under the lock before the dead one had it is seen, and so by who has it next.
         if !is_its(self.word().load(Ordering::Acquire)) {
             return false;
@@ -369,11 +374,14 @@ impl RawLock {
         }
     }
 
-    /// Passes on what a dead waiter was told.
-    pub(super) fn bequeath(self, message: State) {
-        // A lock that was handed to it is found by its owner.
-        if message == State::Notified {
-            self.tell_another();
+    /// Passes on what a waiter of a dead process was told.
+    pub(super) fn bequeath(self, message: State, process: u16) {
+        match message {
+            // It did not come to know of it: the process has not acquired the lock, however it ended.
+            State::Handed => {
+                self.give_back(&|word| is_held_by(process, word));
+            }
+            _ => self.tell_another(),
         }
     }
 }
