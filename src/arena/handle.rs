@@ -117,6 +117,11 @@ impl Handle {
         Handle::recorded(slot).map_err(|error| error.to_string())
     }
 
+    /// A handle to a slot, whatever it is used as, if there is such a one.
+    pub(super) fn attach_any(id: SlotId) -> Option<Handle> {
+        Handle::recorded(retain(id)?).ok()
+    }
+
     #[inline]
     pub(crate) fn slot(&self) -> SlotRef {
         self.slot

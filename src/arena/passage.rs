@@ -41,19 +41,9 @@ impl Luggage {
 
     /// The same primitives, held by this process; those that are gone are left out.
     pub(crate) fn attach(ids: &[u64]) -> Luggage {
-        let handles = ids.iter().filter_map(|&id| {
-            let id = SlotId::unpack(id);
-            let slot = arena().slots.get(id.index)?;
-            let kind = Kind::of(super::pool::Tag::unpack(slot_tag(slot)).kind)?;
-            Handle::attach(id, kind).ok()
-        });
-        Luggage(handles.collect())
+        let ids = ids.iter().map(|&id| SlotId::unpack(id));
+        Luggage(ids.filter_map(Handle::attach_any).collect())
     }
-}
-
-fn slot_tag(slot: &super::slot::Slot) -> u64 {
-    use super::pool::Unit;
-    slot.tag().load(crate::shim::Ordering::Acquire)
 }
 
 /// Whether the process that started this one shares its memory.
