@@ -109,7 +109,7 @@ impl Blocks {
     /// Frees the blocks that a dead process had not made part of a stream yet.
     pub(super) fn free_all_of(&self, process: u16) {
         for (index, _, tag) in self.tags.used() {
-            if !tag.is_free() && tag.owner == process {
+            if tag.owner == process {
                 self.free(index);
             }
         }
@@ -118,8 +118,7 @@ impl Blocks {
     /// Frees those of a slot's blocks that are not among these.
     pub(super) fn free_others(&self, slot: u32, kept: &[u32]) {
         for (index, block, tag) in self.tags.used() {
-            let is_its =
-                !tag.is_free() && tag.owner == 0 && block.slot.load(Ordering::Relaxed) == slot;
+            let is_its = tag.owner == 0 && block.slot.load(Ordering::Relaxed) == slot;
             if is_its && !kept.contains(&index) {
                 self.free(index);
             }

@@ -4,7 +4,7 @@ use std::{fmt, io, sync::Arc};
 
 use super::{
     arena, me,
-    pool::{Tag, Unit},
+    pool::Unit,
     slot::{Kind, SlotRef},
 };
 use crate::{
@@ -214,8 +214,7 @@ impl Drop for Held {
 /// Lets go of what a dead process had.
 pub(super) fn release_all_of(process: u16) {
     for (index, record, tag) in arena().records.used() {
-        let Tag { owner, .. } = tag;
-        if tag.is_free() || owner != process {
+        if tag.owner != process {
             continue;
         }
         // Acquire: what the record names was there before it.

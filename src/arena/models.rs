@@ -306,7 +306,7 @@ fn loom_a_unit_that_was_handed_on_is_what_it_was_handed_on_as() {
         let (index, unit) = hand_on(1);
         let other = elsewhere(move || {
             for (_, unit, tag) in pool.used() {
-                if tag.generation == 1 && !tag.is_free() && tag.owner == 0 {
+                if tag.generation == 1 && tag.owner == 0 {
                     assert_eq!(unit.user.load(Relaxed), 2);
                 }
             }

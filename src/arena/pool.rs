@@ -4,7 +4,7 @@
 //! claimed by one compare-and-swap and freed by one store, so a process killed at any point leaves no
 //! list half linked. Where free units may be found is remembered, process by process, as a hint.
 
-use std::{io, ops::Range};
+use std::io;
 
 use crate::shim::{AtomicU32, AtomicU64, Mutex, Ordering};
 
@@ -195,9 +195,16 @@ impl<T: Unit> Pool<T> {
         Tag::unpack(unit.tag().load(Ordering::Acquire)).owner
     }
 
-    /// All units that are or were in use, with what their tags say.
+    /// All units that are in use, with what their tags say.
     pub(crate) fn used(&self) -> impl Iterator<Item = (u32, &'static T, Tag)> + '_ {
-        self.numbers().filter_map(|index| {
+        self.all().filter(|(.., tag)| !tag.is_free())
+    }
+
+    /// The same with those that were in use before.
+    fn all(&self) -> impl Iterator<Item = (u32, &'static T, Tag)> + '_ {
+        // Relaxed: whoever looks for a unit that is not there yet does not need it.
+        let fresh = self.shared.fresh.load(Ordering::Relaxed);
+        (1..fresh).filter_map(|index| {
             let unit = self.get(index)?;
             // Acquire: with the tag comes what the unit was handed on or freed with.
             let tag = Tag::unpack(unit.tag().load(Ordering::Acquire));
@@ -205,14 +212,9 @@ impl<T: Unit> Pool<T> {
         })
     }
 
-    fn numbers(&self) -> Range<u32> {
-        // Relaxed: whoever looks for a unit that is not there yet does not need it.
-        1..self.shared.fresh.load(Ordering::Relaxed)
-    }
-
     /// The units that a dead process had freed are in no living one's hints: others shall look.
     pub(crate) fn recount(&self) {
-        let free = self.used().filter(|(.., tag)| tag.is_free()).count();
+        let free = self.all().filter(|(.., tag)| tag.is_free()).count();
         self.shared.free.store(free as u32, Ordering::Relaxed);
     }
 
@@ -237,7 +239,7 @@ pub(super) use mapped::Units;
 mod mapped {
     #![allow(unsafe_code)]
 
-    use std::marker::PhantomData;
+    use std::{marker::PhantomData, ops::Range};
 
     use super::*;
     use crate::arena::sys::Mapping;

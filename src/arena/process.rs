@@ -213,9 +213,8 @@ fn descendants(of: u16) -> Vec<(u16, &'static Process)> {
     let mut found = Vec::new();
     let mut parents = vec![of];
     while let Some(parent) = parents.pop() {
-        for (index, process, tag) in arena().processes.used() {
-            let is_child = !tag.is_free()
-                && process.parent.load(Ordering::Acquire) == u32::from(parent)
+        for (index, process, _) in arena().processes.used() {
+            let is_child = process.parent.load(Ordering::Acquire) == u32::from(parent)
                 && process.pid.load(Ordering::Acquire) != 0;
             let index = index as u16;
             if is_child && index != of && found.iter().all(|&(known, _)| known != index) {

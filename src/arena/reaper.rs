@@ -41,7 +41,7 @@ pub(crate) fn reap(process: u16, pid: u32, crashed: bool) {
         held.slot().reopen(process);
     }
     for (index, node, tag) in arena.waiters.used() {
-        if !tag.is_free() && tag.owner == process {
+        if tag.owner == process {
             remove(node);
             // From here on nobody notifies it.
             bereaved::notify_another(node);
@@ -54,10 +54,8 @@ pub(crate) fn reap(process: u16, pid: u32, crashed: bool) {
     // It may have told somebody something and not woken him: one that has ended well, too, by a thread that was about
     // to when it ended.
     bell::ring_again();
-    for (_, node, tag) in arena.waiters.used() {
-        if !tag.is_free() {
-            node.reminder().wake();
-        }
+    for (_, node, _) in arena.waiters.used() {
+        node.reminder().wake();
     }
     release_all_of(process);
     arena.blocks.free_all_of(process);
@@ -105,9 +103,7 @@ pub(super) fn repair(slot: &Locked) -> Wakes {
         let mut waiters: Vec<_> = arena()
             .waiters
             .used()
-            .filter(|(_, node, tag)| {
-                !tag.is_free() && slot.has(node) && node.list() == slot.id(list)
-            })
+            .filter(|(_, node, _)| slot.has(node) && node.list() == slot.id(list))
             .map(|(index, node, _)| (index, node))
             .collect();
         waiters.sort_by_key(|(_, node)| node.ticket.load(Ordering::Relaxed));

@@ -439,10 +439,7 @@ fn is_shared() -> bool {
 /// Other processes will have the arena: threads of this one that sleep must do so where those can wake them.
 pub(super) fn rouse_dozing() {
     for (_, node, tag) in arena().waiters.used() {
-        if tag.is_free() || tag.owner != me() {
-            continue;
-        }
-        if node.turn(State::Dozing, State::Waiting).is_ok() {
+        if tag.owner == me() && node.turn(State::Dozing, State::Waiting).is_ok() {
             node.state.wake(Scope::Here);
         }
     }

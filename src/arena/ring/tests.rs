@@ -59,7 +59,7 @@ fn counted(slot: &Locked) -> u64 {
 /// The blocks that are some slot's.
 fn blocks_of(slot: u32) -> usize {
     let all = arena().blocks.tags.used();
-    all.filter(|(_, block, tag)| !tag.is_free() && block.slot.load(Ordering::Relaxed) == slot)
+    all.filter(|(_, block, _)| block.slot.load(Ordering::Relaxed) == slot)
         .count()
 }
 
