@@ -54,6 +54,12 @@ mod imp {
         }
     }
 
+    /// A look at a word before an exchange.
+    #[inline]
+    pub(crate) fn first_look(word: &AtomicU64, order: Ordering) -> u64 {
+        word.load(order)
+    }
+
     /// A number that threads, of any process that sees it, can sleep on.
     #[derive(Default)]
     #[repr(transparent)]
@@ -137,6 +143,13 @@ mod imp {
         if timeout.is_none() {
             thread::park();
         }
+    }
+
+    /// The checker takes no notice of who has looked before if he looks once more, or another one does, and then
+    /// exchanges. An exchange it does notice, also one that fails because the word is never this one.
+    pub(crate) fn first_look(word: &AtomicU64, order: Ordering) -> u64 {
+        word.compare_exchange(u64::MAX, u64::MAX, order, order)
+            .unwrap_or_else(|word| word)
     }
 
     /// A number to sleep on. Who sleeps must be woken, whatever the number is by then.

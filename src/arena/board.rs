@@ -20,7 +20,7 @@ use super::{
     me,
     page::{self, Page},
 };
-use crate::shim::{AtomicU64, Ordering};
+use crate::shim::{AtomicU64, Ordering, first_look};
 
 /// How many frames may be up at a time.
 pub(crate) const CELLS: usize = if cfg!(freethreading_loom) { 2 } else { 64 };
@@ -93,7 +93,7 @@ impl Cell {
 
     /// The same, for who acts on it.
     fn first_look(&self) -> State {
-        State::unpack(look(&self.state, Ordering::Acquire))
+        State::unpack(first_look(&self.state, Ordering::Acquire))
     }
 
     fn set(&self, number: u64, fate: Fate) {
@@ -147,21 +147,6 @@ impl Cell {
 
 #[repr(C, align(64))]
 struct Head(AtomicU64);
-
-#[cfg(not(freethreading_loom))]
-#[inline]
-fn look(word: &AtomicU64, order: Ordering) -> u64 {
-    word.load(order)
-}
-
-/// The checker takes no notice of who has looked before if another one looks and then exchanges. An exchange it
-/// does notice.
-#[cfg(freethreading_loom)]
-fn look(word: &AtomicU64, order: Ordering) -> u64 {
-    let never = u64::MAX;
-    word.compare_exchange(never, never, order, order)
-        .unwrap_or_else(|word| word)
-}
 
 /// What stands in the block.
 #[repr(C)]
@@ -218,7 +203,7 @@ impl Words {
     /// The first frame that is posted is the process's.
     fn take(&self, process: u16) -> Option<u64> {
         // Relaxed: what the others saw that have helped the head on is known once it is helped on here.
-        let mut head = look(&self.head.0, Ordering::Relaxed);
+        let mut head = first_look(&self.head.0, Ordering::Relaxed);
         loop {
             let cell = self.cell(head);
             let State { number, fate } = cell.first_look();

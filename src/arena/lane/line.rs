@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::shim::{AtomicU64, Futex, Ordering, Scope};
+use crate::shim::{AtomicU64, Futex, Ordering, Scope, first_look};
 
 /// What whoever reads a lane does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Line {
 
     /// Changes the word, unless there is nothing to change; gives what it was before.
     fn change(&self, change: impl Fn(Word) -> Option<Word>) -> Option<Word> {
-        let mut word = self.first_look();
+        let mut word = first_look(&self.word, Ordering::Acquire);
         loop {
             let changed = change(Word::unpack(word))?.pack();
             // Both ways: the bytes of a frame come before its count, and after the count of those that
@@ -90,22 +90,6 @@ impl Line {
                 Err(other) => word = other,
             }
         }
-    }
-
-    #[cfg(not(freethreading_loom))]
-    #[inline]
-    fn first_look(&self) -> u64 {
-        self.word.load(Ordering::Acquire)
-    }
-
-    /// The checker takes no notice of who has looked before if the same thread looks once more. An exchange
-    /// it does notice.
-    #[cfg(freethreading_loom)]
-    fn first_look(&self) -> u64 {
-        let never = u64::MAX;
-        self.word
-            .compare_exchange(never, never, Ordering::Acquire, Ordering::Acquire)
-            .unwrap_or_else(|word| word)
     }
 
     /// An exchange, that changes nothing: if it comes before the frame's, whoever is told of that frame sees
