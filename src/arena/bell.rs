@@ -5,7 +5,7 @@ use std::{io, task::Waker};
 
 use super::{
     arena, me,
-    process::{BELL_WORDS, Process},
+    process::{self, BELL_WORDS, Process},
     waiter,
 };
 use crate::shim::{Ordering, Scope, fence};
@@ -18,7 +18,7 @@ fn bit(local: u32) -> (usize, u64) {
 
 /// Rings the bell of another process, for its waker in that place.
 pub(super) fn ring(process: u16, local: u32) {
-    let Some(process) = arena().processes.get(u32::from(process)) else {
+    let Some(process) = process::process(process) else {
         return;
     };
     let (word, bit) = bit(local);
@@ -100,7 +100,7 @@ fn start() -> io::Result<()> {
 
 /// Wakes those for whom the bell is rung, until it is enough.
 pub(super) fn hear_until(enough: impl Fn() -> bool) {
-    let process = myself();
+    let process = process::process(me()).expect("this process is in the table");
     loop {
         answer(process);
         if enough() {
@@ -108,13 +108,6 @@ pub(super) fn hear_until(enough: impl Fn() -> bool) {
         }
         process.bell.wait(0, None, Scope::Everywhere);
     }
-}
-
-fn myself() -> &'static Process {
-    arena()
-        .processes
-        .get(u32::from(me()))
-        .expect("this process is in the table")
 }
 
 /// Wakes those for whom the bell was rung. Rung from here on, it is looked at once more.

@@ -80,10 +80,11 @@ pub(crate) fn me() -> u16 {
 fn home() -> &'static Home {
     HOME.get_or_init(|| {
         fork::watch();
-        let found = SIZES.iter().find_map(|&size| Home::found(size).ok());
+        let shared = |size| Mapping::shared(size).and_then(Home::make);
+        let found = SIZES.iter().find_map(|&size| shared(size).ok());
         let home = found.unwrap_or_else(|| {
-            let cause = Mapping::shared(SIZES[SIZES.len() - 1]).and_then(Home::make);
-            let lonely = cause.err().unwrap_or_else(|| io::Error::other("no memory"));
+            let cause = shared(SIZES[SIZES.len() - 1]).err();
+            let lonely = cause.unwrap_or_else(|| io::Error::other("no memory"));
             let alone = SIZES.iter().find_map(|&size| Mapping::private(size).ok());
             let mut home = alone
                 .ok_or_else(|| io::Error::other(format!("no memory for the arena: {lonely}")))
@@ -104,10 +105,6 @@ fn home() -> &'static Home {
 }
 
 impl Home {
-    fn found(size: usize) -> io::Result<Home> {
-        Home::make(Mapping::shared(size)?)
-    }
-
     fn make(mapping: Mapping) -> io::Result<Home> {
         mapping.back(0, HEADER)?;
         Ok(Home::over(mapping, RandomState::new().hash_one(0)))

@@ -101,21 +101,19 @@ fn can_tell() -> bool {
     *CAN_TELL.get_or_init(sys::proc_is_there)
 }
 
+/// The process with this index.
+pub(super) fn process(index: u16) -> Option<&'static Process> {
+    arena().processes.get(u32::from(index))
+}
+
 /// Whether a process of the table exists no more; one that never existed is as good as dead.
 pub(super) fn is_dead(index: u16) -> bool {
-    if index == me() {
-        return false;
-    }
-    arena()
-        .processes
-        .get(u32::from(index))
-        .is_none_or(Process::is_dead)
+    index != me() && process(index).is_none_or(Process::is_dead)
 }
 
 /// The index of the process that started this one, if it shares its memory.
 pub(super) fn parent() -> Option<u16> {
-    let process = arena().processes.get(u32::from(me()))?;
-    let parent = process.parent.load(Ordering::Acquire);
+    let parent = process(me())?.parent.load(Ordering::Acquire);
     u16::try_from(parent).ok().filter(|&parent| parent != 0)
 }
 
@@ -126,7 +124,7 @@ pub(crate) fn leave() {
         // It has never had an arena.
         return;
     }
-    if let Some(process) = arena().processes.get(u32::from(me())) {
+    if let Some(process) = process(me()) {
         process.leaving.store(1, Ordering::Release);
     }
 }
@@ -134,12 +132,8 @@ pub(crate) fn leave() {
 /// Whether the process that started this one asks its task to end.
 pub(crate) fn is_asked() -> bool {
     // A process that has never had an arena cannot be asked.
-    me() != 0
-        && arena()
-            .processes
-            .get(u32::from(me()))
-            // Relaxed: nothing is published with it.
-            .is_some_and(|process| process.asked.load(Ordering::Relaxed) != 0)
+    // Relaxed: nothing is published with it.
+    me() != 0 && process(me()).is_some_and(|process| process.asked.load(Ordering::Relaxed) != 0)
 }
 
 /// The place of a worker process in the table. Who drops it says that the process is gone.
