@@ -12,7 +12,7 @@ use rustix::{
     fs::{
         FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
     },
-    io::Errno,
+    io::retry_on_intr,
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
@@ -121,12 +121,8 @@ impl Mapping {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        loop {
-            match fallocate(file, mode, offset as u64, len as u64) {
-                Err(Errno::INTR) => {}
-                result => return Ok(result?),
-            }
-        }
+        let call = || fallocate(file, mode, offset as u64, len as u64);
+        Ok(retry_on_intr(call)?)
     }
 
     /// The address of `len` bytes at an offset, if they lie within.

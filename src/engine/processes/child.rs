@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    io::{Errno, fcntl_dupfd_cloexec},
+    io::{fcntl_dupfd_cloexec, retry_on_intr},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
     process::{Resource, Rlimit, getrlimit, setrlimit},
     stdio,
@@ -350,15 +350,11 @@ fn watch_parent(output: &File) -> io::Result<()> {
     extern "C" fn watch(output: *mut libc::c_void) -> *mut libc::c_void {
         // SAFETY: the descriptor was made for this thread, which never closes it.
         let output = unsafe { BorrowedFd::borrow_raw(output.addr() as RawFd) };
-        loop {
-            // No events are asked for, so only an error or a hang-up ends the wait.
-            let mut fds = [PollFd::new(&output, PollFlags::empty())];
-            match poll(&mut fds, None) {
-                Err(Errno::INTR) => {}
-                // SAFETY: `_exit` takes no pointers, and nothing of this process is wanted now.
-                _ => unsafe { libc::_exit(1) },
-            }
-        }
+        // No events are asked for, so only an error or a hang-up ends the wait.
+        let mut fds = [PollFd::new(&output, PollFlags::empty())];
+        let _ = retry_on_intr(|| poll(&mut fds, None));
+        // SAFETY: `_exit` takes no pointers, and nothing of this process is wanted now.
+        unsafe { libc::_exit(1) }
     }
 
     let output = set_apart(output)?.into_raw_fd();

@@ -10,7 +10,7 @@ use std::{io, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 use tokio::{
     net::unix::pipe,
@@ -122,13 +122,12 @@ async fn drain(from: &pipe::Receiver, shared: &Shared, begun: &mut Vec<u8>) -> b
     while left > 0 {
         let mut piece = vec![0; PIECE];
         // Not through tokio, which may not know yet that there is something.
-        match rustix::io::read(from, &mut piece) {
+        match retry_on_intr(|| rustix::io::read(from, &mut piece)) {
             Ok(0) => return true,
             Ok(len) => {
                 left = left.saturating_sub(len);
                 shared.take(lines(begun, &piece[..len])).await;
             }
-            Err(Errno::INTR) => {}
             Err(error) => return error != Errno::AGAIN,
         }
     }
@@ -176,9 +175,8 @@ fn keep(tail: &mut Vec<u8>, piece: &[u8]) {
 fn write(mut bytes: &[u8]) {
     let stderr = io::stderr();
     while !bytes.is_empty() {
-        match rustix::io::write(&stderr, bytes) {
+        match retry_on_intr(|| rustix::io::write(&stderr, bytes)) {
             Ok(len) => bytes = &bytes[len..],
-            Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
                 let _ = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None);
             }

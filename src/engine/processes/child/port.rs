@@ -12,7 +12,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    io::{Errno, ioctl_fionread},
+    io::{ioctl_fionread, retry_on_intr},
 };
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
@@ -289,15 +289,11 @@ impl Frames {
         if self.buffer.is_empty() {
             self.wait_for_request();
         }
-        loop {
-            let read = match rustix::io::read(&self.input, self.buffer.spare_capacity_mut()) {
-                Ok((filled, _)) => filled.len(),
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            // SAFETY: the system call has just initialised `read` bytes of the spare capacity.
-            unsafe { self.buffer.set_len(self.buffer.len() + read) };
-            return Ok(read);
-        }
+        let (input, room) = (&self.input, self.buffer.spare_capacity_mut());
+        let read =
+            retry_on_intr(|| rustix::io::read(input, &mut *room).map(|(read, _)| read.len()))?;
+        // SAFETY: the system call has just initialised `read` bytes of the spare capacity.
+        unsafe { self.buffer.set_len(self.buffer.len() + read) };
+        Ok(read)
     }
 }

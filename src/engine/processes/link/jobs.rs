@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::io::Errno;
+use rustix::io::retry_on_intr;
 use tokio::net::unix::pipe;
 
 use super::{
@@ -131,12 +131,7 @@ impl Link {
     /// Writes as much of the current request as the pipe takes at once.
     fn write(self: &Arc<Self>, input: &pipe::Sender, frame: &Bytes, id: u64) {
         // The reply may be here before the call returns, so nothing is locked now.
-        let result = loop {
-            match rustix::io::write(input, frame) {
-                Err(Errno::INTR) => {}
-                result => break result,
-            }
-        };
+        let result = retry_on_intr(|| rustix::io::write(input, frame));
         let mut state = self.state.lock();
         let death = state.death.clone();
         // If it is not there, the process has answered it already.
