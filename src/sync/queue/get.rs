@@ -62,10 +62,6 @@ impl<T: Send + 'static> Core<T> {
         }
     }
 
-    pub(super) fn get_until(&self, deadline: Option<Instant>) -> Result<T, GetError> {
-        self.get(deadline)
-    }
-
     pub(super) fn get_async(&self) -> GetAsync<'_, T> {
         GetAsync {
             core: Some(self),

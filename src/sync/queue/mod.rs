@@ -125,7 +125,7 @@ impl<T: Send + 'static> Queue<T> {
     /// [`PutError::NoMemory`] if there is none to share. The item comes back.
     #[inline]
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
-        self.core.put(item, None)
+        self.core.put(item)
     }
 
     /// Puts an item if there is room at once.
@@ -224,7 +224,7 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// [`GetError::Empty`] if there was no item in time, and those of [`get`](Queue::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
-        self.core.get_until(deadline(timeout))
+        self.core.get(deadline(timeout))
     }
 
     /// Takes the first item; the async twin of [`get`](Queue::get).

@@ -29,24 +29,24 @@ use crate::{
 
 impl<T: Send + 'static> Core<T> {
     #[inline]
-    pub(super) fn put(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
+    pub(super) fn put(&self, item: T) -> Result<(), PutError<T>> {
         if self.local.is_shared() {
-            return self.put_there(item, deadline);
+            return self.put_there(item);
         }
         match self.put_here(item) {
             Ok(()) => Ok(()),
-            Err((item, _)) => Putting::new(self, item).block(deadline),
+            Err((item, _)) => Putting::new(self, item).block(),
         }
     }
 
     #[inline(never)]
-    fn put_there(&self, item: T, deadline: Option<Instant>) -> Result<(), PutError<T>> {
+    fn put_there(&self, item: T) -> Result<(), PutError<T>> {
         match self.put_shared(&item) {
             Ok(None) => {
                 unwind::discard(item);
                 Ok(())
             }
-            kept => Putting::with(self, item, kept)?.block(deadline),
+            kept => Putting::with(self, item, kept)?.block(),
         }
     }
 
@@ -197,10 +197,9 @@ impl<'a, T> Putting<'a, T> {
 
     #[cold]
     #[inline(never)]
-    fn block(mut self, deadline: Option<Instant>) -> Result<(), PutError<T>> {
-        self.attempt()
-            .or_else(|| Waiting::new(self).block(deadline))
-            .unwrap_or(Ok(()))
+    fn block(mut self) -> Result<(), PutError<T>> {
+        let put = self.attempt().or_else(|| Waiting::new(self).block(None));
+        put.expect("a wait without an end is not in vain")
     }
 
     /// A put of an item that is encoded, if it could be.

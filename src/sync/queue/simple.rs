@@ -74,7 +74,7 @@ impl<T: Send + 'static> SimpleQueue<T> {
     /// [`PutError::NoMemory`] if there is none to share. The item comes back.
     #[inline]
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
-        self.core.put(item, None)
+        self.core.put(item)
     }
 
     /// Takes the first item.
@@ -116,7 +116,7 @@ impl<T: Send + 'static> SimpleQueue<T> {
     ///
     /// [`GetError::Empty`] if there was no item in time, and those of [`get`](SimpleQueue::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
-        self.core.get_until(deadline(timeout))
+        self.core.get(deadline(timeout))
     }
 
     /// Takes the first item; the async twin of [`get`](SimpleQueue::get).
