@@ -376,25 +376,23 @@ impl Barrier {
     /// The wait is over; `None` if that is since its time was up.
     fn go_on(&self, arrived: Option<(Arrival, usize)>) -> Result<usize, BarrierError> {
         let (arrival, index) = arrived.ok_or(BarrierError::Broken)?;
-        match (arrival, &self.action) {
-            (Arrival::Passed, _) => Ok(index),
-            (Arrival::Broken, _) => Err(BarrierError::Broken),
-            (Arrival::Act(round), None) => match self.raw().acted(round, true) {
-                true => Ok(index),
-                false => Err(BarrierError::Broken),
-            },
-            (Arrival::Act(round), Some(action)) => {
-                let done = match action {
-                    Ok(action) => action.run(),
-                    Err(error) => Err(TaskError::Encode(error.clone())),
+        let passed = match arrival {
+            Arrival::Passed => true,
+            Arrival::Broken => false,
+            Arrival::Act(round) => {
+                let done = match &self.action {
+                    None => Ok(()),
+                    Some(Ok(action)) => action.run(),
+                    Some(Err(error)) => Err(TaskError::Encode(error.clone())),
                 };
                 let passed = self.raw().acted(round, done.is_ok());
                 done.map_err(BarrierError::Action)?;
-                match passed {
-                    true => Ok(index),
-                    false => Err(BarrierError::Broken),
-                }
+                passed
             }
+        };
+        match passed {
+            true => Ok(index),
+            false => Err(BarrierError::Broken),
         }
     }
 
