@@ -6,7 +6,7 @@
 use std::{
     any::type_name,
     fmt::Display,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Write},
 };
 
 use bincode::{BincodeRead, Options};
@@ -51,7 +51,7 @@ impl Encoded<'_> {
             Encoded::Bytes(bytes) => decode(bytes, part),
             Encoded::Extent(extent) => contain::<T, _>(part, || {
                 let mut reader = extent.reader();
-                let value = bincode::deserialize_from_custom(Shared(&mut reader))?;
+                let value = bincode::deserialize_from_custom(&mut reader)?;
                 match reader.is_at_end() {
                     true => Ok(value),
                     false => Err(bincode::ErrorKind::Custom(LEFT_OVER.into()).into()),
@@ -251,22 +251,8 @@ fn contain<T, U>(part: Part, code: impl FnOnce() -> bincode::Result<U>) -> Resul
     }
 }
 
-/// Memory that other processes can change: what is read is copied, once.
-struct Shared<'a, 'e>(&'a mut ExtentReader<'e>);
-
-impl Read for Shared<'_, '_> {
-    #[inline]
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.0.read(out)
-    }
-
-    #[inline]
-    fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact(out)
-    }
-}
-
-impl<'de> BincodeRead<'de> for Shared<'_, '_> {
+/// Other processes can change that memory: what is read is copied, once.
+impl<'de> BincodeRead<'de> for &mut ExtentReader<'_> {
     fn forward_read_str<V: Visitor<'de>>(
         &mut self,
         len: usize,
@@ -280,7 +266,7 @@ impl<'de> BincodeRead<'de> for Shared<'_, '_> {
     }
 
     fn get_byte_buffer(&mut self, len: usize) -> bincode::Result<Vec<u8>> {
-        Ok(self.0.take_bytes(len)?)
+        Ok(self.take_bytes(len)?)
     }
 
     fn forward_read_bytes<V: Visitor<'de>>(
