@@ -76,10 +76,7 @@ impl Worker {
     /// What the task returns is dropped, an `Err` as well; use an executor where the result counts.
     pub fn new<M>(task: impl IntoTask<M>) -> Worker {
         let task = Discarding(task.into_task());
-        let make = move |carriage: Option<Carriage>| match carriage {
-            None => TaskCell::new(task) as Arc<dyn Job>,
-            Some(carriage) => TaskCell::encoded(task, carriage),
-        };
+        let make = move |carriage| TaskCell::of(task, carriage) as Arc<dyn Job>;
         Worker {
             record: Record::new(Role::Solo, false),
             body: Arc::new(Mutex::new(Body::New(Box::new(make)))),

@@ -8,11 +8,10 @@ use std::{
 
 use super::*;
 use crate::{
-    engine::{Job, scheduler::Queued},
+    engine::scheduler::Queued,
     error::Effect,
     executor::TaskFuture,
     task,
-    task::cell::TaskCell,
     worker::{active_children, current_worker},
 };
 
@@ -44,13 +43,7 @@ impl Built for Pool {
 
 impl Pool {
     fn submit<M, T: IntoTask<M>>(&self, task: T) -> TaskFuture<T::Output> {
-        let cell = match self.scheduler.carriage() {
-            None => TaskCell::new(task.into_task()),
-            Some(carriage) => TaskCell::encoded(task.into_task(), carriage),
-        };
-        self.scheduler
-            .submit(Arc::clone(&cell) as Arc<dyn Job>, None);
-        TaskFuture::new(cell)
+        TaskFuture::submit(task.into_task(), &self.scheduler, None)
     }
 }
 

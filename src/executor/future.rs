@@ -82,11 +82,7 @@ impl<R> TaskFuture<R> {
     where
         R: Send + 'static,
     {
-        let work = trace::traced(work);
-        let cell = match scheduler.carriage() {
-            None => TaskCell::new(work),
-            Some(carriage) => TaskCell::encoded(work, carriage),
-        };
+        let cell = TaskCell::of(trace::traced(work), scheduler.carriage());
         if !cell.done() {
             scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>, admission);
         }

@@ -110,10 +110,8 @@ impl<'a> Mapping<'a> {
         let chunk = Chunk::of(function);
         let mut input = Input::new(items.into_iter());
         // Worker processes send their results back, there is nothing to put in place.
-        let mut results = match executor.scheduler.carriage() {
-            None => Some(Carver::in_place(input.expected())),
-            Some(_) => None,
-        };
+        let is_here = executor.scheduler.carriage().is_none();
+        let mut results = is_here.then(|| Carver::in_place(input.expected()));
         let mut chunks = VecDeque::new();
         loop {
             let items = input.cut(chunksize);

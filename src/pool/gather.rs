@@ -103,10 +103,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
         promise: &Arc<Promise<Vec<R>>>,
     ) {
         let carriage = hold.scheduler().carriage();
-        let outputs = match carriage {
-            None => Some(Carver::in_place(items.len())),
-            Some(_) => None,
-        };
+        let outputs = carriage.is_none().then(|| Carver::in_place(items.len()));
         let (chunksize, adaptive) = match cut {
             Cut::Fixed(chunksize) => (chunksize, false),
             Cut::Adaptive => (1, true),
@@ -148,13 +145,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 piece,
             };
             // Encoding is code of a user: not under the lock.
-            let cell = self.scope.run(|| {
-                let work = trace::traced(work);
-                match self.carriage {
-                    None => TaskCell::new(work),
-                    Some(carriage) => TaskCell::encoded(work, carriage),
-                }
-            });
+            let cell = (self.scope).run(|| TaskCell::of(trace::traced(work), self.carriage));
             let future = TaskFuture::new(Arc::clone(&cell) as _);
             let watched = future.watch(Arc::clone(self) as _, number);
             let hold = self.hold.lock().clone();

@@ -151,10 +151,8 @@ impl<T: Portable, R: Portable> Recipe<T, R> {
     fn parts(self, expected: usize) -> (Feeder<T, R>, Output<R>) {
         let most = self.chunksize.saturating_mul(self.ahead);
         let expected = expected.min(most);
-        let outputs = match self.scheduler.carriage() {
-            None => Some(Carver::in_turns(expected)),
-            Some(_) => None,
-        };
+        let is_here = self.scheduler.carriage().is_none();
+        let outputs = is_here.then(|| Carver::in_turns(expected));
         let feeder = Feeder {
             scheduler: self.scheduler,
             chunk: self.chunk,

@@ -108,13 +108,21 @@ impl<W: Work> State<W> {
 }
 
 impl<W: Work> TaskCell<W> {
+    /// A task to be run by another process if there is something to carry it there, else by a thread of this one.
+    pub(crate) fn of(work: W, carriage: Option<Carriage>) -> Arc<Self> {
+        match carriage {
+            None => Self::new(work),
+            Some(carriage) => Self::encoded(work, carriage),
+        }
+    }
+
     /// A task to be run by a thread of this process.
     pub(crate) fn new(work: W) -> Arc<Self> {
         Self::with_stage(work.name(), Stage::Pending(Input::Work(work)))
     }
 
     /// A task to be run by another process: encoded right here, once. If that fails it is settled.
-    pub(crate) fn encoded(work: W, carriage: Carriage) -> Arc<Self> {
+    fn encoded(work: W, carriage: Carriage) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // Relaxed: only distinctness counts.
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
