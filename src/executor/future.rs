@@ -83,7 +83,7 @@ impl<R> TaskFuture<R> {
         R: Send + 'static,
     {
         let cell = TaskCell::of(trace::traced(work), scheduler.carriage());
-        if !cell.done() {
+        if !cell.is_settled() {
             scheduler.submit(Arc::clone(&cell) as Arc<dyn Job>, admission);
         }
         TaskFuture::new(cell)
@@ -246,7 +246,7 @@ impl<R> TaskFuture<R> {
 
     /// Whether the task is over: it has a result or an error, or was cancelled.
     pub fn done(&self) -> bool {
-        self.shared.done()
+        self.shared.is_settled()
     }
 
     /// Has the callback called with this future, once it is done.

@@ -16,9 +16,7 @@ use crate::{
 };
 
 /// What a [`TaskFuture`](crate::TaskFuture) does with its task, whatever the task's arguments are.
-pub(crate) trait Shared<R>: Send + Sync {
-    fn name(&self) -> &'static str;
-    fn done(&self) -> bool;
+pub(crate) trait Shared<R>: Job {
     fn running(&self) -> bool;
     fn cancelled(&self) -> bool;
     /// Cancels the task if it is pending; says whether it is cancelled now.
@@ -48,14 +46,6 @@ pub(crate) trait Shared<R>: Send + Sync {
 }
 
 impl<W: Work> Shared<W::Output> for TaskCell<W> {
-    fn name(&self) -> &'static str {
-        (self.name)()
-    }
-
-    fn done(&self) -> bool {
-        self.state.lock().is_settled()
-    }
-
     fn running(&self) -> bool {
         let state = self.state.lock();
         matches!(state.stage, Stage::Running(_)) || state.taken().is_some()
