@@ -290,9 +290,7 @@ impl Link {
                         // Or the buffer would keep the memory of a large result.
                         *replies.read_buffer_mut() = BytesMut::new();
                     }
-                    if reply.is_empty() {
-                        self.take_replies();
-                    } else if let Err(ending) = self.take_reply(reply.freeze()) {
+                    if let Err(ending) = self.take_reply(reply.freeze()) {
                         return ending;
                     }
                 }
@@ -306,7 +304,6 @@ impl Link {
                     self.state.lock().leaving = true;
                     loop {
                         match timeout(DRAINING_TIME, self.next_from_pipe(replies)).await {
-                            Ok(Some(Ok(reply))) if reply.is_empty() => self.take_replies(),
                             Ok(Some(Ok(reply))) => match self.take_reply(reply.freeze()) {
                                 Ok(()) => {}
                                 Err(ending) => return ending,

@@ -47,8 +47,12 @@ enum Drained {
 }
 
 impl Link {
-    /// Takes a reply that came through the pipe.
+    /// Takes a reply that came through the pipe, or those that it rings for.
     pub(super) fn take_reply(self: &Arc<Self>, reply: Bytes) -> Result<(), Ending> {
+        if reply.is_empty() {
+            self.take_replies();
+            return Ok(());
+        }
         let done = self.receive(reply)?;
         self.conclude(done);
         // It may be what somebody waits for at the lane.
