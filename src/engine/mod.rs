@@ -17,7 +17,10 @@ mod slot;
 pub(crate) mod threads;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,7 +32,6 @@ use crate::{
     codec::Encoded,
     error::{Error, TaskError},
     stats::WorkerStats,
-    task::entry::Failure,
     worker::record::Record,
 };
 use processes::{Processes, wire::Carriage};
@@ -299,12 +301,9 @@ pub(crate) trait Runner: Send + Sync {
     fn terminate(&self) -> Vec<SettledJob>;
 }
 
-impl From<Failure> for TaskError {
-    fn from(failure: Failure) -> TaskError {
-        match failure {
-            Failure::Panicked(panic) => TaskError::Panicked(panic),
-            Failure::Encode(error) => TaskError::Encode(error),
-            Failure::Decode(error) => TaskError::Decode(error),
-        }
-    }
+/// A number that no other runner of this process has.
+fn runner_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Relaxed: only distinctness counts.
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

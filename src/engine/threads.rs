@@ -1,10 +1,7 @@
 //! Workers that are threads of this process.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
@@ -13,6 +10,7 @@ use parking_lot::Mutex;
 use super::{
     Engine, Heed, Job, Runner, Scheduler, Settled, SettledJob, fail,
     processes::wire::Carriage,
+    runner_id,
     scheduler::{After, Next, Setback},
     settle,
     slot::Slot,
@@ -87,13 +85,6 @@ impl Engine for Threads {
             }
         }
     }
-}
-
-/// A number that no other runner of this process has.
-pub(super) fn runner_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    // Relaxed: only distinctness counts.
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// One worker thread.

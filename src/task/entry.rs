@@ -19,7 +19,7 @@ use super::{Callable, Portable};
 use crate::{
     arena::passage,
     codec::{self, Encoded, Freight},
-    error::{CodecError, Panic, Part},
+    error::{CodecError, Panic, Part, TaskError},
     unwind,
 };
 
@@ -63,6 +63,16 @@ pub(crate) enum Failure {
     Panicked(Panic),
     Encode(CodecError),
     Decode(CodecError),
+}
+
+impl From<Failure> for TaskError {
+    fn from(failure: Failure) -> TaskError {
+        match failure {
+            Failure::Panicked(panic) => TaskError::Panicked(panic),
+            Failure::Encode(error) => TaskError::Encode(error),
+            Failure::Decode(error) => TaskError::Decode(error),
+        }
+    }
 }
 
 pub(crate) fn entry<F, A>() -> &'static Entry

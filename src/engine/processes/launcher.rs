@@ -241,7 +241,7 @@ pub(super) fn fingerprint() -> io::Result<u64> {
     if let Some(&fingerprint) = FINGERPRINT.get() {
         return Ok(fingerprint);
     }
-    let mut file = File::open("/proc/self/exe")?;
+    let mut file = File::open(THIS_PROGRAM)?;
     let mut hasher = DefaultHasher::new();
     let mut buffer = vec![0; 1 << 16];
     loop {

@@ -17,7 +17,7 @@ pub(crate) mod wire;
 
 use std::sync::Arc;
 
-use super::{Engine, Runner, Scheduler, threads};
+use super::{Engine, Runner, Scheduler, runner_id};
 use crate::{
     backend::Backend,
     error::{Error, StartError, TaskError},
@@ -78,7 +78,7 @@ impl Processes {
 
 impl Engine for Processes {
     fn start(&self, scheduler: &Arc<Scheduler>, record: &Arc<Record>) -> Result<(), TaskError> {
-        let id = threads::runner_id();
+        let id = runner_id();
         let failed = |error| TaskError::Start(StartError::new(&record.name(), error));
         let reactor = reactor::handle().map_err(failed)?;
         let (launched, errors) = {
