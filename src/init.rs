@@ -95,13 +95,9 @@ macro_rules! init_tests {
             extern "C" fn init() {
                 $crate::init();
             }
-            // SAFETY: what these sections hold are pointers to functions that take nothing that they need.
+            // SAFETY: what the section holds are pointers to functions that take nothing that they need.
             #[used]
-            #[cfg_attr(
-                any(target_os = "linux", target_os = "android", target_os = "freebsd"),
-                unsafe(link_section = ".init_array")
-            )]
-            #[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
+            #[unsafe(link_section = ".init_array")]
             static INIT: extern "C" fn() = init;
         };
     };
