@@ -85,7 +85,7 @@ impl<T> Inbox<T> {
 }
 
 #[cfg(all(test, freethreading_loom))]
-mod loom_models {
+mod models {
     use std::sync::Arc;
 
     use super::*;

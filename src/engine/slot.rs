@@ -90,7 +90,7 @@ impl<T> Slot<T> {
 }
 
 #[cfg(all(test, freethreading_loom))]
-mod loom_models {
+mod models {
     use std::sync::Arc;
 
     use super::*;

@@ -275,7 +275,7 @@ mod tests {
 }
 
 #[cfg(all(test, freethreading_loom))]
-mod loom_models {
+mod models {
     use std::future::poll_fn;
 
     use loom::{

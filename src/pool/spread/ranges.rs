@@ -131,7 +131,7 @@ mod tests {
 }
 
 #[cfg(all(test, freethreading_loom))]
-mod loom_models {
+mod models {
     use loom::{cell::UnsafeCell, model::Builder, sync::Arc, thread::spawn};
 
     use super::*;
