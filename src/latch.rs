@@ -7,13 +7,16 @@ use std::{
     pin::Pin,
     sync::OnceLock,
     task::{Context, Poll, ready},
-    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use crate::{coop, shim::park, wakers::Wakers};
+use crate::{
+    coop,
+    shim::park,
+    wakers::{Parked, Wakers},
+};
 
 pub(crate) struct Latch<T> {
     value: OnceLock<T>,
@@ -22,7 +25,7 @@ pub(crate) struct Latch<T> {
 
 #[derive(Default)]
 struct Waiting {
-    threads: Vec<Thread>,
+    threads: Parked,
     wakers: Wakers,
 }
 
@@ -39,9 +42,7 @@ impl<T> Latch<T> {
         // Before the list is taken: who is not on it will see the value.
         let _ = self.value.set(value);
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        for thread in waiting.threads {
-            thread.unpark();
-        }
+        waiting.threads.unpark();
         waiting.wakers.wake();
     }
 
@@ -58,11 +59,7 @@ impl<T> Latch<T> {
                 if self.get().is_some() || left == Some(Duration::ZERO) {
                     return self.get();
                 }
-                let this = thread::current();
-                // It may be there from the last time, if something else has woken the thread.
-                if waiting.threads.iter().all(|other| other.id() != this.id()) {
-                    waiting.threads.push(this);
-                }
+                waiting.threads.add_current();
             }
             park(left);
         }
@@ -125,6 +122,7 @@ mod tests {
             atomic::{AtomicUsize, Ordering},
         },
         task::{Wake, Waker},
+        thread,
     };
 
     use super::*;

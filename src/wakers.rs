@@ -1,8 +1,11 @@
-//! The wakers of tasks that wait for the same thing.
+//! Those who wait for the same thing: tasks, which have wakers, and threads, which are parked.
 
 use std::{collections::BTreeMap, task::Waker};
 
-use crate::unwind;
+use crate::{
+    shim::{Thread, thread},
+    unwind,
+};
 
 /// One waker for each task that waits: that of its latest poll.
 ///
@@ -40,5 +43,25 @@ impl Wakers {
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.by_key.len()
+    }
+}
+
+/// The threads that wait.
+#[derive(Default)]
+pub(crate) struct Parked(Vec<Thread>);
+
+impl Parked {
+    /// The calling thread is about to be parked. It may be there from the last time, if something else has woken it.
+    pub(crate) fn add_current(&mut self) {
+        let this = thread::current();
+        if self.0.iter().all(|other| other.id() != this.id()) {
+            self.0.push(this);
+        }
+    }
+
+    pub(crate) fn unpark(self) {
+        for thread in self.0 {
+            thread.unpark();
+        }
     }
 }

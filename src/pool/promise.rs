@@ -18,9 +18,9 @@ use std::{
 use crate::{
     engine::processes::aside,
     error::TaskError,
-    shim::{Mutex, MutexGuard, Thread, park, thread},
+    shim::{Mutex, MutexGuard, park},
     unwind,
-    wakers::Wakers,
+    wakers::{Parked, Wakers},
 };
 
 pub(super) struct Promise<T> {
@@ -39,7 +39,7 @@ struct State<T> {
     stage: Stage<T>,
     hooks: Vec<Hook<T>>,
     /// Those that are blocked.
-    threads: Vec<Thread>,
+    threads: Parked,
     /// Of the task that awaits the outcome.
     waker: Option<Waker>,
     /// Of tasks that only want to know that it is there.
@@ -78,7 +78,7 @@ impl<T: Send + 'static> Promise<T> {
             state: Mutex::new(State {
                 stage: Stage::Pending,
                 hooks: Vec::new(),
-                threads: Vec::new(),
+                threads: Parked::default(),
                 waker: None,
                 onlookers: Wakers::default(),
             }),
@@ -147,9 +147,7 @@ impl<T: Send + 'static> Promise<T> {
         let waker = state.waker.take();
         let onlookers = mem::take(&mut state.onlookers);
         drop(state);
-        for thread in threads {
-            thread.unpark();
-        }
+        threads.unpark();
         if let Some(waker) = waker {
             unwind::contain(|| waker.wake());
         }
@@ -191,11 +189,7 @@ impl<T: Send + 'static> Promise<T> {
             if left == Some(Duration::ZERO) {
                 return None;
             }
-            let this = thread::current();
-            // It may be there from the last time, if something else has woken the thread.
-            if state.threads.iter().all(|other| other.id() != this.id()) {
-                state.threads.push(this);
-            }
+            state.threads.add_current();
             drop(state);
             park(left);
         }

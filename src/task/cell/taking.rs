@@ -11,7 +11,7 @@ use crate::{
     arena::look::{Looker, give_way_and, give_way_once, look},
     engine::{Patience, Runner},
     error::TaskError,
-    shim::{SpinLockGuard, park, thread},
+    shim::{SpinLockGuard, park},
     task::work::Work,
 };
 
@@ -60,12 +60,7 @@ impl<W: Work> TaskCell<W> {
                 looked = true;
                 continue;
             }
-            let this = thread::current();
-            // It may be there from the last time, if the thread was woken by something else.
-            let threads = &mut state.waiting().threads;
-            if threads.iter().all(|thread| thread.id() != this.id()) {
-                threads.push(this);
-            }
+            state.waiting().threads.add_current();
             drop(state);
             park(left);
         }

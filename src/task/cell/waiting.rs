@@ -5,9 +5,8 @@ use std::{sync::Arc, task::Waker};
 use crate::{
     engine::{Orders, processes::aside},
     executor::TaskFuture,
-    shim::Thread,
     unwind,
-    wakers::Wakers,
+    wakers::{Parked, Wakers},
 };
 
 pub(crate) type Callback<R> = Box<dyn FnOnce(&TaskFuture<R>) + Send>;
@@ -23,7 +22,7 @@ pub(crate) trait Watcher: Send + Sync {
 
 /// Who is to be told of the outcome.
 pub(super) struct Waiting<R> {
-    pub(super) threads: Vec<Thread>,
+    pub(super) threads: Parked,
     /// Of the task that awaits the result.
     pub(super) waker: Option<Waker>,
     /// Of tasks that only want to know that it is there.
@@ -45,9 +44,7 @@ impl<R> Waiting<R> {
     where
         R: Send + 'static,
     {
-        for thread in self.threads {
-            thread.unpark();
-        }
+        self.threads.unpark();
         if let Some(waker) = self.waker {
             unwind::contain(|| waker.wake());
         }
@@ -70,7 +67,7 @@ impl<R> Waiting<R> {
 impl<R> Default for Waiting<R> {
     fn default() -> Self {
         Waiting {
-            threads: Vec::new(),
+            threads: Parked::default(),
             waker: None,
             onlookers: Wakers::default(),
             watcher: None,
