@@ -8,7 +8,7 @@ mod map;
 use std::{
     fmt,
     sync::{Arc, atomic::AtomicU64},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 pub use future::TaskFuture;
@@ -17,6 +17,7 @@ pub use map::{Buffered, Map, MapStream, Mapping};
 use crate::{
     backend::Backend,
     builder::{Builder, Built},
+    deadline,
     engine::{
         Scheduler,
         processes::reactor,
@@ -396,8 +397,7 @@ impl WorkerPoolExecutor {
             return false;
         }
         let finished = |wait: Duration| {
-            // A time that the clock cannot tell is as good as for ever.
-            let deadline = Instant::now().checked_add(wait);
+            let deadline = deadline::after(wait);
             self.scheduler.finished.wait(deadline).is_some()
         };
         let in_time = finished(timeout);
@@ -445,7 +445,7 @@ impl WorkerPoolExecutor {
 
     async fn finished_within(&self, time: Duration) -> bool {
         let finished = self.scheduler.finished.wait_async();
-        let Some(deadline) = Instant::now().checked_add(time) else {
+        let Some(deadline) = deadline::after(time) else {
             finished.await;
             return true;
         };

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    coop,
+    coop, deadline,
     shim::park,
     wakers::{Parked, Wakers},
 };
@@ -53,7 +53,7 @@ impl<T> Latch<T> {
     /// Blocks until the value is there, or until the deadline.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<&T> {
         loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline::left(deadline);
             {
                 let mut waiting = self.waiting.lock();
                 if self.get().is_some() || left == Some(Duration::ZERO) {

@@ -120,6 +120,7 @@ mod builder;
 mod chunk;
 mod codec;
 mod coop;
+mod deadline;
 mod engine;
 mod error;
 mod executor;

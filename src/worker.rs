@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::{
     backend::{Backend, get_backend},
+    deadline,
     engine::{
         self, Job, Scheduler,
         processes::{Options, wire::Carriage},
@@ -254,8 +255,7 @@ impl Worker {
     ///
     /// Those of [`join`](Worker::join), and [`Error::Timeout`] if the time is up; the worker goes on.
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), Error> {
-        // A time that the clock cannot tell is as good as for ever.
-        self.join_until(Instant::now().checked_add(timeout))
+        self.join_until(deadline::after(timeout))
     }
 
     fn join_until(&self, deadline: Option<Instant>) -> Result<(), Error> {

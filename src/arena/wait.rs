@@ -360,8 +360,3 @@ impl<R: Resource + Unpin> Future for WaitAsync<R> {
         Poll::Ready(output)
     }
 }
-
-/// When a wait that may take so long ends; `None` if that is beyond all times.
-pub(crate) fn deadline(timeout: Duration) -> Option<Instant> {
-    Instant::now().checked_add(timeout)
-}

@@ -18,6 +18,7 @@ use super::{
     slot::ListId,
 };
 use crate::{
+    deadline,
     shim::{AtomicU32, AtomicU64, Futex, Ordering, Scope, fence},
     unwind,
 };
@@ -412,7 +413,7 @@ impl Waiter {
                     continue;
                 }
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline::left(deadline);
             if left == Some(Duration::ZERO) {
                 return is_told();
             }

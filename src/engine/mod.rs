@@ -30,6 +30,7 @@ use crate::{
     arena::{extent::Extent, passage::Luggage},
     backend::Backend,
     codec::Encoded,
+    deadline,
     error::{Error, TaskError},
     stats::WorkerStats,
     worker::record::Record,
@@ -116,10 +117,7 @@ impl Orders {
         if let Some(limit) = limit {
             self.shorten(limit);
         }
-        // A time that the clock cannot tell is as good as for ever.
-        let deadline = self
-            .limit
-            .and_then(|limit| Instant::now().checked_add(limit));
+        let deadline = self.limit.and_then(deadline::after);
         self.deadline = match (self.deadline, deadline) {
             (Some(old), Some(new)) => Some(old.min(new)),
             (old, new) => old.or(new),

@@ -5,9 +5,12 @@
 //! waiter looks for a short while, then parks. `unpark` before `park` is remembered, so nothing is
 //! lost in between. The flag lets the waiter look without taking the lock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::shim::{AtomicBool, Mutex, Ordering, Thread, hint, park, thread};
+use crate::{
+    deadline,
+    shim::{AtomicBool, Mutex, Ordering, Thread, hint, park, thread},
+};
 
 /// How often an idle worker looks, giving way to other threads in between, before it sleeps: some
 /// microseconds, about what waking it up would cost the giver.
@@ -70,8 +73,7 @@ impl<T> Slot<T> {
 
     /// Waits until the slot is filled and empties it; gives up after so long.
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<T> {
-        // A time that the clock cannot tell is as good as for ever.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = timeout.and_then(deadline::after);
         loop {
             {
                 let mut content = self.content.lock();
@@ -80,7 +82,7 @@ impl<T> Slot<T> {
                 }
                 content.parked = Some(thread::current());
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline::left(deadline);
             if left == Some(Duration::ZERO) {
                 return None;
             }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    coop,
+    coop, deadline,
     engine::{Job, Scheduler, room::Admission},
     error::TaskError,
     task::{
@@ -113,8 +113,7 @@ impl<R> TaskFuture<R> {
     ///
     /// Those of [`result`](TaskFuture::result), and [`TaskError::Timeout`] if the time is up; the task goes on.
     pub fn result_timeout(&self, timeout: Duration) -> Result<R, TaskError> {
-        // A time that the clock cannot tell is as good as for ever.
-        self.shared.take(Instant::now().checked_add(timeout))
+        self.shared.take(deadline::after(timeout))
     }
 
     pub(crate) fn result_until(&self, deadline: Option<Instant>) -> Result<R, TaskError> {

@@ -18,7 +18,7 @@ use crate::{
         items::Input,
         piece::{self, Carver},
     },
-    coop,
+    coop, deadline,
     engine::processes::reactor,
     error::{Error, TaskError},
     pool::{Imap, ImapStream, imap::Recipe},
@@ -103,7 +103,7 @@ impl<'a> Mapping<'a> {
             chunksize,
             timeout,
         } = self;
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = timeout.and_then(deadline::after);
         if chunksize == 0 {
             return Map::new(VecDeque::new(), deadline, Some(zero_chunksize()));
         }

@@ -21,6 +21,7 @@ use crate::{
         items::Items,
         piece::{Carver, Piece},
     },
+    deadline,
     engine::Scheduler,
     error::TaskError,
     executor::TaskFuture,
@@ -260,8 +261,7 @@ where
     ///
     /// [`TaskError::Timeout`] if the time is up; the result comes with a later call.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
-        // A time that the clock cannot tell is as good as for ever.
-        self.next_until(Instant::now().checked_add(timeout))
+        self.next_until(deadline::after(timeout))
     }
 
     /// The results as a stream. The input is read where the stream is polled.

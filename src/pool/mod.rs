@@ -28,6 +28,7 @@ pub use result::AsyncResult;
 use crate::{
     backend::Backend,
     builder::{Builder, Built},
+    deadline,
     engine::{
         Scheduler,
         room::Admission,
@@ -558,7 +559,7 @@ impl WorkerPool {
     ///
     /// Those of [`join`](WorkerPool::join), and [`Error::Timeout`] if the time is up.
     pub fn join_timeout(&self, timeout: Duration) -> Result<(), Error> {
-        self.join_until(Instant::now().checked_add(timeout))
+        self.join_until(deadline::after(timeout))
     }
 
     fn join_until(&self, deadline: Option<Instant>) -> Result<(), Error> {

@@ -16,6 +16,7 @@ use std::{
 };
 
 use crate::{
+    deadline,
     engine::processes::aside,
     error::TaskError,
     shim::{Mutex, MutexGuard, park},
@@ -185,7 +186,7 @@ impl<T: Send + 'static> Promise<T> {
             if state.is_ready() {
                 return Some(state);
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline::left(deadline);
             if left == Some(Duration::ZERO) {
                 return None;
             }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::promise::{Hook, Promise};
-use crate::{coop, error::TaskError, executor::TaskFuture};
+use crate::{coop, deadline, error::TaskError, executor::TaskFuture};
 
 /// The result of [`apply_async`](crate::WorkerPool::apply_async),
 /// [`map_async`](crate::WorkerPool::map_async) or [`starmap_async`](crate::WorkerPool::starmap_async).
@@ -86,8 +86,7 @@ impl<R: Send + 'static> AsyncResult<R> {
     /// Those of [`get`](AsyncResult::get), and [`TaskError::Timeout`] if the time is up: the work goes on, and the
     /// result can be had later.
     pub fn get_timeout(&self, timeout: Duration) -> Result<R, TaskError> {
-        // A time that the clock cannot tell is as good as for ever.
-        self.get_until(Instant::now().checked_add(timeout))
+        self.get_until(deadline::after(timeout))
     }
 
     fn get_until(&self, deadline: Option<Instant>) -> Result<R, TaskError> {
@@ -112,7 +111,7 @@ impl<R: Send + 'static> AsyncResult<R> {
     ///
     /// Until the result is there or the time is up.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.wait_until(Instant::now().checked_add(timeout))
+        self.wait_until(deadline::after(timeout))
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> bool {

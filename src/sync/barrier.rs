@@ -14,10 +14,10 @@ use crate::{
         me,
         reaper::Dead,
         slot::{Kind, Locked, SlotRef},
-        wait::{Budget, Miss, Resource, WaitAsync, Waiting, deadline},
+        wait::{Budget, Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
     },
-    coop,
+    coop, deadline,
     engine::processes::reactor,
     error::{BarrierError, CodecError, Error, TaskError},
     shim::{AtomicU64, Ordering},
@@ -409,7 +409,7 @@ impl Barrier {
     /// [`BarrierError::Broken`] if the barrier is broken or breaks. [`BarrierError::Action`] if the action
     /// failed: that is for the one who has run it, the others get `Broken`.
     pub fn wait(&self) -> Result<usize, BarrierError> {
-        self.wait_until(self.timeout.and_then(deadline))
+        self.wait_until(self.timeout.and_then(deadline::after))
     }
 
     /// Like [`wait`](Barrier::wait), for so long at most: then the barrier breaks.
@@ -422,7 +422,7 @@ impl Barrier {
     ///
     /// Those of [`wait`](Barrier::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<usize, BarrierError> {
-        self.wait_until(deadline(timeout))
+        self.wait_until(deadline::after(timeout))
     }
 
     /// The async twin of [`wait`](Barrier::wait), with the barrier's own timeout. The last to come runs the action
@@ -436,7 +436,7 @@ impl Barrier {
     ///
     /// Those of [`wait`](Barrier::wait).
     pub async fn wait_async(&self) -> Result<usize, BarrierError> {
-        let passed = match self.timeout.and_then(deadline) {
+        let passed = match self.timeout.and_then(deadline::after) {
             Some(deadline) => self.wait_or(reactor::sleep_until(deadline)).await,
             None => self.go_on(Some(WaitAsync::new(self.arriving()).await)),
         };

@@ -13,7 +13,8 @@ use futures::FutureExt;
 
 use super::{Lock, RLock, face, rlock::Hold};
 use crate::{
-    arena::{handle::Handle, slot::Kind, wait::deadline},
+    arena::{handle::Handle, slot::Kind},
+    deadline,
     error::{Error, NotOwned},
 };
 pub(super) use wait::notify_another;
@@ -164,7 +165,7 @@ impl Condition {
     /// For so long at most.
     #[must_use = "the lock may not have been acquired"]
     pub fn acquire_timeout(&self, timeout: Duration) -> bool {
-        self.raw().acquire_until(deadline(timeout)).is_some()
+        self.raw().acquire_until(deadline::after(timeout)).is_some()
     }
 
     /// Acquires the lock; the async twin of [`acquire`](Condition::acquire).
@@ -213,7 +214,7 @@ impl Condition {
     ///
     /// [`NotOwned`] if the caller does not hold the lock.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool, NotOwned> {
-        self.wait_until(deadline(timeout))
+        self.wait_until(deadline::after(timeout))
     }
 
     /// The async twin of [`wait`](Condition::wait).
@@ -260,7 +261,7 @@ impl Condition {
         predicate: impl FnMut() -> bool,
     ) -> Result<bool, NotOwned> {
         self.raw().hold()?;
-        let deadline = deadline(timeout);
+        let deadline = deadline::after(timeout);
         wait_for(predicate, || self.wait_until(deadline))
     }
 
@@ -335,7 +336,7 @@ impl Condition {
     /// For so long at most.
     #[must_use = "the lock is released when the guard is dropped"]
     pub fn lock_timeout(&self, timeout: Duration) -> Option<ConditionGuard<'_>> {
-        let hold = self.raw().acquire_until(deadline(timeout))?;
+        let hold = self.raw().acquire_until(deadline::after(timeout))?;
         Some(self.guard(Some(hold)))
     }
 
@@ -404,7 +405,7 @@ impl ConditionGuard<'_> {
     ///
     /// As of [`wait`](ConditionGuard::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool, NotOwned> {
-        self.wait_until(deadline(timeout))
+        self.wait_until(deadline::after(timeout))
     }
 
     /// See [`Condition::wait_async`].
@@ -462,7 +463,7 @@ impl ConditionGuard<'_> {
         predicate: impl FnMut() -> bool,
     ) -> Result<bool, NotOwned> {
         self.check()?;
-        let deadline = deadline(timeout);
+        let deadline = deadline::after(timeout);
         wait_for(predicate, || self.wait_until(deadline))
     }
 

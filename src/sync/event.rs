@@ -7,9 +7,10 @@ use crate::{
     arena::{
         handle::Handle,
         slot::{Kind, Locked, SlotRef},
-        wait::{Budget, Miss, Resource, WaitAsync, Waiting, deadline},
+        wait::{Budget, Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
     },
+    deadline,
     error::Error,
     shim::{AtomicU64, Ordering},
 };
@@ -238,7 +239,10 @@ impl Event {
     ///
     /// For so long at most.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.is_set() || Waiting::new(self.raw()).block(deadline(timeout)).is_some()
+        self.is_set()
+            || Waiting::new(self.raw())
+                .block(deadline::after(timeout))
+                .is_some()
     }
 
     /// Waits for the event; the async twin of [`wait`](Event::wait). The wait begins with the first poll of the

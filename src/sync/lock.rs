@@ -4,7 +4,8 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use super::{face, raw::RawLock};
 use crate::{
-    arena::{handle::Handle, slot::Kind, wait::deadline},
+    arena::{handle::Handle, slot::Kind},
+    deadline,
     error::{Error, NotHeld},
 };
 
@@ -99,7 +100,7 @@ impl Lock {
     /// For so long at most.
     #[must_use = "the lock may not have been acquired"]
     pub fn acquire_timeout(&self, timeout: Duration) -> bool {
-        self.try_acquire() || self.raw().acquire_until(deadline(timeout))
+        self.try_acquire() || self.raw().acquire_until(deadline::after(timeout))
     }
 
     /// Acquires the lock; the async twin of [`acquire`](Lock::acquire).

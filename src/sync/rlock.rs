@@ -14,9 +14,8 @@ use crate::{
     arena::{
         handle::Handle,
         slot::{Kind, SlotRef},
-        wait::deadline,
     },
-    coop,
+    coop, deadline,
     error::{Error, NotOwned},
     shim::{AtomicU64, Ordering},
 };
@@ -414,7 +413,9 @@ impl RLock {
     #[must_use = "the lock may not have been acquired"]
     pub fn acquire_timeout(&self, timeout: Duration) -> bool {
         let owner = Owner::current();
-        self.raw().acquire_until(owner, deadline(timeout)).is_some()
+        self.raw()
+            .acquire_until(owner, deadline::after(timeout))
+            .is_some()
     }
 
     /// Acquires the lock; the async twin of [`acquire`](RLock::acquire). The owner is the tokio task,
@@ -489,7 +490,7 @@ impl RLock {
     #[must_use = "the lock is released when the guard is dropped"]
     pub fn lock_timeout(&self, timeout: Duration) -> Option<RLockGuard<'_>> {
         let owner = Owner::current();
-        let hold = self.raw().acquire_until(owner, deadline(timeout))?;
+        let hold = self.raw().acquire_until(owner, deadline::after(timeout))?;
         Some(self.guard(hold))
     }
 

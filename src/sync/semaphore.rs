@@ -8,9 +8,10 @@ use crate::{
         handle::Handle,
         look::Looker,
         slot::{Kind, Locked, SlotRef},
-        wait::{Miss, Resource, WaitAsync, Waiting, deadline},
+        wait::{Miss, Resource, WaitAsync, Waiting},
         waiter::{State, Wakes},
     },
+    deadline,
     error::{Error, Overflow},
     shim::{AtomicU64, Ordering},
 };
@@ -79,7 +80,7 @@ impl RawSemaphore {
     }
 
     fn acquire_timeout(self, timeout: Duration) -> bool {
-        self.try_acquire() || Waiting::new(self).block(deadline(timeout)).is_some()
+        self.try_acquire() || Waiting::new(self).block(deadline::after(timeout)).is_some()
     }
 
     /// Gives permits back, where the limit is so far away that nobody gets there unless by mistake.

@@ -18,8 +18,9 @@ use self::{core::Core, join::Joining};
 use crate::{
     arena::{
         slot::Kind,
-        wait::{WaitAsync, Waiting, deadline},
+        wait::{WaitAsync, Waiting},
     },
+    deadline,
     error::{Error, GetError, PutError, TooManyTaskDone},
     task::Portable,
 };
@@ -169,7 +170,7 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// [`PutError::Full`] if there was no room in time, and those of [`put`](Queue::put). The item comes back.
     pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<(), PutError<T>> {
-        self.core.put_until(item, deadline(timeout))
+        self.core.put_until(item, deadline::after(timeout))
     }
 
     /// Puts an item; the async twin of [`put`](Queue::put).
@@ -224,7 +225,7 @@ impl<T: Send + 'static> Queue<T> {
     ///
     /// [`GetError::Empty`] if there was no item in time, and those of [`get`](Queue::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
-        self.core.get(deadline(timeout))
+        self.core.get(deadline::after(timeout))
     }
 
     /// Takes the first item; the async twin of [`get`](Queue::get).
@@ -285,7 +286,7 @@ impl<T: Send + 'static> Queue<T> {
     /// For so long at most.
     pub fn join_timeout(&self, timeout: Duration) -> bool {
         Waiting::new(Joining(&self.core))
-            .block(deadline(timeout))
+            .block(deadline::after(timeout))
             .is_some()
     }
 

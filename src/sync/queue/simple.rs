@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::core::Core;
 use crate::{
-    arena::{slot::Kind, wait::deadline},
+    arena::slot::Kind,
+    deadline,
     error::{Error, GetError, PutError},
     task::Portable,
 };
@@ -116,7 +117,7 @@ impl<T: Send + 'static> SimpleQueue<T> {
     ///
     /// [`GetError::Empty`] if there was no item in time, and those of [`get`](SimpleQueue::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T, GetError> {
-        self.core.get(deadline(timeout))
+        self.core.get(deadline::after(timeout))
     }
 
     /// Takes the first item; the async twin of [`get`](SimpleQueue::get).

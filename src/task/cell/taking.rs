@@ -9,6 +9,7 @@ use std::{
 use super::{Outcome, Stage, State, TaskCell};
 use crate::{
     arena::look::{Looker, give_way_and, give_way_once, look},
+    deadline,
     engine::{Patience, Runner},
     error::TaskError,
     shim::{SpinLockGuard, park},
@@ -21,7 +22,6 @@ impl<W: Work> TaskCell<W> {
         &self,
         deadline: Option<Instant>,
     ) -> Option<SpinLockGuard<'_, State<W>>> {
-        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let is_published = || self.state.lock().is_published().then_some(());
         let (mut noticed, mut looked, mut first) = (false, false, true);
         loop {
@@ -32,7 +32,7 @@ impl<W: Work> TaskCell<W> {
                 return Some(state);
             }
             first = false;
-            let left = left();
+            let left = deadline::left(deadline);
             if left == Some(Duration::ZERO) {
                 return state.is_settled().then_some(state);
             }

@@ -1,6 +1,6 @@
 //! What a process says to its jobs, and who listens.
 
-use std::{future::poll_fn, io, sync::Arc, time::Instant};
+use std::{future::poll_fn, io, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
@@ -13,7 +13,7 @@ use crate::{
         passage::Luggage,
         process::Place,
     },
-    codec,
+    codec, deadline,
     engine::{
         Body, Job, Patience, Payload, Settled,
         processes::{reactor, tidy, wire::FromWorker},
@@ -148,7 +148,7 @@ impl Link {
             patient = match patience {
                 Patience::Moment => reader.glance(),
                 Patience::Until(deadline) => {
-                    let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+                    let left = deadline::left(deadline);
                     reader.wait(signals, left);
                     left.is_none_or(|left| !left.is_zero())
                 }
