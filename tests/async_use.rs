@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Gate, GateKeeper, Panicking, Random, Wakes, eventually, watched};
+use common::{
+    Gate, GateKeeper, Panicking, Random, Wakes, eventually, watched,
+    ways::{current_thread, multi_thread},
+};
 use freethreading::{
     Backend, BoundedSemaphore, Condition, Error, Event, Lock, Queue, RLock, Semaphore, SimpleQueue,
     TaskError, TaskFuture, Worker, WorkerPool, WorkerPoolExecutor, task,
@@ -37,21 +40,6 @@ fn fail() {
 
 fn double(x: u64) -> u64 {
     x * 2
-}
-
-fn multi_thread() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-fn current_thread() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
 }
 
 /// A way to wait for a future.

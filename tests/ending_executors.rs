@@ -11,13 +11,12 @@ use std::{
     time::Duration,
 };
 
-use common::{Gate, GateKeeper, Scratch, Sign, runs, watched};
+use common::{Gate, GateKeeper, Scratch, Sign, runs, watched, ways::LONG};
 use freethreading::{Backend, Effect, TaskError, WorkerPoolExecutor, cancelled, get_backend, task};
 
 freethreading::init_tests!();
 
 const AT_ONCE: Duration = Duration::ZERO;
-const LONG: Duration = Duration::from_secs(3600);
 
 /// What the methods give that are awaited has no name, but may be awaited on any thread.
 const _: fn(&WorkerPoolExecutor) = |executor| {

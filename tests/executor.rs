@@ -15,37 +15,18 @@ use std::{
     time::Duration,
 };
 
-use common::{Gate, GateKeeper, Random, Scratch, Sign, eventually, watched};
+use common::{
+    Gate, GateKeeper, Random, Scratch, Sign, eventually, processes, unique_prefix, watched,
+    workers_of,
+};
 use freethreading::{
     Backend, Effect, Error, Part, TaskError, TaskFuture, WorkerPool, WorkerPoolExecutor,
-    active_children, current_worker, get_ident, task,
+    current_worker, get_ident, task,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_bytes::ByteBuf;
 
 freethreading::init_tests!();
-
-/// How many workers run that belong to the executor with this name prefix.
-fn workers_of(prefix: &str) -> usize {
-    active_children()
-        .iter()
-        .filter(|worker| worker.name().starts_with(prefix))
-        .count()
-}
-
-/// Tells the workers of one executor from those of all others.
-fn unique_prefix() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("unique-{}-", NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn processes(max_workers: usize) -> WorkerPoolExecutor {
-    WorkerPoolExecutor::builder()
-        .max_workers(max_workers)
-        .backend(Backend::Multiprocessing)
-        .build()
-        .unwrap()
-}
 
 fn threads(max_workers: usize) -> WorkerPoolExecutor {
     WorkerPoolExecutor::builder()
@@ -338,7 +319,7 @@ freethreading::test_backends! {
             executor.shutdown(true, false);
             assert_eq!(sign.notes().len(), 50);
             assert!(futures.iter().all(TaskFuture::done));
-            assert_eq!(workers_of(&prefix), 0);
+            assert!(workers_of(&prefix).is_empty());
         });
     }
 
@@ -357,7 +338,7 @@ freethreading::test_backends! {
             gates.open();
             assert!(futures.iter().all(|future| future.result().is_ok()));
             assert_eq!(gates.arrived(), 10);
-            eventually("the worker ends by itself", || workers_of(&prefix) == 0);
+            eventually("the worker ends by itself", || workers_of(&prefix).is_empty());
         });
     }
 
@@ -529,7 +510,7 @@ freethreading::test_backends! {
             drop(executor);
             gates.open();
             assert!(futures.iter().all(|future| future.result().is_ok()));
-            eventually("the workers end", || workers_of(&prefix) == 0);
+            eventually("the workers end", || workers_of(&prefix).is_empty());
         });
     }
 
@@ -540,9 +521,9 @@ freethreading::test_backends! {
             let executor =
                 WorkerPoolExecutor::builder().max_workers(2).name_prefix(&prefix).build().unwrap();
             executor.submit(|| ()).result().unwrap();
-            assert_eq!(workers_of(&prefix), 1);
+            assert_eq!(workers_of(&prefix).len(), 1);
             drop(executor);
-            eventually("the worker ends", || workers_of(&prefix) == 0);
+            eventually("the worker ends", || workers_of(&prefix).is_empty());
         });
     }
 
@@ -633,7 +614,7 @@ freethreading::test_backends! {
             assert!(matches!(map.next(), Some(Err(TaskError::Broken(_)))));
             assert!(map.next().is_none());
             executor.shutdown(true, false);
-            assert_eq!(workers_of(&prefix), 0);
+            assert!(workers_of(&prefix).is_empty());
             // Three failures in a row, and as many workers more as were being tried meanwhile.
             let attempts = scratch.sign("attempts").notes().len();
             assert!((3..=7).contains(&attempts), "{attempts}");

@@ -16,9 +16,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Scratch, eventually, runs, signal, watched};
+use common::{Scratch, death, eventually, runs, signal, watched};
 use freethreading::{
-    Backend, Death, Effect, Error, Launcher, TaskError, WorkerDied, WorkerPoolExecutor,
+    Backend, Death, Effect, Error, Launcher, TaskError, WorkerPoolExecutor,
     WorkerPoolExecutorBuilder, active_children, task,
 };
 use libtest_mimic::{Arguments, Trial};
@@ -115,15 +115,6 @@ fn faulty(fault: &str, max_workers: usize) -> WorkerPoolExecutor {
         .arg(format!("FAULTY_WORKER={fault}"))
         .arg(this_executable());
     processes(max_workers).launcher(launcher).build().unwrap()
-}
-
-#[track_caller]
-fn death<R>(result: Result<R, TaskError>) -> WorkerDied {
-    match result {
-        Ok(_) => panic!("the worker did not die"),
-        Err(TaskError::WorkerDied(died)) => died,
-        Err(error) => panic!("{error}"),
-    }
 }
 
 /// The executor gives up, for this reason, on all tasks; it can be shut down.

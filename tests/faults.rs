@@ -9,7 +9,7 @@ use std::{
     os::fd::{BorrowedFd, IntoRawFd, RawFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -17,13 +17,10 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Random, Scratch, Sign, Wakes, eventually, processes, runs, signal, watched,
-    ways::Hand,
+    Gate, GateKeeper, Random, Scratch, Sign, Wakes, death, eventually, processes, runs, signal,
+    unique_prefix, watched, ways::Hand, workers_of,
 };
-use freethreading::{
-    Backend, Death, Effect, TaskError, TaskFuture, WorkerDied, WorkerPoolExecutor, active_children,
-    task,
-};
+use freethreading::{Backend, Death, Effect, TaskError, TaskFuture, WorkerPoolExecutor, task};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -35,15 +32,6 @@ fn double(x: u64) -> u64 {
 
 fn pid_of_worker(executor: &WorkerPoolExecutor) -> u32 {
     executor.submit(std::process::id).result().unwrap()
-}
-
-#[track_caller]
-fn death<R>(result: Result<R, TaskError>) -> WorkerDied {
-    match result {
-        Ok(_) => panic!("the worker did not die"),
-        Err(TaskError::WorkerDied(died)) => died,
-        Err(error) => panic!("{error}"),
-    }
 }
 
 /// The process's own end, by signal.
@@ -593,19 +581,8 @@ fn many_deaths_in_a_row_break_nothing() {
     });
 }
 
-/// The processes of the workers whose names begin so.
-fn workers_of(prefix: &str) -> Vec<u32> {
-    active_children()
-        .iter()
-        .filter(|worker| worker.name().starts_with(prefix))
-        .map(|worker| u32::try_from(worker.ident().unwrap()).unwrap())
-        .collect()
-}
-
 #[test]
 fn every_task_resolves_once_while_workers_are_killed_at_random() {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-
     fn echo(n: usize, mut bytes: ByteBuf) -> (usize, ByteBuf) {
         if let Some(first) = bytes.first_mut() {
             *first = 8;
@@ -614,7 +591,7 @@ fn every_task_resolves_once_while_workers_are_killed_at_random() {
     }
 
     watched(|| {
-        let prefix = format!("chaos-{}-", NEXT.fetch_add(1, Ordering::Relaxed));
+        let prefix = unique_prefix();
         let executor = WorkerPoolExecutor::builder()
             .max_workers(3)
             .name_prefix(&prefix)
@@ -630,22 +607,7 @@ fn every_task_resolves_once_while_workers_are_killed_at_random() {
         let over = AtomicBool::new(false);
         let mut deaths = 0;
         thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut random = Random::new();
-                while !over.load(Ordering::SeqCst) {
-                    // A worker now and then has to be of some use, or the executor gives up.
-                    let before = completed.load(Ordering::SeqCst);
-                    while completed.load(Ordering::SeqCst) < before + 10
-                        && !over.load(Ordering::SeqCst)
-                    {
-                        thread::yield_now();
-                    }
-                    let pids = workers_of(&prefix);
-                    if !pids.is_empty() {
-                        common::kill_child(pids[random.below(pids.len())]);
-                    }
-                }
-            });
+            scope.spawn(|| common::kill_at_random(&prefix, &completed, 10, &over));
             let futures: Vec<_> = sizes
                 .iter()
                 .enumerate()

@@ -244,11 +244,7 @@ fn a_killed_worker_that_nobody_joins_is_not_listed_and_no_zombie() {
 #[test]
 fn the_ident_of_a_process_worker_is_its_process_id() {
     watched(|| {
-        let executor = WorkerPoolExecutor::builder()
-            .max_workers(1)
-            .backend(Backend::Multiprocessing)
-            .build()
-            .unwrap();
+        let executor = common::processes(1);
         let (ident, pid) = executor
             .submit(|| (get_ident(), std::process::id()))
             .result()

@@ -653,11 +653,7 @@ fn a_callback_may_capture_what_cannot_be_encoded() {
 #[test]
 fn the_callbacks_of_worker_processes_may_wait_for_each_other() {
     watched(|| {
-        let executor = WorkerPoolExecutor::builder()
-            .max_workers(1)
-            .backend(Backend::Multiprocessing)
-            .build()
-            .unwrap();
+        let executor = common::processes(1);
         let (sender, meeting) = mpsc::channel();
         let meeting = Arc::new(Mutex::new(meeting));
         let (done, is_done) = mpsc::channel();

@@ -5,7 +5,7 @@ mod common;
 use std::process::{Command, Stdio};
 
 use common::{Scratch, Sign, watched};
-use freethreading::{Backend, Worker, WorkerPoolExecutor, task};
+use freethreading::{Backend, Worker, task};
 
 freethreading::init_tests!();
 
@@ -24,11 +24,7 @@ fn start_workers(depth: u32) {
     let worker = worker.backend(Backend::Multiprocessing);
     worker.start().unwrap();
     worker.join().unwrap();
-    let executor = WorkerPoolExecutor::builder()
-        .max_workers(3)
-        .backend(Backend::Multiprocessing)
-        .build()
-        .unwrap();
+    let executor = common::processes(3);
     let sum: Result<Vec<u32>, _> = executor.map(|x: u32| x * x, 0..10).collect();
     assert_eq!(sum.unwrap().iter().sum::<u32>(), 285);
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::watched;
-use freethreading::{Backend, Lock, TaskError, WorkerPoolExecutor, task};
+use freethreading::{Lock, TaskError, task};
 use serde_bytes::ByteBuf;
 
 /// Runs before all that has no number, `init` among it.
@@ -21,11 +21,7 @@ freethreading::init_tests!();
 #[test]
 fn large_arguments_and_results_go_through_the_pipe_then() {
     watched(|| {
-        let executor = WorkerPoolExecutor::builder()
-            .max_workers(1)
-            .backend(Backend::Multiprocessing)
-            .build()
-            .unwrap();
+        let executor = common::processes(1);
         // So it is, or the test is of no use.
         let lock = Lock::new();
         let error = executor.submit(task!(|lock| lock.locked())).result();

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 
 use common::{GateKeeper, watched};
-use freethreading::{Backend, WorkerPoolExecutor, task};
+use freethreading::task;
 use serde_bytes::ByteBuf;
 
 /// Runs before all that has no number, `init` among it.
@@ -40,11 +40,7 @@ fn reserved() -> u64 {
 #[test]
 fn what_finds_no_room_goes_through_the_pipe() {
     watched(|| {
-        let executor = WorkerPoolExecutor::builder()
-            .max_workers(1)
-            .backend(Backend::Multiprocessing)
-            .build()
-            .unwrap();
+        let executor = common::processes(1);
         let keeper = GateKeeper::new();
         let gate = keeper.gate();
         let first = executor.submit(task!(|gate| gate.pass()));

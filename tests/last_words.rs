@@ -7,27 +7,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{Scratch, Sign, signal, watched};
-use freethreading::{Backend, TaskError, Worker, WorkerDied, WorkerPoolExecutor, task};
+use common::{Scratch, Sign, death, processes, signal, watched};
+use freethreading::{Backend, Worker, WorkerPoolExecutor, task};
 
 freethreading::init_tests!();
-
-fn executor() -> WorkerPoolExecutor {
-    WorkerPoolExecutor::builder()
-        .max_workers(1)
-        .backend(Backend::Multiprocessing)
-        .build()
-        .unwrap()
-}
-
-#[track_caller]
-fn death<R>(result: Result<R, TaskError>) -> WorkerDied {
-    match result {
-        Err(TaskError::WorkerDied(died)) => died,
-        Err(error) => panic!("{error}"),
-        Ok(_) => panic!("the worker did not die"),
-    }
-}
 
 fn say_and_abort(text: String) {
     std::io::stderr().write_all(text.as_bytes()).unwrap();
@@ -37,7 +20,7 @@ fn say_and_abort(text: String) {
 #[test]
 fn the_last_lines_are_in_the_error() {
     watched(|| {
-        let executor = executor();
+        let executor = processes(1);
         for _ in 0..5 {
             let text: String = (0..20).map(|n| format!("word {n}\n")).collect();
             let died = death(executor.submit(task!(say_and_abort(text))).result());
@@ -51,7 +34,7 @@ fn the_last_lines_are_in_the_error() {
 #[test]
 fn a_worker_may_have_said_nothing_or_half_a_line() {
     watched(|| {
-        let executor = executor();
+        let executor = processes(1);
         let silent = death(
             executor
                 .submit(task!(say_and_abort(String::new())))
@@ -72,7 +55,7 @@ fn a_worker_may_have_said_nothing_or_half_a_line() {
 fn a_long_line_is_cut() {
     watched(|| {
         let text = "x".repeat(100_000) + "the end";
-        let died = death(executor().submit(task!(say_and_abort(text))).result());
+        let died = death(processes(1).submit(task!(say_and_abort(text))).result());
         assert!(died.stderr().ends_with("xthe end"));
         assert!(died.stderr().len() <= 4096);
     });
@@ -112,7 +95,7 @@ fn another_process_that_has_it_open_holds_up_nothing() {
     watched(|| {
         let scratch = Scratch::new();
         let sign = scratch.sign("child");
-        let executor = executor();
+        let executor = processes(1);
         let died = death(executor.submit(task!(leave_a_child(sign.clone()))).result());
         assert_eq!(died.stderr(), "gone");
         assert_eq!(executor.submit(|| 7).result().unwrap(), 7);

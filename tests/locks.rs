@@ -801,11 +801,7 @@ fn a_thread_that_waits_is_not_starved_by_one_that_comes_and_goes() {
 fn processes_do_not_starve_each_other() {
     watched(|| {
         let (lock, done) = (Lock::new(), freethreading::Event::new());
-        let executor = WorkerPoolExecutor::builder()
-            .max_workers(2)
-            .backend(Backend::Multiprocessing)
-            .build()
-            .unwrap();
+        let executor = common::processes(2);
         let busy: Vec<_> = (0..2)
             .map(|_| {
                 let (lock, done) = (lock.clone(), done.clone());

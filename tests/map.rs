@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Gate, GateKeeper, Scratch, Sign, eventually, watched};
+use common::{Gate, GateKeeper, Scratch, Sign, eventually, watched, ways::Liar};
 use freethreading::{Backend, Effect, Map, TaskError, WorkerPoolExecutor};
 use futures::{StreamExt, executor::block_on};
 use serde::{Deserialize, Serialize};
@@ -531,24 +531,6 @@ freethreading::test_backends! {
             assert!(texts.iter().zip(0u64..).all(|(text, n)| *text == n.to_string()));
             assert_eq!(texts.len(), 5000);
         });
-    }
-}
-
-/// Says something about its length that need not be true.
-struct Liar {
-    items: std::ops::Range<u64>,
-    hint: (usize, Option<usize>),
-}
-
-impl Iterator for Liar {
-    type Item = u64;
-
-    fn next(&mut self) -> Option<u64> {
-        self.items.next()
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.hint
     }
 }
 

@@ -17,12 +17,13 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Scratch, Sign, eventually, takes_its_time, watched,
+    Gate, GateKeeper, Scratch, Sign, eventually, takes_its_time, unique_prefix, watched,
     ways::{Hand, Way},
+    workers_of,
 };
 use freethreading::{
     AsyncResult, Backend, Barrier, Effect, Error, Imap, ImapStream, TaskError, Worker, WorkerPool,
-    active_children, current_worker, get_ident, task,
+    current_worker, get_ident, task,
 };
 use futures::{executor::block_on, stream};
 
@@ -71,18 +72,9 @@ fn fussy(n: u64) -> u64 {
     n
 }
 
-/// How many workers run that belong to the pool with this name prefix.
-fn workers_of(prefix: &str) -> usize {
-    active_children()
-        .iter()
-        .filter(|worker| worker.name().starts_with(prefix))
-        .count()
-}
-
 /// A pool whose workers can be told from those of all others.
 fn named_pool(workers: usize) -> (WorkerPool, String) {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let prefix = format!("named-{}-", NEXT.fetch_add(1, Ordering::Relaxed));
+    let prefix = unique_prefix();
     let pool = WorkerPool::builder()
         .max_workers(workers)
         .name_prefix(&prefix)
@@ -177,16 +169,16 @@ freethreading::test_backends! {
     fn all_workers_are_started_at_once() {
         watched(|| {
             let (pool, prefix) = named_pool(3);
-            assert_eq!(workers_of(&prefix), 3);
+            assert_eq!(workers_of(&prefix).len(), 3);
             let gates = GateKeeper::new();
             let results: Vec<_> = (0..10)
                 .map(|_| pool.apply_async(task!(pass(gates.gate()))).unwrap())
                 .collect();
             gates.wait_for(3);
-            assert_eq!((gates.arrived(), workers_of(&prefix)), (3, 3));
+            assert_eq!((gates.arrived(), workers_of(&prefix).len()), (3, 3));
             gates.open();
             assert!(results.iter().all(|result| result.get().is_ok()));
-            assert_eq!(workers_of(&prefix), 3);
+            assert_eq!(workers_of(&prefix).len(), 3);
         });
     }
 
@@ -778,7 +770,7 @@ freethreading::test_backends! {
                     Way::Timed => pool.join_timeout(common::ways::LONG).unwrap(),
                     Way::Async | Way::Tokio => wait.run(pool.join_async()).unwrap(),
                 }
-                eventually("no workers", || workers_of(&prefix) == 0);
+                eventually("no workers", || workers_of(&prefix).is_empty());
                 assert!(tasks.iter().all(AsyncResult::ready));
                 assert!(mapping.ready() && chunks.ready() && result.ready());
                 assert_eq!(result.get().unwrap(), 49);
@@ -854,7 +846,7 @@ freethreading::test_backends! {
                 assert_eq!(error.effect(), effect);
             }
             gates.open();
-            eventually("the workers end", || workers_of(&prefix) == 0);
+            eventually("the workers end", || workers_of(&prefix).is_empty());
             assert!(!scratch.sign("ran").is_given());
         });
     }
@@ -888,7 +880,7 @@ freethreading::test_backends! {
             pool.join().unwrap();
             // What a thread has begun it finishes.
             assert!(scratch.sign("ran").notes().len() <= 2);
-            assert_eq!(workers_of(&prefix), 0);
+            assert!(workers_of(&prefix).is_empty());
         });
     }
 

@@ -7,18 +7,19 @@ use std::{
     fs,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
 
 use common::{
-    Gate, GateKeeper, Random, Scratch, Sign, Wakes, eventually, runs, signal, watched,
+    Gate, GateKeeper, Random, Scratch, Sign, Wakes, death, eventually, runs, signal, unique_prefix,
+    watched,
     ways::{Hand, report, wait_asleep},
+    workers_of,
 };
 use freethreading::{
-    AsyncResult, Backend, Death, Error, TaskError, WorkerDied, WorkerPool, WorkerPoolBuilder,
-    active_children, task,
+    AsyncResult, Backend, Death, Error, TaskError, WorkerPool, WorkerPoolBuilder, task,
 };
 use futures::{StreamExt, executor::block_on, stream};
 use serde::{Deserialize, Serialize};
@@ -46,15 +47,6 @@ fn doubles(range: std::ops::Range<u64>) -> Vec<u64> {
 
 fn pid_of_worker(pool: &WorkerPool) -> u32 {
     pool.apply(std::process::id).unwrap()
-}
-
-#[track_caller]
-fn death<R>(result: Result<R, impl Into<Error>>) -> WorkerDied {
-    match result.map_err(Into::into) {
-        Ok(_) => panic!("the worker did not die"),
-        Err(Error::Task(TaskError::WorkerDied(died))) => died,
-        Err(error) => panic!("{error}"),
-    }
 }
 
 /// The ways to end a worker from within.
@@ -346,8 +338,8 @@ fn workers_that_die_idle_are_replaced() {
             assert_eq!(before.len(), workers);
             // One of use in between: a pool whose workers do nothing but die gives up.
             is_well(&pool);
-            for pid in before.iter().copied() {
-                signal(pid, libc::SIGKILL);
+            for &pid in &before {
+                signal(pid as u32, libc::SIGKILL);
             }
             eventually("others have taken their places", || {
                 let now = workers_of(&prefix);
@@ -469,7 +461,7 @@ fn a_stopped_worker_can_be_terminated() {
         let pool = builder(2).name_prefix(&prefix).build().unwrap();
         is_well(&pool);
         for pid in workers_of(&prefix) {
-            signal(pid, libc::SIGSTOP);
+            signal(pid as u32, libc::SIGSTOP);
             eventually("the worker is stopped", || {
                 let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
                 stat.rsplit(')').next().unwrap().starts_with(" T")
@@ -589,20 +581,6 @@ fn what_is_too_large_for_a_frame_takes_no_memory_for_it() {
 }
 
 /// Tells the workers of one pool from those of all others.
-fn unique_prefix() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("unique-{}-", NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// The processes of the workers whose names begin so.
-fn workers_of(prefix: &str) -> Vec<u32> {
-    active_children()
-        .iter()
-        .filter(|worker| worker.name().starts_with(prefix))
-        .map(|worker| u32::try_from(worker.ident().unwrap()).unwrap())
-        .collect()
-}
-
 #[test]
 fn every_result_resolves_once_while_workers_are_killed_at_random() {
     watched(|| {
@@ -612,22 +590,7 @@ fn every_result_resolves_once_while_workers_are_killed_at_random() {
         let over = AtomicBool::new(false);
         let mut deaths = 0;
         thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut random = Random::new();
-                while !over.load(Ordering::SeqCst) {
-                    // A worker now and then has to be of some use, or the pool gives up.
-                    let before = completed.load(Ordering::SeqCst);
-                    while completed.load(Ordering::SeqCst) < before + 5
-                        && !over.load(Ordering::SeqCst)
-                    {
-                        thread::yield_now();
-                    }
-                    let pids = workers_of(&prefix);
-                    if !pids.is_empty() {
-                        common::kill_child(pids[random.below(pids.len())]);
-                    }
-                }
-            });
+            scope.spawn(|| common::kill_at_random(&prefix, &completed, 5, &over));
             let counted = |result: AsyncResult<Vec<u64>>| {
                 let (fine, failed) = (Arc::clone(&completed), Arc::clone(&completed));
                 result

@@ -1343,11 +1343,7 @@ fn handles_that_come_and_go_leave_nothing() {
     }
     let _alone = MEASURING.lock();
     watched(|| {
-        let executor = freethreading::WorkerPoolExecutor::builder()
-            .max_workers(2)
-            .backend(Backend::Multiprocessing)
-            .build()
-            .unwrap();
+        let executor = common::processes(2);
         let before = shared_memory();
         for _ in 0..1000 {
             let (queue, event) = (Queue::new(0), Event::new());

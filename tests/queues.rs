@@ -1382,11 +1382,7 @@ fn a_queue_with_items_that_cannot_travel_loses_no_other() {
             for item in items {
                 queue.put(item).unwrap();
             }
-            let executor = freethreading::WorkerPoolExecutor::builder()
-                .max_workers(1)
-                .backend(Backend::Multiprocessing)
-                .build()
-                .unwrap();
+            let executor = common::processes(1);
             let sent = executor.submit(task!(nothing(queue.clone()))).result();
             let got: Vec<_> = (0..3).map_while(|_| queue.get_nowait().ok()).collect();
             match sent {
@@ -1415,11 +1411,7 @@ fn a_queue_may_become_shared_while_it_is_used() {
         for _ in 0..20 {
             let queue = Queue::new(3);
             let unfinished = Mutex::new(());
-            let executor = freethreading::WorkerPoolExecutor::builder()
-                .max_workers(1)
-                .backend(Backend::Multiprocessing)
-                .build()
-                .unwrap();
+            let executor = common::processes(1);
             let got = thread::scope(|scope| {
                 for producer in 0..2 {
                     let queue = &queue;

@@ -15,7 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Scratch, Sign, eventually, exists, runs, signal, takes_its_time, watched};
+use common::{
+    Scratch, Sign, eventually, exists, runs, signal, takes_its_time, watched, ways::LONG,
+};
 use freethreading::{
     Backend, Death, Effect, Error, TaskError, Worker, WorkerDied, WorkerPoolExecutor,
     active_children, current_worker, get_backend, get_ident, task,
@@ -24,9 +26,6 @@ use futures::{FutureExt, executor::block_on};
 use serde::{Deserialize, Serialize};
 
 freethreading::init_tests!();
-
-/// More than any test takes.
-const LONG: Duration = Duration::from_secs(3600);
 
 type Join = fn(&Worker) -> Result<(), Error>;
 
@@ -999,11 +998,7 @@ fn a_task_may_close_the_standard_descriptors() {
         worker.start().unwrap();
         worker.join().unwrap();
 
-        let executor = WorkerPoolExecutor::builder()
-            .max_workers(1)
-            .backend(Backend::Multiprocessing)
-            .build()
-            .unwrap();
+        let executor = common::processes(1);
         assert!(
             executor
                 .submit(close_standard_descriptors)
@@ -1040,11 +1035,7 @@ fn a_task_may_close_descriptors_that_are_not_its_own() {
         worker.start().unwrap();
         worker.join().unwrap();
 
-        let executor = WorkerPoolExecutor::builder()
-            .max_workers(1)
-            .backend(Backend::Multiprocessing)
-            .build()
-            .unwrap();
+        let executor = common::processes(1);
         let fd = executor.submit(task!(close_low_descriptors(path.clone())));
         assert_eq!(fd.result().unwrap(), 3);
         for _ in 0..10 {

@@ -2,19 +2,14 @@
 
 mod common;
 
-use std::{
-    collections::BTreeSet,
-    env,
-    path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeSet, env, path::PathBuf, thread, time::Duration};
 
-use common::{Gate, GateKeeper, Random, Scratch, eventually, runs, signal, watched};
+use common::{
+    Gate, GateKeeper, Random, Scratch, eventually, runs, signal, unique_prefix, watched, workers_of,
+};
 use freethreading::{
     Backend, Death, Error, TaskError, Worker, WorkerPoolExecutor, WorkerPoolExecutorBuilder,
-    active_children, current_worker, get_backend, get_ident, task,
+    current_worker, get_backend, get_ident, task,
 };
 
 freethreading::init_tests!();
@@ -23,18 +18,6 @@ fn processes(max_workers: usize) -> WorkerPoolExecutorBuilder {
     WorkerPoolExecutor::builder()
         .backend(Backend::Multiprocessing)
         .max_workers(max_workers)
-}
-
-fn unique_prefix() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("lives-{}-", NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn workers_of(prefix: &str) -> usize {
-    active_children()
-        .iter()
-        .filter(|worker| worker.name().starts_with(prefix))
-        .count()
 }
 
 fn rank() -> Option<usize> {
@@ -148,7 +131,7 @@ freethreading::test_backends! {
                 .unwrap();
             for _ in 0..3 {
                 assert_eq!(executor.submit(task!(double(4))).result().unwrap(), 8);
-                eventually("the worker ends by itself", || workers_of(&prefix) == 0);
+                eventually("the worker ends by itself", || workers_of(&prefix).is_empty());
             }
             executor.shutdown(true, false);
         });

@@ -6,10 +6,15 @@ pub mod ways;
 
 use std::{
     fs,
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
+
+use freethreading::{Error, TaskError, WorkerDied};
 
 /// Runs a body that could hang. If it takes longer than a minute the whole test program is ended,
 /// since a hanging test cannot be.
@@ -54,6 +59,45 @@ pub fn processes(max_workers: usize) -> freethreading::WorkerPoolExecutor {
         .backend(freethreading::Backend::Multiprocessing)
         .build()
         .unwrap()
+}
+
+/// Tells the workers of one executor or pool from those of all others.
+pub fn unique_prefix() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    format!("unique-{}-", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The idents of the workers that run whose names begin so.
+pub fn workers_of(prefix: &str) -> Vec<u64> {
+    let workers = freethreading::active_children().into_iter();
+    let ours = workers.filter(|worker| worker.name().starts_with(prefix));
+    ours.map(|worker| worker.ident().unwrap()).collect()
+}
+
+/// Kills worker processes whose names begin so, until it is over. So many tasks complete in between: a worker now and
+/// then has to be of some use, or all are given up.
+pub fn kill_at_random(prefix: &str, completed: &AtomicUsize, between: usize, over: &AtomicBool) {
+    let mut random = Random::new();
+    while !over.load(Ordering::SeqCst) {
+        let before = completed.load(Ordering::SeqCst);
+        while completed.load(Ordering::SeqCst) < before + between && !over.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        let pids = workers_of(prefix);
+        if !pids.is_empty() {
+            kill_child(pids[random.below(pids.len())] as u32);
+        }
+    }
+}
+
+/// How a task's worker died.
+#[track_caller]
+pub fn death<R>(result: Result<R, impl Into<Error>>) -> WorkerDied {
+    match result.map_err(Into::into) {
+        Ok(_) => panic!("the worker did not die"),
+        Err(Error::Task(TaskError::WorkerDied(died))) => died,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// Whoever starts the tests may ignore interrupts, as a shell does for what runs in the background, and then so do

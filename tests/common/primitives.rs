@@ -1,6 +1,6 @@
 //! What the tests of the primitives share: one face over all that can be waited for, ways to wait,
 //! and workers that do. Not every test crate uses all of it.
-#![allow(dead_code, unused_macros)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 use std::{
     fmt,
@@ -17,27 +17,10 @@ use freethreading::{
 use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
 
+pub use crate::common::ways::{LONG, current_thread, multi_thread};
 use crate::common::{Scratch, Sign, eventually};
 
-/// More than any test takes.
-pub const LONG: Duration = Duration::from_secs(3600);
-
 pub type Wait<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
-
-pub fn current_thread() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-pub fn multi_thread() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-}
 
 /// A thread of some process, as others see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -913,5 +896,4 @@ macro_rules! every_type {
     };
 }
 
-#[allow(unused_imports)]
 pub(crate) use {every_form, every_type};

@@ -135,6 +135,14 @@ pub fn current_thread() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
+pub fn multi_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
 /// The ways of the workers of one scenario.
 #[derive(Clone, Copy, Debug)]
 pub enum Ways {
