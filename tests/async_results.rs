@@ -14,7 +14,7 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Panicking, Wakes, eventually, takes_its_time, watched,
+    Gate, GateKeeper, Panicking, Wakes, eventually, number_at, takes_its_time, watched,
     ways::{Hand, LONG, Way},
 };
 use freethreading::{
@@ -30,14 +30,6 @@ freethreading::init_tests!();
 
 fn double(x: u64) -> u64 {
     x * 2
-}
-
-/// Waits at the gate if there is one.
-fn number_at((n, gate): (u64, Option<Gate>)) -> u64 {
-    if let Some(gate) = gate {
-        gate.pass();
-    }
-    n
 }
 
 fn fail_at((_, gate): (u64, Option<Gate>)) -> u64 {

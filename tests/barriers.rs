@@ -7,13 +7,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Poll, Wake, Waker},
+    task::{Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    Panicking, Scratch, Sign, Wakes, eventually, threads, watched,
+    Meddling, Panicking, Scratch, Sign, Wakes, eventually, threads, watched,
     ways::{Hand, LONG, Other, Team, Way, current_thread, every_way, report, wait_asleep},
 };
 use freethreading::{
@@ -786,27 +786,6 @@ freethreading::test_backends! {
 
     #[test]
     fn a_waker_may_use_the_barrier() {
-        /// Aborts the barrier, and drops another wait, as it is woken and as it is dropped.
-        struct Meddling(Barrier, Mutex<Option<futures::future::BoxFuture<'static, ()>>>);
-        impl Meddling {
-            fn meddle(&self) {
-                self.0.n_waiting();
-                self.0.abort();
-                let wait = self.1.lock().unwrap().take();
-                drop(wait);
-                self.0.reset();
-            }
-        }
-        impl Wake for Meddling {
-            fn wake(self: Arc<Self>) {
-                self.meddle();
-            }
-        }
-        impl Drop for Meddling {
-            fn drop(&mut self) {
-                self.meddle();
-            }
-        }
         watched(|| {
             let barrier = Barrier::new(3).unwrap();
             for ends in [Barrier::abort, Barrier::reset] {
@@ -814,10 +793,14 @@ freethreading::test_backends! {
                 let mut second = async move { drop(other.wait_async().await) }.boxed();
                 assert!((&mut second).now_or_never().is_none());
                 let mut first = Hand::new(barrier.wait_async());
-                let waker = Waker::from(Arc::new(Meddling(
-                    barrier.clone(),
-                    Mutex::new(Some(second)),
-                )));
+                let (meddled, second) = (barrier.clone(), Mutex::new(Some(second)));
+                let waker = Waker::from(Meddling::new(move || {
+                    meddled.n_waiting();
+                    meddled.abort();
+                    let wait = second.lock().unwrap().take();
+                    drop(wait);
+                    meddled.reset();
+                }));
                 assert!(first.poll_with(&waker).is_pending());
                 drop(waker);
                 ends(&barrier);

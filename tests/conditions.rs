@@ -10,13 +10,13 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
-    task::{Context, Wake, Waker},
+    task::{Context, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    Panicking, Random, Wakes, eventually, threads, unclonable, watched,
+    Meddling, Panicking, Random, Wakes, eventually, threads, unclonable, watched,
     ways::{Hand, LONG, Other, Team, Way, Ways, conditions, current_thread, every_way, spin_until},
 };
 use freethreading::{Backend, Condition, Error, Event, Lock, RLock, Semaphore, Worker, task};
@@ -1216,40 +1216,25 @@ freethreading::test_backends! {
 
     #[test]
     fn a_waker_may_use_the_condition() {
-        /// Notifies as it is woken, and as it is dropped, if it can have the lock.
-        struct Notifying(Condition, AtomicUsize);
-        impl Notifying {
-            fn notify(&self) {
-                if self.0.try_acquire() {
-                    self.0.notify_all().unwrap();
-                    self.0.release().unwrap();
-                } else {
-                    // Nobody notifies twice, but who holds the lock may.
-                    let _ = self.0.notify_all();
-                }
-                self.1.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        impl Wake for Notifying {
-            fn wake(self: Arc<Self>) {
-                self.notify();
-            }
-        }
-        impl Drop for Notifying {
-            fn drop(&mut self) {
-                self.notify();
-            }
-        }
         watched(|| {
             for condition in conditions() {
-                let waker = Arc::new(Notifying(condition.clone(), AtomicUsize::new(0)));
+                let other = condition.clone();
+                let waker = Meddling::new(move || {
+                    if other.try_acquire() {
+                        other.notify_all().unwrap();
+                        other.release().unwrap();
+                    } else {
+                        // Nobody notifies twice, but who holds the lock may.
+                        let _ = other.notify_all();
+                    }
+                });
                 condition.acquire();
                 let mut first = Hand::new(condition.wait_async());
                 assert!(first.poll_with(&Waker::from(Arc::clone(&waker))).is_pending());
                 condition.acquire();
                 let mut second = Hand::waiting(condition.wait_async());
                 notify(condition.clone(), 1);
-                eventually("woken", || waker.1.load(Ordering::SeqCst) > 0);
+                eventually("woken", || waker.count() > 0);
                 drop(waker);
                 // Its waker has notified all, here or on the thread that wakes.
                 second.wait_woken();

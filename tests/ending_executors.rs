@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use common::{Gate, GateKeeper, Scratch, Sign, runs, watched, ways::LONG};
-use freethreading::{Backend, Effect, TaskError, WorkerPoolExecutor, cancelled, get_backend, task};
+use common::{Gate, GateKeeper, Scratch, Sign, on_processes, runs, watched, ways::LONG};
+use freethreading::{Effect, TaskError, WorkerPoolExecutor, cancelled, task};
 
 freethreading::init_tests!();
 
@@ -25,10 +25,6 @@ const _: fn(&WorkerPoolExecutor) = |executor| {
     is_send(executor.shutdown_timeout_async(LONG));
     is_send(executor.submit_async(task!(double(1))));
 };
-
-fn on_processes() -> bool {
-    get_backend().unwrap() == Backend::Multiprocessing
-}
 
 fn double(n: u64) -> u64 {
     n * 2

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Gate, GateKeeper, Random, Scratch, Sign, eventually, runs, watched};
+use common::{Gate, GateKeeper, Random, Scratch, Sign, eventually, on_processes, runs, watched};
 use freethreading::{
     Backend, Effect, Error, TaskError, TaskFuture, WorkerPoolExecutor, WorkerPoolExecutorBuilder,
-    cancelled, get_backend, task,
+    cancelled, task,
 };
 
 freethreading::init_tests!();
@@ -21,10 +21,6 @@ fn executor(max_workers: usize) -> WorkerPoolExecutor {
 
 fn processes() -> WorkerPoolExecutorBuilder {
     WorkerPoolExecutor::builder().backend(Backend::Multiprocessing)
-}
-
-fn on_processes() -> bool {
-    get_backend().unwrap() == Backend::Multiprocessing
 }
 
 fn double(n: u64) -> u64 {

@@ -17,7 +17,8 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Panicking, Scratch, Sign, Wakes, eventually, takes_its_time, watched,
+    GateKeeper, Panicking, Scratch, Sign, Wakes, eventually, number_at, square, squares,
+    takes_its_time, watched,
     ways::{Hand, Liar, Way},
 };
 use freethreading::{Error, Imap, ImapStream, Portable, TaskError, WorkerPool};
@@ -29,22 +30,6 @@ use futures::{
 };
 
 freethreading::init_tests!();
-
-fn square(x: u64) -> u64 {
-    x * x
-}
-
-fn squares(range: std::ops::Range<u64>) -> Vec<u64> {
-    range.map(square).collect()
-}
-
-/// Waits at the gate if there is one.
-fn number_at((n, gate): (u64, Option<Gate>)) -> u64 {
-    if let Some(gate) = gate {
-        gate.pass();
-    }
-    n
-}
 
 fn fussy(n: u64) -> u64 {
     assert!(n != 5, "no fives");

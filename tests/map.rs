@@ -12,28 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Gate, GateKeeper, Scratch, Sign, eventually, watched, ways::Liar};
+use common::{
+    Gate, GateKeeper, Scratch, Sign, eventually, number_at, square, squares, watched, ways::Liar,
+};
 use freethreading::{Backend, Effect, Map, TaskError, WorkerPoolExecutor};
 use futures::{StreamExt, executor::block_on};
 use serde::{Deserialize, Serialize};
 
 freethreading::init_tests!();
-
-fn square(x: u64) -> u64 {
-    x * x
-}
-
-fn squares(range: std::ops::Range<u64>) -> Vec<u64> {
-    range.map(square).collect()
-}
-
-/// Waits at the gate if there is one.
-fn number_at((n, gate): (u64, Option<Gate>)) -> u64 {
-    if let Some(gate) = gate {
-        gate.pass();
-    }
-    n
-}
 
 /// Its results up to the first error, which must be the last thing that it gives.
 fn take_apart<R>(mut map: Map<R>) -> (Vec<R>, Option<TaskError>) {

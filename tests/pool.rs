@@ -17,7 +17,8 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Scratch, Sign, eventually, takes_its_time, unique_prefix, watched,
+    Gate, GateKeeper, Scratch, Sign, eventually, number_at, square, squares, takes_its_time,
+    unique_prefix, watched,
     ways::{Hand, Way},
     workers_of,
 };
@@ -47,24 +48,8 @@ const _: fn(&WorkerPool) = |pool| {
     });
 };
 
-fn square(x: u64) -> u64 {
-    x * x
-}
-
-fn squares(range: std::ops::Range<u64>) -> Vec<u64> {
-    range.map(square).collect()
-}
-
 fn pass(gate: Gate) {
     gate.pass();
-}
-
-/// Waits at the gate if there is one.
-fn number_at((n, gate): (u64, Option<Gate>)) -> u64 {
-    if let Some(gate) = gate {
-        gate.pass();
-    }
-    n
 }
 
 fn fussy(n: u64) -> u64 {

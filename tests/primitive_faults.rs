@@ -747,18 +747,7 @@ fn assert_leak_harmless<A: Awaitable>(told: bool, killed: bool, witness: usize) 
 }
 
 every_type! {
-    for [
-        lock: Lock,
-        semaphore: Semaphore,
-        bounded_semaphore: BoundedSemaphore,
-        event: Event,
-        condition: Condition,
-        barrier: Meeting,
-        get: Getting,
-        put: Putting,
-        join: Joining,
-        simple_get: SimplyGetting,
-    ]
+    for unowned
 
     fn a_leaked_wait_is_nothing_to_what_comes_after<A: Awaitable>() {
         for killed in [false, true] {

@@ -10,21 +10,21 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Poll, Wake, Waker},
+    task::{Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    Panicking, Scratch, Sign, Wakes, eventually, is_all, threads, watched,
+    Meddling, Panicking, Scratch, Sign, Wakes, eventually, is_all, on_processes, threads, watched,
     ways::{
-        Hand, LONG, Other, Team, Way, Ways, current_thread, every_way, report, spin_until,
-        wait_asleep,
+        Hand, LONG, Other, Team, Way, Ways, assert_empty, current_thread, every_way, known,
+        nothing, report, spin_until, wait_asleep,
     },
 };
 use freethreading::{
     Backend, Barrier, CodecError, Error, Event, GetError, Lock, Portable, PutError, Queue,
-    Semaphore, SimpleQueue, TooManyTaskDone, Worker, get_backend, task,
+    Semaphore, SimpleQueue, TooManyTaskDone, Worker, task,
 };
 use futures::{FutureExt, executor::block_on, future::join_all};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser, ser::SerializeSeq};
@@ -48,18 +48,6 @@ fn get_some<T: Portable>(way: Way, queue: Queue<T>, number: usize) -> Vec<T> {
     (0..number).map(|_| way.get(&queue).unwrap()).collect()
 }
 
-fn nothing<T: Portable>(_: Queue<T>) {}
-
-/// A queue that workers know: it has been on its way to one.
-fn known<T: Portable>(queue: Queue<T>) -> Queue<T> {
-    Other::new().run(task!(nothing(queue.clone())));
-    queue
-}
-
-fn on_processes() -> bool {
-    get_backend().unwrap() == Backend::Multiprocessing
-}
-
 #[track_caller]
 fn assert_full<T>(result: Result<(), PutError<T>>) -> T {
     match result {
@@ -67,11 +55,6 @@ fn assert_full<T>(result: Result<(), PutError<T>>) -> T {
         Err(_) => panic!("not full, but another error"),
         Ok(()) => panic!("not full"),
     }
-}
-
-#[track_caller]
-fn assert_empty<T>(result: Result<T, GetError>) {
-    assert!(matches!(result, Err(GetError::Empty)));
 }
 
 /// Fills and drains the queue, with a look at every step.
@@ -816,42 +799,27 @@ freethreading::test_backends! {
 
     #[test]
     fn a_waker_may_use_the_queue() {
-        /// Puts and gets, as it is woken and as it is dropped.
-        struct Meddling(Queue<u32>, AtomicUsize);
-        impl Meddling {
-            fn meddle(&self) {
-                let _ = self.0.put_nowait(100);
-                let _ = self.0.get_nowait();
-                let _ = self.0.task_done();
-                self.1.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        impl Wake for Meddling {
-            fn wake(self: Arc<Self>) {
-                self.meddle();
-            }
-        }
-        impl Drop for Meddling {
-            fn drop(&mut self) {
-                self.meddle();
-            }
-        }
         watched(|| {
             let other = Other::new();
             for queue in [Queue::new(2), known(Queue::new(2))] {
-                let meddling = Arc::new(Meddling(queue.clone(), AtomicUsize::new(0)));
+                let meddled = queue.clone();
+                let meddling = Meddling::new(move || {
+                    let _ = meddled.put_nowait(100);
+                    let _ = meddled.get_nowait();
+                    let _ = meddled.task_done();
+                });
                 let mut get = Hand::new(queue.get_async());
                 assert!(get.poll_with(&Waker::from(Arc::clone(&meddling))).is_pending());
                 other.run(task!(put_all(Way::Blocking, queue.clone(), vec![1])));
-                eventually("woken", || meddling.1.load(Ordering::SeqCst) > 0);
+                eventually("woken", || meddling.count() > 0);
                 drop(get);
                 while queue.get_nowait().is_ok() {}
                 (0..2).for_each(|n| queue.put(n).unwrap());
-                let woken = meddling.1.load(Ordering::SeqCst);
+                let woken = meddling.count();
                 let mut put = Hand::new(queue.put_async(2));
                 assert!(put.poll_with(&Waker::from(Arc::clone(&meddling))).is_pending());
                 other.run(task!(get_some(Way::Blocking, queue.clone(), 1)));
-                eventually("woken", || meddling.1.load(Ordering::SeqCst) > woken);
+                eventually("woken", || meddling.count() > woken);
                 drop(put);
                 drop(meddling);
                 while queue.get_nowait().is_ok() {}

@@ -10,18 +10,20 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Poll, Wake, Waker},
+    task::{Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    Random, Scratch, Sign, Wakes, eventually, is_all, threads, watched,
-    ways::{Hand, Other, Team, Way, current_thread, every_way, report, spin_until, wait_asleep},
+    Meddling, Random, Scratch, Sign, Wakes, eventually, is_all, on_processes, threads, watched,
+    ways::{
+        Hand, Other, Team, Way, assert_empty, current_thread, every_way, known, nothing, report,
+        spin_until, wait_asleep,
+    },
 };
 use freethreading::{
-    Backend, Error, GetError, Portable, PutError, Semaphore, SimpleQueue, Worker,
-    WorkerPoolExecutor, get_backend, task,
+    Error, GetError, Portable, PutError, Semaphore, SimpleQueue, Worker, WorkerPoolExecutor, task,
 };
 use futures::{FutureExt, future::join_all};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -42,23 +44,6 @@ fn get_some<T: Portable>(way: Way, queue: SimpleQueue<T>, number: usize) -> Vec<
     (0..number)
         .map(|_| way.get_simple(&queue).unwrap())
         .collect()
-}
-
-fn nothing<T: Portable>(_: SimpleQueue<T>) {}
-
-/// A queue that workers know: it has been on its way to one.
-fn known<T: Portable>(queue: SimpleQueue<T>) -> SimpleQueue<T> {
-    Other::new().run(task!(nothing(queue.clone())));
-    queue
-}
-
-fn on_processes() -> bool {
-    get_backend().unwrap() == Backend::Multiprocessing
-}
-
-#[track_caller]
-fn assert_empty<T>(result: Result<T, GetError>) {
-    assert!(matches!(result, Err(GetError::Empty)));
 }
 
 every_way! {
@@ -409,31 +394,14 @@ freethreading::test_backends! {
 
     #[test]
     fn a_waker_may_use_the_queue() {
-        /// Puts, as it is woken and as it is dropped.
-        struct Putting(SimpleQueue<u32>, AtomicUsize);
-        impl Putting {
-            fn put(&self) {
-                self.0.put(100).unwrap();
-                self.1.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        impl Wake for Putting {
-            fn wake(self: Arc<Self>) {
-                self.put();
-            }
-        }
-        impl Drop for Putting {
-            fn drop(&mut self) {
-                self.put();
-            }
-        }
         watched(|| {
             let (queue, other) = (known(SimpleQueue::new()), Other::new());
-            let putting = Arc::new(Putting(queue.clone(), AtomicUsize::new(0)));
+            let meddled = queue.clone();
+            let putting = Meddling::new(move || meddled.put(100).unwrap());
             let mut get = Hand::new(queue.get_async());
             assert!(get.poll_with(&Waker::from(Arc::clone(&putting))).is_pending());
             other.run(task!(put_all(queue.clone(), vec![1])));
-            eventually("woken", || putting.1.load(Ordering::SeqCst) > 0);
+            eventually("woken", || putting.count() > 0);
             assert_eq!(get.ready().unwrap(), 1);
             drop(get);
             drop(putting);

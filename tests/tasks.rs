@@ -14,10 +14,10 @@ use std::{
     time::Duration,
 };
 
-use common::watched;
+use common::{on_processes, watched};
 use freethreading::{
     Backend, Effect, Error, IntoTask, Part, Portable, Task, TaskError, Worker, WorkerPoolExecutor,
-    get_backend, task,
+    task,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -29,10 +29,6 @@ fn run<M, T: IntoTask<M>>(task: T) -> T::Output {
         let executor = WorkerPoolExecutor::new(1).unwrap();
         executor.submit(task).result().unwrap()
     })
-}
-
-fn on_processes() -> bool {
-    get_backend().unwrap() == Backend::Multiprocessing
 }
 
 // Calls.

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Random, Wakes, eventually, processes, unclonable, watched};
+use common::{Panicking, Random, Wakes, eventually, processes, unclonable, watched};
 use freethreading::{BoundedSemaphore, Condition, Error, Event, Lock, RLock, Semaphore, task};
 use futures::FutureExt;
 use primitives::{
@@ -478,12 +478,6 @@ every_patient_type! {
     }
 
     fn a_waker_that_panics_harms_nobody_else<A: Awaitable>() {
-        struct Panicking;
-        impl Wake for Panicking {
-            fn wake(self: Arc<Self>) {
-                panic!("a waker");
-            }
-        }
         let object = A::closed(1);
         let waker = Waker::from(Arc::new(Panicking));
         let mut first = object.wait_async();
@@ -988,18 +982,7 @@ fn opened_by_a_process<A: Awaitable>(wait: impl FnOnce(A) -> Box<dyn FnOnce()>) 
 }
 
 every_type! {
-    for [
-        lock: Lock,
-        semaphore: Semaphore,
-        bounded_semaphore: BoundedSemaphore,
-        event: Event,
-        condition: Condition,
-        barrier: Meeting,
-        get: Getting,
-        put: Putting,
-        join: Joining,
-        simple_get: SimplyGetting,
-    ]
+    for unowned
 
     fn a_process_lets_a_thread_through<A: Awaitable>() {
         opened_by_a_process::<A>(|object| {

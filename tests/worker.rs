@@ -16,7 +16,8 @@ use std::{
 };
 
 use common::{
-    Scratch, Sign, eventually, exists, runs, signal, takes_its_time, watched, ways::LONG,
+    Scratch, Sign, eventually, exists, on_processes, runs, signal, takes_its_time, watched,
+    ways::LONG,
 };
 use freethreading::{
     Backend, Death, Effect, Error, TaskError, Worker, WorkerDied, WorkerPoolExecutor,
@@ -121,10 +122,6 @@ impl Drop for Waiting {
         self.end.give();
         let _ = self.worker.join();
     }
-}
-
-fn on_processes() -> bool {
-    get_backend().unwrap() == Backend::Multiprocessing
 }
 
 /// Works until it is killed.

@@ -52,6 +52,11 @@ impl Drop for ReleaseOnFailure {
     }
 }
 
+/// Whether workers are processes, where nobody says.
+pub fn on_processes() -> bool {
+    freethreading::get_backend().unwrap() == freethreading::Backend::Multiprocessing
+}
+
 /// An executor of so many worker processes.
 pub fn processes(max_workers: usize) -> freethreading::WorkerPoolExecutor {
     freethreading::WorkerPoolExecutor::builder()
@@ -338,6 +343,22 @@ impl Gate {
     }
 }
 
+/// Waits at the gate if there is one.
+pub fn number_at((n, gate): (u64, Option<Gate>)) -> u64 {
+    if let Some(gate) = gate {
+        gate.pass();
+    }
+    n
+}
+
+pub fn square(x: u64) -> u64 {
+    x * x
+}
+
+pub fn squares(range: std::ops::Range<u64>) -> Vec<u64> {
+    range.map(square).collect()
+}
+
 /// Whether all bytes are this one; quickly, also without optimization.
 pub fn is_all(bytes: &[u8], byte: u8) -> bool {
     bytes == vec![byte; bytes.len()]
@@ -369,6 +390,37 @@ pub struct Panicking;
 impl std::task::Wake for Panicking {
     fn wake(self: std::sync::Arc<Self>) {
         panic!("a waker");
+    }
+}
+
+/// A waker that does something as it is woken, and as it is dropped.
+pub struct Meddling<F: Fn()>(F, AtomicUsize);
+
+impl<F: Fn()> Meddling<F> {
+    pub fn new(action: F) -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Meddling(action, AtomicUsize::new(0)))
+    }
+
+    /// How often it has done it.
+    pub fn count(&self) -> usize {
+        self.1.load(Ordering::SeqCst)
+    }
+
+    fn meddle(&self) {
+        (self.0)();
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl<F: Fn() + Send + Sync + 'static> std::task::Wake for Meddling<F> {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.meddle();
+    }
+}
+
+impl<F: Fn()> Drop for Meddling<F> {
+    fn drop(&mut self) {
+        self.meddle();
     }
 }
 

@@ -137,6 +137,27 @@ pub trait Awaitable: Portable + Clone + Sync + fmt::Debug {
     fn wait_async(&self) -> Wait<'_>;
 }
 
+/// How one waits for what is acquired.
+macro_rules! acquires {
+    () => {
+        fn try_wait(&self) -> bool {
+            self.try_acquire()
+        }
+
+        fn wait(&self) {
+            self.acquire();
+        }
+
+        fn wait_timeout(&self, timeout: Duration) -> bool {
+            self.acquire_timeout(timeout)
+        }
+
+        fn wait_async(&self) -> Wait<'_> {
+            Box::pin(self.acquire_async())
+        }
+    };
+}
+
 impl Awaitable for Lock {
     fn closed(_: usize) -> Self {
         let lock = Lock::new();
@@ -152,21 +173,7 @@ impl Awaitable for Lock {
         let _ = self.release();
     }
 
-    fn try_wait(&self) -> bool {
-        self.try_acquire()
-    }
-
-    fn wait(&self) {
-        self.acquire();
-    }
-
-    fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.acquire_timeout(timeout)
-    }
-
-    fn wait_async(&self) -> Wait<'_> {
-        Box::pin(self.acquire_async())
-    }
+    acquires!();
 }
 
 impl Awaitable for Semaphore {
@@ -178,21 +185,7 @@ impl Awaitable for Semaphore {
         self.release().unwrap();
     }
 
-    fn try_wait(&self) -> bool {
-        self.try_acquire()
-    }
-
-    fn wait(&self) {
-        self.acquire();
-    }
-
-    fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.acquire_timeout(timeout)
-    }
-
-    fn wait_async(&self) -> Wait<'_> {
-        Box::pin(self.acquire_async())
-    }
+    acquires!();
 }
 
 impl Awaitable for BoundedSemaphore {
@@ -210,21 +203,7 @@ impl Awaitable for BoundedSemaphore {
         let _ = self.release();
     }
 
-    fn try_wait(&self) -> bool {
-        self.try_acquire()
-    }
-
-    fn wait(&self) {
-        self.acquire();
-    }
-
-    fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.acquire_timeout(timeout)
-    }
-
-    fn wait_async(&self) -> Wait<'_> {
-        Box::pin(self.acquire_async())
-    }
+    acquires!();
 }
 
 impl Awaitable for Event {
@@ -855,7 +834,8 @@ macro_rules! every_form {
     };
 }
 
-/// Makes a test of the body for each of the types, or for all that can be waited for: `NAME::TYPE`.
+/// Makes a test of the body for each of the types, for all that can be waited for, or for those of them that have no
+/// owner who alone could let others through: `NAME::TYPE`.
 macro_rules! every_type {
     (for $types:tt $($(#[$attribute:meta])* fn $name:ident<$type:ident: $bound:ident>() $body:block)*) => {
         $(
@@ -872,9 +852,12 @@ macro_rules! every_type {
         )*
     };
     (@types all) => {
+        every_type!(@types [r_lock: HeldRLock]);
+        every_type!(@types unowned);
+    };
+    (@types unowned) => {
         every_type!(@types [
             lock: Lock,
-            r_lock: HeldRLock,
             semaphore: Semaphore,
             bounded_semaphore: BoundedSemaphore,
             event: Event,

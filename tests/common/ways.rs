@@ -251,6 +251,20 @@ impl Other {
     }
 }
 
+/// A task that is given something, and does nothing with it.
+pub fn nothing<T: Portable>(_: T) {}
+
+/// A queue that workers know: it has been on its way to one.
+pub fn known<Q: Portable + Clone>(queue: Q) -> Q {
+    Other::new().run(freethreading::task!(nothing(queue.clone())));
+    queue
+}
+
+#[track_caller]
+pub fn assert_empty<T>(result: Result<T, GetError>) {
+    assert!(matches!(result, Err(GetError::Empty)));
+}
+
 /// Tells who is about to sleep; see [`wait_asleep`].
 pub fn report(sign: &Sign) {
     let thread = rustix::thread::gettid().as_raw_nonzero();
