@@ -140,6 +140,19 @@ every_way! {
         }
     }
 
+    fn the_largest_limit_is_as_good_as_none(ways) {
+        for queue in [Queue::new(usize::MAX), known(Queue::new(usize::MAX))] {
+            assert_eq!(queue.maxsize(), usize::MAX);
+            queue.put(0).unwrap();
+            assert_eq!(queue.get().unwrap(), 0);
+            for n in 0..1000 {
+                queue.put_nowait(n).unwrap();
+                assert!(!queue.full());
+            }
+            assert!(get_some(ways.of(0), queue, 1000).into_iter().eq(0..1000));
+        }
+    }
+
     fn a_full_queue_makes_who_puts_wait(ways) {
         fn report_and_put(way: Way, queue: Queue<usize>, sign: Sign, item: usize) {
             report(&sign);

@@ -280,7 +280,7 @@ impl<T> Plain<T> {
         let taken = self.head.count.load(Ordering::Acquire);
         let most = match self.maxsize {
             0 => u64::MAX,
-            maxsize => (taken + maxsize).saturating_sub(tail.kept),
+            maxsize => taken.saturating_add(maxsize).saturating_sub(tail.kept),
         };
         if put >= most {
             return Err(Stage::Here);
