@@ -136,18 +136,11 @@ impl<T> Core<T> {
         self.maxsize() != 0 && self.len() >= self.maxsize()
     }
 
-    /// Tells the next who waits in a list, or all of them; the items are here.
+    /// Tells the next who waits in a list.
     #[cold]
-    pub(super) fn tell(&self, list: usize, all: bool) {
+    pub(super) fn tell(&self, list: usize) {
         let mut wakes = Wakes::default();
-        {
-            let slot = self.raw().0.lock();
-            match all {
-                true => slot.pop_all(list, &mut wakes, 0),
-                false => self.tell_next(&slot, list, &mut wakes),
-            }
-            self.tidy(&slot, list);
-        }
+        self.tell_next(&self.raw().0.lock(), list, &mut wakes);
         wakes.wake();
     }
 

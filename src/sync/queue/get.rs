@@ -124,7 +124,7 @@ impl<T> Core<T> {
         }
         let (item, is_wanted) = self.local.plain.try_get()?;
         if is_wanted {
-            self.tell(PUTTERS, false);
+            self.tell(PUTTERS);
         }
         Ok(item)
     }
@@ -298,7 +298,7 @@ impl<T> Resource for Getting<'_, T> {
     fn handed(&mut self) -> Option<Taken<T>> {
         let (item, is_wanted) = self.core.local.plain.get_kept()?;
         if is_wanted {
-            self.core.tell(PUTTERS, false);
+            self.core.tell(PUTTERS);
         }
         Some(Taken::Item(item))
     }
@@ -311,6 +311,6 @@ impl<T> Resource for Getting<'_, T> {
         if message == State::Handed {
             self.core.local.plain.give_back(GETTERS);
         }
-        self.core.tell(GETTERS, false);
+        self.core.tell(GETTERS);
     }
 }

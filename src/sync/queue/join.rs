@@ -10,7 +10,10 @@ use crate::{
     error::TooManyTaskDone,
 };
 
-/// What those who wait are told when the items have moved.
+/// What those who wait are told when all is done.
+const ALL_DONE: u32 = 0;
+
+/// What they are told when the items have moved, or there are new ones.
 pub(super) const LOOK_AGAIN: u32 = 1;
 
 impl<T> Core<T> {
@@ -33,7 +36,7 @@ impl<T> Core<T> {
         match self.local.plain.task_done() {
             Ok(is_last) => {
                 if is_last {
-                    self.tell(JOINERS, true);
+                    self.tell_joiners();
                 }
                 return Ok(());
             }
@@ -48,6 +51,25 @@ impl<T> Core<T> {
             true => Ok(()),
             false => Err(TooManyTaskDone),
         }
+    }
+}
+
+impl<T> Core<T> {
+    /// The last item was done, without the mutex: tells those who wait for that. If something was put since, some may
+    /// have begun to wait after it.
+    #[cold]
+    fn tell_joiners(&self) {
+        let mut wakes = Wakes::default();
+        {
+            let slot = self.raw().0.lock();
+            let outcome = match self.unfinished_of(&slot) {
+                0 => ALL_DONE,
+                _ => LOOK_AGAIN,
+            };
+            slot.pop_all(JOINERS, &mut wakes, outcome);
+            self.tidy(&slot, JOINERS);
+        }
+        wakes.wake();
     }
 }
 
@@ -75,9 +97,9 @@ impl<T> Resource for Joining<'_, T> {
         }
     }
 
-    /// All was done at that moment, whatever was put since; or the items have moved.
+    /// All was done at that moment, whatever was put since; or that is not known.
     fn notified(&mut self, outcome: u32) -> Option<()> {
-        (outcome != LOOK_AGAIN)
+        (outcome == ALL_DONE)
             .then_some(())
             .or_else(|| self.attempt())
     }
@@ -91,4 +113,31 @@ impl<T> Resource for Joining<'_, T> {
     }
 
     fn pass_on(&mut self, _message: State, _outcome: u32) {}
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::arena::{slot::Kind, wait::Waiting, waiter::Sleeper};
+
+    #[test]
+    fn who_is_told_late_that_all_was_done_does_not_believe_it_of_what_was_put_since() {
+        let core = Core::new(Kind::Queue, 0).unwrap();
+        let put = |item: u8| assert!(core.put(item).is_ok());
+        let sleeper = Sleeper::Task(Waker::noop());
+        put(1);
+        let mut early = Waiting::new(Joining(&core));
+        assert!(early.poll(sleeper).is_pending());
+        // The last item is counted, and nobody is told yet.
+        assert_eq!(core.local.plain.task_done(), Ok(true));
+        put(2);
+        let mut late = Waiting::new(Joining(&core));
+        assert!(late.poll(sleeper).is_pending());
+        core.tell_joiners();
+        assert!(late.poll(sleeper).is_pending());
+        assert_eq!(core.task_done(), Ok(()));
+        assert!(early.poll(sleeper).is_ready() && late.poll(sleeper).is_ready());
+    }
 }

@@ -152,7 +152,7 @@ impl<T> Core<T> {
     #[inline]
     fn put_here(&self, item: T) -> Result<(), (T, Stage)> {
         if self.local.plain.try_put(item)? {
-            self.tell(GETTERS, false);
+            self.tell(GETTERS);
         }
         Ok(())
     }
@@ -369,7 +369,7 @@ impl<T> Resource for Putting<'_, T> {
         match self.core.local.plain.put_kept(item) {
             Ok(is_wanted) => {
                 if is_wanted {
-                    self.core.tell(GETTERS, false);
+                    self.core.tell(GETTERS);
                 }
                 Some(Ok(()))
             }
@@ -388,6 +388,6 @@ impl<T> Resource for Putting<'_, T> {
         if message == State::Handed {
             self.core.local.plain.give_back(PUTTERS);
         }
-        self.core.tell(PUTTERS, false);
+        self.core.tell(PUTTERS);
     }
 }
