@@ -12,9 +12,9 @@ use rustix::{
     fs::{
         FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
     },
-    io::retry_on_intr,
+    io::{Errno, retry_on_intr},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Resource, Signal, getrlimit, pidfd_open, pidfd_send_signal},
 };
 
 /// A range of addresses that stays mapped for as long as the process lives.
@@ -35,6 +35,11 @@ impl Mapping {
     /// A new file in memory, of `len` bytes of which none is backed, mapped so that worker processes
     /// can map it too.
     pub(super) fn shared(len: usize) -> io::Result<Mapping> {
+        // To ask for more is not only an error but a signal, which ends the program.
+        let largest = getrlimit(Resource::Fsize).current;
+        if largest.is_some_and(|largest| largest < len as u64) {
+            return Err(Errno::FBIG.into());
+        }
         let file = memfd_create(
             "freethreading",
             MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,

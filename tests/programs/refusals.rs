@@ -25,6 +25,16 @@ pub const SCENARIOS: &[Scenario] = &[
         PROCESSES,
         a_lack_of_descriptors_at_any_point_is_an_error_and_no_leak
     ),
+    scenario!(
+        true,
+        PROCESSES,
+        what_is_shared_is_no_larger_than_files_may_be
+    ),
+    scenario!(
+        true,
+        PROCESSES,
+        where_files_may_not_be_large_primitives_are_for_threads
+    ),
     scenario!(true, THREADS, a_pool_that_is_refused_a_thread_leaves_none),
     scenario!(
         true,
@@ -258,6 +268,52 @@ mod a_lack_of_descriptors_at_any_point_is_an_error_and_no_leak {
         }
         assert!(refused > 3 && started > 3, "{refused} {started}");
         eventually("no child is left", || common::children().is_empty());
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod what_is_shared_is_no_larger_than_files_may_be {
+    use super::*;
+    use freethreading::{Queue, Worker, task};
+
+    fn put(queue: Queue<u32>) {
+        (0..1000).for_each(|n| queue.put(n).unwrap());
+    }
+
+    pub fn main() {
+        // To make a file that is larger than this ends a program.
+        limit(libc::RLIMIT_FSIZE, 100 << 20);
+        let queue = Queue::new(0);
+        let worker = Worker::new(task!(put(queue.clone())));
+        worker.start().unwrap();
+        worker.join().unwrap();
+        assert!((0..1000).all(|n| queue.get_nowait().unwrap() == n));
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod where_files_may_not_be_large_primitives_are_for_threads {
+    use super::*;
+    use freethreading::{Queue, Worker, task};
+
+    fn nothing(_: Queue<u32>) {}
+
+    pub fn main() {
+        limit(libc::RLIMIT_FSIZE, 1 << 20);
+        let queue = Queue::new(0);
+        std::thread::scope(|scope| scope.spawn(|| queue.put(7)).join().unwrap()).unwrap();
+        assert_eq!(queue.get().unwrap(), 7);
+        let error = Worker::new(task!(nothing(queue))).start().unwrap_err();
+        assert!(error.to_string().contains("File too large"), "{error}");
+        let worker = Worker::new(|| {});
+        worker.start().unwrap();
+        worker.join().unwrap();
     }
 
     pub fn check(program: Program) {
