@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 
 use common::{GateKeeper, watched};
-use freethreading::task;
+use freethreading::{SimpleQueue, task};
 use serde_bytes::ByteBuf;
 
 /// Runs before all that has no number, `init` among it.
@@ -70,5 +70,34 @@ fn what_finds_no_room_goes_through_the_pipe() {
         let sent = value.clone();
         let back = executor.submit(task!(|sent| std::convert::identity::<ByteBuf>(sent)));
         assert!(back.result().unwrap() == value);
+    });
+}
+
+#[test]
+fn who_found_no_room_for_an_item_has_that_of_others_who_took_some() {
+    fn take_all(queue: SimpleQueue<ByteBuf>) -> usize {
+        std::iter::from_fn(|| queue.get_nowait().ok()).count()
+    }
+    watched(|| {
+        let executor = common::processes(1);
+        let queue = SimpleQueue::new();
+        let take_all = || {
+            let queue = queue.clone();
+            executor.submit(task!(take_all(queue))).result().unwrap()
+        };
+        let put_all = || {
+            let put = |_: &u32| queue.put(ByteBuf::from(vec![7; 1 << 20])).is_ok();
+            (0..).take_while(put).count()
+        };
+        assert_eq!(take_all(), 0);
+        let most = put_all();
+        assert!(most >= 20, "{most}");
+        let mut there = most;
+        for _ in 0..3 {
+            assert_eq!(take_all(), there);
+            there = put_all();
+            // Other tests use some, too.
+            assert!(there + 1 >= most, "{there}, after {most}");
+        }
     });
 }

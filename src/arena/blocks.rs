@@ -84,13 +84,7 @@ impl Blocks {
 
     pub(super) fn claim(&self) -> io::Result<u32> {
         let (index, tag) = self.tags.claim(me(), IN_USE)?;
-        let backed = match (index as usize) < self.count {
-            true => self.mapping.back(self.offset(index), BLOCK),
-            false => Err(io::Error::other(
-                "the arena is full: there are no more blocks",
-            )),
-        };
-        if let Err(error) = backed {
+        if let Err(error) = self.mapping.back(self.offset(index), BLOCK) {
             self.tags.free(index, tag);
             return Err(error);
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Arena, bell,
-    blocks::{BlockTag, Blocks},
+    blocks::{BLOCK, BlockTag, Blocks},
     extents::{self, Extents},
     pool::{self, Pool, Units},
     process,
@@ -123,6 +123,8 @@ impl Home {
             let unit = mapping.len() / 64;
             (unit * from).max(HEADER)..unit * to
         };
+        let (blocks, mut tags) = (part(32, 64), part(21, 22));
+        tags.end = tags.start + blocks.len() / BLOCK * size_of::<BlockTag>();
         let arena = Arena {
             id,
             processes: Pool::new(Units::new(mapping, part(0, 1)), &header.processes),
@@ -130,12 +132,9 @@ impl Home {
             slots: Pool::new(Units::new(mapping, part(5, 13)), &header.slots),
             waiters: Pool::new(Units::new(mapping, part(13, 21)), &header.waiters),
             blocks: Blocks::new(
-                Pool::new(
-                    Units::<BlockTag>::new(mapping, part(21, 22)),
-                    &header.blocks,
-                ),
+                Pool::new(Units::<BlockTag>::new(mapping, tags), &header.blocks),
                 mapping,
-                part(32, 64),
+                blocks,
             ),
             extents: Extents::new(mapping, &header.extents, part(22, 23), part(23, 32)),
             locals: boxcar::Vec::new(),

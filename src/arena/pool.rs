@@ -103,12 +103,21 @@ impl<T: Unit> Pool<T> {
         loop {
             // Relaxed: it only deals out numbers; the tag decides.
             let fresh = self.shared.fresh.load(Ordering::Relaxed).max(1);
-            self.back(fresh)?;
+            if let Err(error) = self.back(fresh) {
+                return self.claim_any(owner, kind).ok_or(error);
+            }
             let dealt = self.shared.fresh.fetch_max(fresh + 1, Ordering::Relaxed) <= fresh;
             if dealt && let Some(unit) = self.try_claim(fresh, owner, kind) {
                 return Ok((fresh, unit));
             }
         }
+    }
+
+    /// A free unit in whosever hints it is, for who finds no other.
+    #[cold]
+    fn claim_any(&self, owner: u16, kind: u16) -> Option<(u32, &'static T)> {
+        self.all()
+            .find_map(|(index, ..)| Some((index, self.try_claim(index, owner, kind)?)))
     }
 
     fn try_claim(&self, index: u32, owner: u16, kind: u16) -> Option<&'static T> {
@@ -340,6 +349,43 @@ mod modelled {
                 there.store(true, Ordering::Relaxed);
             }
             Ok(index + 1)
+        }
+    }
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::sys::Mapping;
+
+    #[derive(Default)]
+    struct Word(AtomicU64);
+
+    impl Unit for Word {
+        fn tag(&self) -> &AtomicU64 {
+            &self.0
+        }
+
+        fn reset(&self) {}
+    }
+
+    /// The pools of two processes, with room for so many units.
+    fn pools(room: usize) -> [Pool<Word>; 2] {
+        let len = room * size_of::<Word>();
+        let mapping = Box::leak(Box::new(Mapping::private(len).unwrap()));
+        let shared = Box::leak(Box::default());
+        [(); 2].map(|()| Pool::new(Units::new(mapping, 0..len), shared))
+    }
+
+    #[test]
+    fn what_another_process_has_freed_can_be_had_where_there_is_nothing_else() {
+        let [mine, its] = pools(200);
+        let claimed: Vec<_> = std::iter::from_fn(|| mine.claim(1, 1).ok()).collect();
+        assert_eq!(claimed.len(), 199);
+        for (index, unit) in claimed {
+            its.free(index, unit);
+            assert_eq!(mine.claim(1, 1).unwrap().0, index);
+            assert!(mine.claim(1, 1).is_err());
         }
     }
 }
