@@ -1337,6 +1337,33 @@ fn what_killed_processes_had_half_put_is_given_back() {
 }
 
 #[test]
+fn who_is_killed_while_a_queue_goes_leaves_nothing_of_it() {
+    fn put_and_let_go(carrier: SimpleQueue<SimpleQueue<ByteBuf>>, put: Event) {
+        let queue = SimpleQueue::new();
+        carrier.put(queue.clone()).unwrap();
+        drop(carrier.get().unwrap());
+        for _ in 0..50 {
+            queue.put(ByteBuf::from(vec![7; 1 << 20])).unwrap();
+        }
+        put.set();
+        drop(queue);
+        for_ever();
+    }
+    let _alone = MEASURING.lock();
+    watched(|| {
+        let (before, mut random) = (shared_memory(), Random::new());
+        for _ in 0..20 {
+            let (carrier, put) = (SimpleQueue::new(), Event::new());
+            let victim = process(task!(put_and_let_go(carrier.clone(), put.clone())));
+            put.wait();
+            thread::sleep(Duration::from_micros(random.below(20_000) as u64));
+            kill(&victim);
+        }
+        assert_given_back(before);
+    });
+}
+
+#[test]
 fn handles_that_come_and_go_leave_nothing() {
     fn touch(queue: Queue<ByteBuf>) -> usize {
         queue.get().unwrap().len()

@@ -175,8 +175,21 @@ pub(super) fn release(slot: SlotRef) {
         .refs
         .fetch_update(Ordering::AcqRel, Ordering::Relaxed, fewer);
     if before == Ok(1) {
-        crate::sync::bereaved::clear(slot);
-        arena().slots.free(slot.index(), slot.slot);
+        free(slot);
+    }
+}
+
+/// Frees a slot that nobody has any more.
+fn free(slot: SlotRef) {
+    crate::sync::bereaved::clear(slot);
+    arena().slots.free(slot.index(), slot.slot);
+}
+
+/// Frees a slot that nobody has any more, if a dead process was in the middle of that: it has the mutex then.
+pub(super) fn free_after(slot: SlotRef, process: u16) {
+    // Acquire: as of `retain`.
+    if slot.refs.load(Ordering::Acquire) == 0 && slot.seize(process) {
+        free(slot);
     }
 }
 

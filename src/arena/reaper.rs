@@ -2,8 +2,8 @@
 
 use super::{
     arena, bell,
-    handle::{Held, SlotId, release_all_of},
-    slot::{Kind, LISTS, Locked},
+    handle::{Held, SlotId, free_after, release_all_of},
+    slot::{Kind, LISTS, Locked, SlotRef},
     waiter::{Node, State, Wakes},
 };
 use crate::{shim::Ordering, sync::bereaved};
@@ -27,18 +27,24 @@ pub(crate) fn reap(process: u16, pid: u32, crashed: bool) {
     };
     let arena = arena();
     let primitives = || {
-        arena.slots.used().filter_map(|(index, _, tag)| {
+        arena.slots.used().filter_map(|(index, slot, tag)| {
+            let kind = Kind::of(tag.kind)?;
             let generation = tag.generation;
-            // One that nobody has any more is nothing that the process may have left in disorder for others.
-            let held = Held::of(SlotId { index, generation })?;
-            Some((Kind::of(tag.kind)?, held))
+            let held = Held::of(SlotId { index, generation });
+            Some((kind, held, SlotRef::new(index, slot)))
         })
     };
     // First of all: where the system does not tell which processes there are, nobody else can do this, and whoever
     // locks one of these waits for it.
-    for (_, held) in primitives() {
-        held.slot().seize(process);
-        held.slot().reopen(process);
+    for (_, held, slot) in primitives() {
+        match held {
+            Some(_) => {
+                slot.seize(process);
+                slot.reopen(process);
+            }
+            // Nobody has it any more, so that it is in disorder for nobody.
+            None => free_after(slot, process),
+        }
     }
     for (index, node, tag) in arena.waiters.used() {
         if tag.owner == process {
@@ -48,8 +54,10 @@ pub(crate) fn reap(process: u16, pid: u32, crashed: bool) {
             arena.waiters.free(index, node);
         }
     }
-    for (kind, held) in primitives() {
-        bereaved::inherit(held.slot(), kind, dead);
+    for (kind, held, slot) in primitives() {
+        if held.is_some() {
+            bereaved::inherit(slot, kind, dead);
+        }
     }
     // It may have told somebody something and not woken him: one that has ended well, too, by a thread that was about
     // to when it ended.

@@ -212,18 +212,22 @@ impl SlotRef {
     /// If the process that has it dies, whoever finds out puts the slot in order and goes on.
     #[inline]
     pub(crate) fn lock(self) -> Locked {
-        self.slot.mutex.lock(self.mine(), |dead| self.seize(dead));
+        self.slot.mutex.lock(self.mine(), |dead| {
+            self.seize(dead);
+        });
         Locked { slot: self }
     }
 
-    /// If the mutex is held by a process that is gone, puts the slot in order and unlocks it.
-    pub(super) fn seize(self, dead: u16) {
-        if self.slot.mutex.seize(dead, me()) {
+    /// If the mutex is held by a process that is gone, puts the slot in order and unlocks it; says whether it was.
+    pub(super) fn seize(self, dead: u16) -> bool {
+        let seized = self.slot.mutex.seize(dead, me());
+        if seized {
             let locked = Locked { slot: self };
             let mut wakes = super::reaper::repair(&locked);
             drop(locked);
             wakes.wake();
         }
+        seized
     }
 
     /// The process that has the mutex, or none, 0.
