@@ -1488,6 +1488,41 @@ impl<'de> Deserialize<'de> for Stubborn {
     }
 }
 
+/// What it names is made as it is encoded, and the item does not keep it.
+struct Fresh(Option<SimpleQueue<u8>>);
+
+impl Serialize for Fresh {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let queue = SimpleQueue::new();
+        queue.put(7u8).map_err(ser::Error::custom)?;
+        queue.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fresh {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        SimpleQueue::deserialize(deserializer).map(|queue| Fresh(Some(queue)))
+    }
+}
+
+#[test]
+fn primitives_that_are_made_for_an_encoding_arrive() {
+    watched(|| {
+        let queue = Queue::new(1);
+        queue.put(Fresh(None)).unwrap();
+        share(&queue);
+        let take = || queue.get().unwrap().0.unwrap().get_nowait().unwrap();
+        assert_eq!(take(), 7);
+        queue.put(Fresh(None)).unwrap();
+        // There is no room for this one yet.
+        let mut put = Box::pin(queue.put_async(Fresh(None)));
+        assert!(put.as_mut().now_or_never().is_none());
+        assert_eq!(take(), 7);
+        block_on(put).unwrap();
+        assert_eq!(take(), 7);
+    });
+}
+
 #[test]
 fn items_are_encoded_once_and_into_as_much_room_as_they_take() {
     watched(|| {

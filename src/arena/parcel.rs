@@ -6,6 +6,7 @@ use super::{
     arena,
     blocks::BLOCK,
     handle::{SlotId, release_named},
+    passage::Luggage,
 };
 
 /// An item as it travels: encoded, with the primitives that it names.
@@ -13,6 +14,8 @@ use super::{
 pub(crate) struct Parcel {
     pub(crate) bytes: Vec<u8>,
     pub(crate) luggage: Vec<u64>,
+    /// Holds them until the queue does: the item may not, if they were made for its encoding.
+    held: Luggage,
 }
 
 thread_local! {
@@ -21,6 +24,7 @@ thread_local! {
         RefCell::new(Parcel {
             bytes: Vec::new(),
             luggage: Vec::new(),
+            held: Luggage::NONE,
         })
     };
 }
@@ -82,6 +86,12 @@ impl Parcel {
         }
     }
 
+    /// The item that is in it has these.
+    pub(crate) fn load(&mut self, luggage: Luggage) {
+        self.luggage = luggage.ids();
+        self.held = luggage;
+    }
+
     pub(crate) fn empty(&mut self) {
         /// What is larger is not kept.
         const LARGEST: usize = 4096;
@@ -91,6 +101,9 @@ impl Parcel {
             self.bytes = Vec::new();
         }
         self.luggage.clear();
+        if !self.held.is_empty() {
+            self.held = Luggage::NONE;
+        }
     }
 
     /// Whether at most one more block is needed for it.

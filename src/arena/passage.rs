@@ -31,6 +31,8 @@ pub(crate) enum Reach {
 pub(crate) struct Luggage(Vec<Handle>);
 
 impl Luggage {
+    pub(super) const NONE: Luggage = Luggage(Vec::new());
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -12,10 +12,9 @@ fn queue() -> Handle {
 }
 
 fn parcel(bytes: Vec<u8>) -> Parcel {
-    Parcel {
-        bytes,
-        luggage: Vec::new(),
-    }
+    let mut parcel = Parcel::default();
+    parcel.bytes.extend(bytes);
+    parcel
 }
 
 fn put(slot: &Locked, bytes: &[u8]) {
@@ -222,11 +221,8 @@ proptest! {
 fn a_primitive_in_an_item_is_held_by_the_queue() {
     let (handle, lock) = (queue(), Handle::new(Kind::Lock, |_| {}).unwrap());
     let id = lock.id();
-    let luggage = vec![id.pack()];
-    let parcel = Parcel {
-        bytes: Vec::new(),
-        luggage,
-    };
+    let mut parcel = Parcel::default();
+    parcel.luggage.push(id.pack());
     let slot = handle.slot().lock();
     let ring = Ring::of(slot.slot);
     ring.put(

@@ -75,7 +75,7 @@ impl<T: Portable> ItemCodec<T> {
                 codec::encode(item, bytes, part, reach, &mut luggage)
                     .map_err(CodecError::of_item)?;
                 if !luggage.is_empty() {
-                    parcel.luggage = luggage.ids();
+                    parcel.load(luggage);
                 }
                 Ok(())
             },
