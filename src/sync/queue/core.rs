@@ -126,9 +126,13 @@ impl<T> Core<T> {
     }
 
     pub(super) fn len(&self) -> usize {
-        match self.local.is_shared() {
+        let len = match self.local.is_shared() {
             false => self.local.plain.len(),
             true => self.raw().len(),
+        };
+        match self.maxsize() {
+            0 => len,
+            maxsize => len.min(maxsize),
         }
     }
 
@@ -276,5 +280,44 @@ impl<T> Drop for Load<T> {
     /// Whatever their destructors do, outside of all locks.
     fn drop(&mut self) {
         self.items.drain(..).for_each(unwind::discard);
+    }
+}
+
+/// How many items were put and not taken, as these counts say: at one moment, unless others are faster again and again.
+pub(super) fn between(taken: impl Fn() -> u64, put: impl Fn() -> u64) -> usize {
+    const LOOKS: u32 = 8;
+
+    let mut len = 0;
+    for _ in 0..LOOKS {
+        // In this order: what is taken was put before.
+        let before = taken();
+        len = put().wrapping_sub(before);
+        if len == 0 || taken() == before {
+            break;
+        }
+    }
+    len as usize
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_is_taken_between_two_looks_is_not_there() {
+        let taken = Cell::new(0);
+        let put = || {
+            // Somebody puts and takes meanwhile.
+            taken.set(if taken.get() < 11 { 11 } else { 12 });
+            13
+        };
+        assert_eq!(between(|| taken.get(), put), 1);
+        assert_eq!(between(|| 7, || 7), 0);
+        // Somebody takes whenever it is looked; it comes to an end.
+        let put = Cell::new(2);
+        let takes = || put.replace(put.get() + 1) - 2;
+        assert!(between(takes, || put.get()) > 0);
     }
 }

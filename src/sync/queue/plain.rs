@@ -11,7 +11,10 @@ mod ring;
 
 use std::ptr::{self, NonNull};
 
-use super::shared::{GETTERS, PUTTERS};
+use super::{
+    core::between,
+    shared::{GETTERS, PUTTERS},
+};
 use crate::{
     shim::{AtomicPtr, AtomicU64, Ordering, SpinLock},
     unwind,
@@ -386,9 +389,10 @@ impl<T> Plain<T> {
 
     /// How many items there are.
     pub(super) fn len(&self) -> usize {
-        // In this order: what is taken was put before.
-        let taken = self.head.count.load(Ordering::Acquire);
-        (self.tail.count.load(Ordering::Acquire) - taken) as usize
+        between(
+            || self.head.count.load(Ordering::Acquire),
+            || self.tail.count.load(Ordering::Acquire),
+        )
     }
 
     /// How many items were put and are not done; `None` if that is not counted here.

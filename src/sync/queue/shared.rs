@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::core::between;
 use crate::{
     arena::{
         gate::Gate,
@@ -49,9 +50,7 @@ impl RawQueue {
     }
 
     pub(super) fn len(self) -> usize {
-        // In this order: what is taken was put before.
-        let taken = self.get(TAKEN);
-        self.get(PUT).wrapping_sub(taken) as usize
+        between(|| self.get(TAKEN), || self.get(PUT))
     }
 
     /// Whether there is nothing to be had.
