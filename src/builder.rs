@@ -122,7 +122,10 @@ impl<T> Builder<T> {
     }
 
     /// A task that every worker runs before its first one, also a worker that replaces another. What it returns is
-    /// dropped; it fails if it panics.
+    /// dropped, also an `Err`; it fails if it panics.
+    ///
+    /// On threads it runs once for each of them, in one process: what can be set up only once, such as a logger, may be
+    /// there already.
     ///
     /// Its arguments are encoded once, now. When it fails, its worker ends and another is tried;
     /// after three failures in a row the workers are given up: all tasks, present and future, fail
