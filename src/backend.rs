@@ -1,6 +1,6 @@
 //! Threads or processes: how a program's backend is chosen.
 
-use std::{cell::Cell, env, fmt, str::FromStr, sync::OnceLock};
+use std::{cell::Cell, env, fmt, future::poll_fn, pin::pin, str::FromStr, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,17 @@ impl Backend {
         }
         let _restore = Restore(SCOPED.replace(Some(self)));
         body()
+    }
+
+    /// Awaits `body` with this backend as the default wherever it is polled; the async twin of
+    /// [`scope`](Backend::scope). Async tasks that `body` spawns have the default of the program.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of `body`, which is dropped with it.
+    pub async fn scope_async<T>(self, body: impl Future<Output = T>) -> T {
+        let mut body = pin!(body);
+        poll_fn(|context| self.scope(|| body.as_mut().poll(context))).await
     }
 
     /// The backend that a program gets which does not choose: one built with `panic = "unwind"` can
@@ -177,8 +188,8 @@ pub(crate) fn inherit(backend: Backend) {
 ///
 /// Within the body the backend in question is the default, so that the code under test is the same for both. The
 /// root of the test crate also needs the line [`init_tests!`](crate::init_tests!), for the worker processes. Further
-/// attributes of the test, as `#[ignore]` or `#[should_panic]`, hold for both. An async body goes into a runtime's
-/// `block_on`.
+/// attributes of the test, as `#[ignore]` or `#[should_panic]`, hold for both. So do those that make a test of an
+/// `async fn`, as `#[tokio::test]`.
 ///
 /// # Examples
 ///
@@ -190,6 +201,12 @@ pub(crate) fn inherit(backend: Backend) {
 ///         let squares: Result<Vec<u64>, _> = executor.map(|x: u64| x * x, 0..5).collect();
 ///         assert_eq!(squares?, [0, 1, 4, 9, 16]);
 ///         Ok(())
+///     }
+///
+///     #[tokio::test]
+///     async fn sums() {
+///         let executor = freethreading::WorkerPoolExecutor::new(1).unwrap();
+///         assert_eq!(executor.submit(|| 2 + 2).await.unwrap(), 4);
 ///     }
 /// }
 /// ```
@@ -215,5 +232,29 @@ macro_rules! test_backends {
                 }
             }
         )*
+    };
+    ($(#[$attribute:meta])* async fn $name:ident() $(-> $result:ty)? $body:block $($more:tt)*) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            async fn body() $(-> $result)? $body
+
+            $(#[$attribute])*
+            async fn threading() $(-> $result)? {
+                $crate::Backend::Threading.scope_async(body()).await
+            }
+
+            $(#[$attribute])*
+            async fn multiprocessing() $(-> $result)? {
+                $crate::Backend::Multiprocessing.scope_async(body()).await
+            }
+        }
+        $crate::test_backends! { $($more)* }
+    };
+    // Before the next that is async.
+    ($(#[$attribute:meta])* fn $name:ident() $(-> $result:ty)? $body:block $($more:tt)*) => {
+        $crate::test_backends! { $(#[$attribute])* fn $name() $(-> $result)? $body }
+        $crate::test_backends! { $($more)* }
     };
 }

@@ -16,7 +16,8 @@ use common::{
 };
 use freethreading::{
     Backend, BoundedSemaphore, Condition, Error, Event, Lock, Queue, RLock, Semaphore, SimpleQueue,
-    TaskError, TaskFuture, Worker, WorkerPool, WorkerPoolExecutor, task,
+    TaskError, TaskFuture, Worker, WorkerPool, WorkerPoolExecutor, current_worker, get_backend,
+    task,
 };
 use futures::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
 
@@ -266,6 +267,33 @@ every_way! {
             worker.join().unwrap();
             executor.shutdown(true, false);
         });
+    }
+}
+
+freethreading::test_backends! {
+    #[tokio::test]
+    async fn an_async_body_runs_on_both_backends() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let name = executor.submit(|| current_worker().name()).await.unwrap();
+        // It is the backend of the body, also after it has waited.
+        tokio::task::yield_now().await;
+        let kind = match get_backend().unwrap() {
+            Backend::Threading => "Thread",
+            Backend::Multiprocessing => "Process",
+        };
+        assert!(name.starts_with(kind), "{name}");
+        assert_eq!(executor.backend(), get_backend().unwrap());
+    }
+
+    #[test]
+    fn bodies_that_are_not_async_may_stand_among_them() -> Result<(), Error> {
+        get_backend().map(drop)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[should_panic(expected = "both backends")]
+    async fn its_attributes_hold() {
+        panic!("on both backends");
     }
 }
 
