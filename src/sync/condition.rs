@@ -1,22 +1,20 @@
 //! Waiting for a change of what a lock protects.
 
+mod guard;
 mod wait;
 
 use std::{
-    borrow::Cow,
     fmt,
-    future::poll_fn,
     time::{Duration, Instant},
 };
 
-use futures::FutureExt;
-
-use super::{Lock, RLock, face, rlock::Hold};
+use super::{Lock, RLock, face};
 use crate::{
     arena::{handle::Handle, slot::Kind},
     deadline,
     error::{Error, NotOwned},
 };
+pub use guard::ConditionGuard;
 pub(super) use wait::notify_another;
 use wait::{ConditionWait, LINE, Raw, RawAnyLock};
 
@@ -72,17 +70,6 @@ pub struct Condition {
 enum AnyLock {
     Lock(Lock),
     RLock(RLock),
-}
-
-/// Holds the lock of a [`Condition`] until it is dropped.
-///
-/// It can be sent to other threads and held over an `.await`.
-#[must_use = "the lock is released when the guard is dropped"]
-#[derive(Debug)]
-pub struct ConditionGuard<'a> {
-    condition: Cow<'a, Condition>,
-    /// What it has of the lock; a wait that was dropped half-way has lost it.
-    hold: Option<Hold>,
 }
 
 impl Condition {
@@ -305,207 +292,6 @@ impl Condition {
     pub fn notify_all(&self) -> Result<(), NotOwned> {
         self.notify(usize::MAX)
     }
-
-    fn guard(&self, hold: Option<Hold>) -> ConditionGuard<'_> {
-        ConditionGuard {
-            condition: Cow::Borrowed(self),
-            hold,
-        }
-    }
-
-    /// Acquires the lock and gives a guard that releases it when it is dropped.
-    ///
-    /// # Blocking
-    ///
-    /// Like [`acquire`](Condition::acquire).
-    pub fn lock(&self) -> ConditionGuard<'_> {
-        self.guard(self.raw().acquire_until(None))
-    }
-
-    /// Acquires the lock if that can be done at once, and gives a guard.
-    #[must_use = "the lock is released when the guard is dropped"]
-    pub fn try_lock(&self) -> Option<ConditionGuard<'_>> {
-        let hold = self.raw().try_acquire()?;
-        Some(self.guard(Some(hold)))
-    }
-
-    /// Acquires the lock if that can be done in time, and gives a guard.
-    ///
-    /// # Blocking
-    ///
-    /// For so long at most.
-    #[must_use = "the lock is released when the guard is dropped"]
-    pub fn lock_timeout(&self, timeout: Duration) -> Option<ConditionGuard<'_>> {
-        let hold = self.raw().acquire_until(deadline::after(timeout))?;
-        Some(self.guard(Some(hold)))
-    }
-
-    /// Acquires the lock and gives a guard; the async twin of [`lock`](Condition::lock).
-    ///
-    /// # Cancel safety
-    ///
-    /// A future that is dropped has not acquired the lock, and loses its place in line.
-    pub async fn lock_async(&self) -> ConditionGuard<'_> {
-        let hold = self.raw().acquire_async().await;
-        self.guard(Some(hold))
-    }
-}
-
-impl ConditionGuard<'_> {
-    /// Releases the lock, as dropping the guard does.
-    ///
-    /// # Errors
-    ///
-    /// [`NotOwned`] if the guard does not hold the lock any more: it was released otherwise, or a wait was dropped
-    /// half-way.
-    pub fn release(mut self) -> Result<(), NotOwned> {
-        let hold = self.hold.take().ok_or(NotOwned)?;
-        self.condition.raw().release_in(hold)
-    }
-
-    /// A guard with handles of its own, which can outlive the condition that it came from, and move into a task. The
-    /// owner of the lock stays who it was.
-    pub fn into_owned(mut self) -> ConditionGuard<'static> {
-        ConditionGuard {
-            condition: Cow::Owned(Condition::clone(&self.condition)),
-            hold: self.hold.take(),
-        }
-    }
-
-    fn check(&self) -> Result<Hold, NotOwned> {
-        let hold = self.hold.ok_or(NotOwned)?;
-        self.condition.raw().check(hold).map(|()| hold)
-    }
-
-    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool, NotOwned> {
-        let hold = self.check()?;
-        ConditionWait::new(self.condition.raw(), hold, true).block(deadline)
-    }
-
-    /// See [`Condition::wait`].
-    ///
-    /// # Blocking
-    ///
-    /// Until the notification comes, and then until the lock is free.
-    ///
-    /// # Errors
-    ///
-    /// [`NotOwned`] if the guard does not hold the lock any more, as of [`release`](ConditionGuard::release).
-    pub fn wait(&mut self) -> Result<(), NotOwned> {
-        self.wait_until(None).map(drop)
-    }
-
-    /// See [`Condition::wait_timeout`].
-    ///
-    /// # Blocking
-    ///
-    /// Until the notification comes or the time is up, and then until the lock is free.
-    ///
-    /// # Errors
-    ///
-    /// As of [`wait`](ConditionGuard::wait).
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool, NotOwned> {
-        self.wait_until(deadline::after(timeout))
-    }
-
-    /// See [`Condition::wait_async`].
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped after its first poll, the guard does not hold the lock any more: to drop the guard does
-    /// nothing then, and its methods give [`NotOwned`].
-    ///
-    /// # Errors
-    ///
-    /// As of [`wait`](ConditionGuard::wait).
-    pub async fn wait_async(&mut self) -> Result<(), NotOwned> {
-        let hold = self.check()?;
-        let mut wait = ConditionWait::new(self.condition.raw(), hold, true);
-        poll_fn(|context| {
-            let waited = wait.poll_unpin(context);
-            // Until then, should it panic, the guard has the lock.
-            if wait.has_begun() {
-                self.hold = None;
-            }
-            waited
-        })
-        .await?;
-        self.hold = Some(hold);
-        Ok(())
-    }
-
-    /// See [`Condition::wait_for`].
-    ///
-    /// # Blocking
-    ///
-    /// Until the predicate says `true`.
-    ///
-    /// # Errors
-    ///
-    /// As of [`wait`](ConditionGuard::wait).
-    pub fn wait_for(&mut self, predicate: impl FnMut() -> bool) -> Result<(), NotOwned> {
-        self.check()?;
-        wait_for(predicate, || self.wait_until(None)).map(drop)
-    }
-
-    /// See [`Condition::wait_for_timeout`].
-    ///
-    /// # Blocking
-    ///
-    /// Until the predicate says `true` or the time is up, and then until the lock is free.
-    ///
-    /// # Errors
-    ///
-    /// As of [`wait`](ConditionGuard::wait).
-    pub fn wait_for_timeout(
-        &mut self,
-        timeout: Duration,
-        predicate: impl FnMut() -> bool,
-    ) -> Result<bool, NotOwned> {
-        self.check()?;
-        let deadline = deadline::after(timeout);
-        wait_for(predicate, || self.wait_until(deadline))
-    }
-
-    /// See [`Condition::wait_for_async`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As of [`wait_async`](ConditionGuard::wait_async).
-    ///
-    /// # Errors
-    ///
-    /// As of [`wait`](ConditionGuard::wait).
-    pub async fn wait_for_async<P>(&mut self, mut predicate: P) -> Result<(), NotOwned>
-    where
-        P: FnMut() -> bool + Send,
-    {
-        self.check()?;
-        while !predicate() {
-            self.wait_async().await?;
-        }
-        Ok(())
-    }
-
-    /// See [`Condition::notify`].
-    ///
-    /// # Errors
-    ///
-    /// As of [`wait`](ConditionGuard::wait).
-    pub fn notify(&self, count: usize) -> Result<(), NotOwned> {
-        self.check()?;
-        self.condition.raw().notify(count);
-        Ok(())
-    }
-
-    /// See [`Condition::notify_all`].
-    ///
-    /// # Errors
-    ///
-    /// As of [`wait`](ConditionGuard::wait).
-    pub fn notify_all(&self) -> Result<(), NotOwned> {
-        self.notify(usize::MAX)
-    }
 }
 
 /// Until the predicate says so, or a wait was in vain: what it said last.
@@ -519,15 +305,6 @@ fn wait_for(
         }
         if !wait()? {
             return Ok(predicate());
-        }
-    }
-}
-
-impl Drop for ConditionGuard<'_> {
-    fn drop(&mut self) {
-        if let Some(hold) = self.hold {
-            // It may have been released behind the guard's back.
-            let _ = self.condition.raw().release_in(hold);
         }
     }
 }
