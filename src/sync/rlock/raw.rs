@@ -1,0 +1,319 @@
+//! A slot as a re-entrant lock: a lock word, and beside it who owns it and how often.
+
+use std::{future::poll_fn, time::Instant};
+
+use super::given_up::GIVEN_UP;
+use crate::{
+    arena::slot::SlotRef,
+    coop,
+    error::NotOwned,
+    shim::{AtomicU64, Ordering},
+    sync::{owner::Owner, raw::RawLock},
+};
+
+/// One time that an owner has the lock, however often it acquires it meanwhile: from the first of these to the last
+/// release, with waits of a condition in between.
+///
+/// A guard is of one hold. Should that end behind its back, a later one is nothing to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::sync) struct Hold {
+    pub(in crate::sync) owner: Owner,
+    pub(in crate::sync) number: u64,
+}
+
+/// A slot as a re-entrant lock.
+#[derive(Clone, Copy)]
+pub(in crate::sync) struct RawRLock(pub(in crate::sync) SlotRef);
+
+/// Who owns it, or was the last to do so.
+const OWNER: usize = 1;
+
+/// How often its owner has acquired it, and above that a number which every new owner changes.
+///
+/// A guard may be dropped while its owner, on another thread, acquires once more. So the count goes up
+/// and down by compare-and-swap, which fails when the lock has changed hands since the word was read;
+/// only the owner itself need not, for the first and the last time.
+const TENURE: usize = 2;
+const COUNT_BITS: u32 = 32;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
+
+/// The number of the owner's [`Hold`]: what stood above the count when it began.
+const HOLD: usize = 4;
+
+impl RawRLock {
+    #[inline]
+    pub(in crate::sync) fn lock(self) -> RawLock {
+        RawLock(self.0)
+    }
+
+    #[inline]
+    fn owner(&self) -> &AtomicU64 {
+        &self.0.slot.words[OWNER]
+    }
+
+    #[inline]
+    fn tenure(&self) -> &AtomicU64 {
+        &self.0.slot.words[TENURE]
+    }
+
+    #[inline]
+    fn number(&self) -> &AtomicU64 {
+        &self.0.slot.words[HOLD]
+    }
+
+    /// The word, if the lock is the owner's; its count is not zero.
+    #[inline]
+    fn tenure_of(self, owner: Owner) -> Option<u64> {
+        // Acquire: if the word is a later owner's, then that one is seen, too. Otherwise, who finds its
+        // own number has written it itself.
+        let tenure = self.tenure().load(Ordering::Acquire);
+        let is_its = self.owner().load(Ordering::Relaxed) == owner.number();
+        (is_its && tenure & COUNT != 0).then_some(tenure)
+    }
+
+    /// The same, if it is this hold.
+    #[inline]
+    fn tenure_in(self, hold: Hold) -> Option<u64> {
+        let tenure = self.tenure_of(hold.owner)?;
+        // Relaxed: as of the owner.
+        (self.number().load(Ordering::Relaxed) == hold.number).then_some(tenure)
+    }
+
+    #[inline]
+    pub(super) fn is_owned_by(self, owner: Owner) -> bool {
+        self.tenure_of(owner).is_some()
+    }
+
+    #[inline]
+    pub(in crate::sync) fn is_held_in(self, hold: Hold) -> bool {
+        self.tenure_in(hold).is_some()
+    }
+
+    /// What the owner has at this moment, if it has the lock. It asks this itself.
+    pub(in crate::sync) fn hold_of(self, owner: Owner) -> Option<Hold> {
+        self.tenure_of(owner)?;
+        let number = self.number().load(Ordering::Relaxed);
+        Some(Hold { owner, number })
+    }
+
+    /// How often the owner has acquired it.
+    pub(super) fn count_of(self, owner: Owner) -> u64 {
+        self.tenure_of(owner).map_or(0, |tenure| tenure & COUNT)
+    }
+
+    /// The word of the next owner, without its count. Only who has the lock asks.
+    #[inline]
+    fn next_tenure(self) -> u64 {
+        let before = self.tenure().load(Ordering::Relaxed);
+        (before & !COUNT).wrapping_add(COUNT + 1)
+    }
+
+    /// The owner has just acquired the lock.
+    #[inline]
+    fn own(self, owner: Owner) -> Hold {
+        let tenure = self.next_tenure();
+        let number = tenure >> COUNT_BITS;
+        let hold = Hold { owner, number };
+        self.begin(hold, tenure | 1);
+        hold
+    }
+
+    #[inline]
+    fn begin(self, hold: Hold, tenure: u64) {
+        self.owner().store(hold.owner.number(), Ordering::Relaxed);
+        self.number().store(hold.number, Ordering::Relaxed);
+        // Release: who finds this word finds this owner, and its hold.
+        self.tenure().store(tenure, Ordering::Release);
+    }
+
+    /// How often whoever owns it has acquired it.
+    pub(super) fn count(self) -> u64 {
+        match self.lock().is_held() {
+            true => self.tenure().load(Ordering::Relaxed) & COUNT,
+            false => 0,
+        }
+    }
+
+    /// Nobody owns it any more; it is about to be released.
+    pub(in crate::sync) fn disown(self) {
+        self.tenure().fetch_and(!COUNT, Ordering::Relaxed);
+    }
+
+    /// Once more, if the caller has it already.
+    #[inline]
+    fn again(self, owner: Owner) -> Option<Hold> {
+        loop {
+            let tenure = self.tenure_of(owner)?;
+            let number = self.number().load(Ordering::Relaxed);
+            if self.change(tenure, tenure + 1) {
+                return Some(Hold { owner, number });
+            }
+        }
+    }
+
+    #[inline]
+    fn change(self, from: u64, to: u64) -> bool {
+        // Acquire and Release: what was done before a guard was dropped elsewhere is seen by who has the
+        // lock after that.
+        self.tenure()
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    #[inline]
+    pub(super) fn acquire(self, owner: Owner) -> Hold {
+        match self.try_acquire(owner) {
+            Some(hold) => hold,
+            None => {
+                self.lock().acquire();
+                self.own(owner)
+            }
+        }
+    }
+
+    #[inline]
+    pub(in crate::sync) fn try_acquire(self, owner: Owner) -> Option<Hold> {
+        // Who comes again does not ask the lock for what it cannot give.
+        if self.lock().is_held()
+            && let Some(hold) = self.again(owner)
+        {
+            return Some(hold);
+        }
+        self.lock().try_acquire().then(|| self.own(owner))
+    }
+
+    pub(in crate::sync) fn acquire_until(
+        self,
+        owner: Owner,
+        deadline: Option<Instant>,
+    ) -> Option<Hold> {
+        let acquired = self.try_acquire(owner);
+        if acquired.is_some() {
+            return acquired;
+        }
+        let acquired = self.lock().acquire_until(deadline);
+        acquired.then(|| self.own(owner))
+    }
+
+    /// The owner is who polls it.
+    pub(in crate::sync) async fn acquire_async(self) -> Hold {
+        poll_fn(coop::poll_begin).await;
+        let owner = Owner::current();
+        match self.try_acquire(owner) {
+            Some(hold) => hold,
+            None => {
+                self.lock().acquire_async().await;
+                self.own(owner)
+            }
+        }
+    }
+
+    /// Lowers the count of the owner; `false` if the word has changed meanwhile.
+    #[inline]
+    fn lower(self, owner: Owner, from: u64, to: u64) -> bool {
+        if from & COUNT != 1 || !owner.is_current() {
+            return self.change(from, to);
+        }
+        // Nobody else has anything to release, unless by mistake, and it is not about to acquire.
+        self.tenure().store(to, Ordering::Relaxed);
+        true
+    }
+
+    /// Once, if the owner has it, whose word this finds; says whether it was the last time.
+    #[inline]
+    fn lower_once(self, owner: Owner, find: impl Fn() -> Option<u64>) -> Result<bool, NotOwned> {
+        while let Some(tenure) = find() {
+            if self.lower(owner, tenure, tenure - 1) {
+                return Ok(tenure & COUNT == 1);
+            }
+        }
+        Err(NotOwned)
+    }
+
+    #[inline]
+    pub(in crate::sync) fn release(self, owner: Owner) -> Result<(), NotOwned> {
+        if self.lower_once(owner, || self.tenure_of(owner))? {
+            self.lock().release();
+        }
+        Ok(())
+    }
+
+    /// What a guard does in the end, wherever it is.
+    #[inline]
+    pub(in crate::sync) fn release_in(self, hold: Hold) -> Result<(), NotOwned> {
+        match self.lower_once(hold.owner, || self.tenure_in(hold)) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.lock().release();
+            }
+            Err(NotOwned) => return self.release_given_up(hold),
+        }
+        Ok(())
+    }
+
+    /// The same, where the owner had given the lock up a moment ago.
+    #[cold]
+    fn release_given_up(self, hold: Hold) -> Result<(), NotOwned> {
+        let is_last = {
+            let mut given_up = GIVEN_UP.lock();
+            if let Some(count) = given_up.get_mut(&(self.0.id(), hold)) {
+                // At zero its wait goes on without the lock.
+                *count = count.checked_sub(1).ok_or(NotOwned)?;
+                return Ok(());
+            }
+            // It may have the lock again meanwhile.
+            self.lower_once(hold.owner, || self.tenure_in(hold))?
+        };
+        if is_last {
+            self.lock().release();
+        }
+        Ok(())
+    }
+
+    /// Gives the lock up for a wait, however often the owner has acquired it; says whether that is [noted](GIVEN_UP).
+    /// It need not be if all that there is to give up is the `guard` that waits.
+    pub(in crate::sync) fn give_up(self, hold: Hold, guard: bool) -> Result<bool, NotOwned> {
+        if guard
+            && let Some(tenure) = self.tenure_in(hold)
+            && tenure & COUNT == 1
+            && self.lower(hold.owner, tenure, tenure - 1)
+        {
+            self.lock().release();
+            return Ok(false);
+        }
+        {
+            let mut given_up = GIVEN_UP.lock();
+            let count = loop {
+                let tenure = self.tenure_in(hold).ok_or(NotOwned)?;
+                // The only guard may be with another thread, so not as `lower` does.
+                if self.change(tenure, tenure & !COUNT) {
+                    break tenure & COUNT;
+                }
+            };
+            given_up.insert((self.0.id(), hold), count);
+        }
+        self.lock().release();
+        Ok(true)
+    }
+
+    /// The lock was acquired again for who gave it up. It is released if all its guards were dropped meanwhile.
+    pub(in crate::sync) fn take_back(self, hold: Hold, noted: bool) {
+        let resume = |count| self.begin(hold, self.next_tenure() | count);
+        if !noted {
+            return resume(1);
+        }
+        {
+            let mut given_up = GIVEN_UP.lock();
+            let count = given_up.remove(&(self.0.id(), hold)).unwrap_or(0);
+            if count != 0 {
+                return resume(count);
+            }
+        }
+        self.lock().release();
+    }
+
+    /// The wait of who gave the lock up has ended without it. Guards that there are besides have nothing to release.
+    pub(in crate::sync) fn forget(self, hold: Hold) {
+        GIVEN_UP.lock().remove(&(self.0.id(), hold));
+    }
+}
