@@ -7,6 +7,7 @@
 //! ring, of the size that is needed, once the queue has been used for a while.
 #![allow(unsafe_code)]
 
+mod moving;
 mod ring;
 
 use std::ptr::{self, NonNull};
@@ -351,6 +352,18 @@ impl<T> Plain<T> {
         }
     }
 
+    /// Frees the last ring, which is empty.
+    fn forget_ring(&self, tail: &mut Tail<T>, head: &mut Head<T>) {
+        // Relaxed: both locks are held.
+        self.first.store(ptr::null_mut(), Ordering::Relaxed);
+        head.ring = None;
+        (tail.places, head.places) = (Places::NONE, Places::NONE);
+        let last = tail.ring.take();
+        // SAFETY: it was leaked when it was made, it is the last one, since who takes the last item comes
+        // to the last ring, and nothing points to it any more.
+        drop(last.map(|ring| unsafe { Box::from_raw(ring.as_ptr()) }));
+    }
+
     /// Sees to it that who puts looks for those who wait for items; `false` if there is something to be
     /// seen at once.
     pub(super) fn want_item(&self) -> bool {
@@ -429,79 +442,6 @@ impl<T> Plain<T> {
         // All were done at the moment of this look at the count, if it says so.
         let is_last = self.unfinished_after(done + ONE_DONE) == Some(0);
         Ok(is_last && done & JOIN_WANTED != 0)
-    }
-}
-
-/// Moving the items into the arena. From [`take_out`](Plain::take_out) on nobody else can put or take
-/// anything, until they are put back or it is said that they have left.
-impl<T> Plain<T> {
-    /// Takes out all items, for a convoy. They count as being here still.
-    pub(super) fn take_out(&self, convoy: u64) -> Result<Vec<T>, Stage> {
-        let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
-        if tail.stage != Stage::Here {
-            return Err(tail.stage);
-        }
-        let (put, taken) = (tail.put, head.taken);
-        // Those for whom something is kept will find that it is gone.
-        (tail.kept, head.kept) = (0, 0);
-        head.limit = taken;
-        let mut items = Vec::with_capacity((put - taken) as usize);
-        while head.taken != put {
-            if head.taken == head.limit {
-                self.find_item(&mut head)?;
-            }
-            items.push(head.take());
-        }
-        head.taken = taken;
-        self.forget_ring(&mut tail, &mut head);
-        (tail.limit, head.limit) = (put, taken);
-        tail.stage = Stage::Moving(convoy);
-        head.stage = tail.stage;
-        Ok(items)
-    }
-
-    /// Frees the last ring, which is empty.
-    fn forget_ring(&self, tail: &mut Tail<T>, head: &mut Head<T>) {
-        // Relaxed: both locks are held.
-        self.first.store(ptr::null_mut(), Ordering::Relaxed);
-        head.ring = None;
-        (tail.places, head.places) = (Places::NONE, Places::NONE);
-        let last = tail.ring.take();
-        // SAFETY: it was leaked when it was made, it is the last one, since who takes the last item comes
-        // to the last ring, and nothing points to it any more.
-        drop(last.map(|ring| unsafe { Box::from_raw(ring.as_ptr()) }));
-    }
-
-    /// The items could not be moved, and come back.
-    pub(super) fn put_back(&self, items: Vec<T>) {
-        let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
-        let (put, taken) = (tail.put, head.taken);
-        let ring = Ring::new(taken, items.len().max(Ring::<T>::FIRST));
-        // SAFETY: it was just made.
-        let places = || unsafe { ring.as_ref() }.places();
-        (tail.places, head.places) = (places(), places());
-        for (number, item) in (taken..).zip(items) {
-            // SAFETY: nobody else knows the ring, and it has a place for each.
-            unsafe {
-                let place = tail.places.at(number);
-                place.with_mut(|place| (*place).write(item));
-            }
-        }
-        (tail.ring, head.ring) = (Some(ring), Some(ring));
-        (tail.limit, head.limit) = (put, put);
-        (tail.stage, head.stage) = (Stage::Here, Stage::Here);
-    }
-
-    /// The items are in the arena now.
-    pub(super) fn leave(&self) {
-        let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
-        (tail.stage, head.stage) = (Stage::Shared, Stage::Shared);
-    }
-
-    /// From now on the arena counts what is done. Gives how many items are not done yet.
-    pub(super) fn close(&self) -> u64 {
-        let done = self.done.fetch_or(CLOSED, Ordering::AcqRel);
-        self.tail.count.load(Ordering::Relaxed) - done / ONE_DONE
     }
 }
 
