@@ -3,8 +3,8 @@
 use super::{
     me,
     mutex::Mutex,
+    node::Wakes,
     slot::{Locked, SlotRef},
-    waiter::Wakes,
 };
 use crate::{shim::AtomicU64, sync::bereaved};
 

@@ -3,8 +3,8 @@
 //! - [`sys`] has the system calls, [`pool`] allocates units of one size in the mapping,
 //! - [`slot`] is the state of a primitive with its [`mutex`], [`gate`] a second one, [`handle`] what keeps it
 //!   alive, and [`passage`] how it travels,
-//! - [`waiter`] and [`wait`] are the event count, [`bell`] wakes tasks from other processes, [`look`] is what
-//!   is done before going to sleep,
+//! - a [`node`] is what others know of a waiter; [`waiter`] and [`wait`] are the event count, [`bell`] wakes tasks from
+//!   other processes, [`look`] is what is done before going to sleep,
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
 //! - [`blocks`] are memory in larger pieces, [`ring`] holds the items of shared queues in them, and a
 //!   [`parcel`] is one of these on its way,
@@ -26,6 +26,7 @@ pub(crate) mod handle;
 pub(crate) mod lane;
 pub(crate) mod look;
 mod mutex;
+pub(crate) mod node;
 mod page;
 pub(crate) mod parcel;
 pub(crate) mod passage;
@@ -55,10 +56,11 @@ pub(crate) use mapped::{Ticket, adopt, arena, me, reachable, ticket_for_child};
 
 use crate::shim::{AtomicBool, Mutex};
 use handle::Record;
+use node::Node;
 use pool::Pool;
 use process::Process;
 use slot::Slot;
-use waiter::{Local, Node, Seat};
+use waiter::{Local, Seat};
 
 pub(crate) struct Arena {
     /// Tells this program's arena from any other.

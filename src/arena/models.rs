@@ -18,10 +18,11 @@ use super::{
     handle::Handle,
     me,
     modelled::enter,
+    node::{Node, State, Wakes},
     pool::{Pool, Shared, Unit, Units},
     reaper,
     slot::{Kind, SlotRef},
-    waiter::{Local, Node, Sleeper, State, Waiter, Wakes},
+    waiter::{Local, Sleeper, Waiter},
 };
 use crate::shim::{AtomicBool, AtomicU64};
 

@@ -3,8 +3,8 @@
 use super::{
     arena, bell,
     handle::{Held, SlotId, free_after, release_all_of},
+    node::{Node, State, Wakes},
     slot::{Kind, LISTS, Locked, SlotRef},
-    waiter::{Node, State, Wakes},
 };
 use crate::{shim::Ordering, sync::bereaved};
 

@@ -23,9 +23,9 @@ use super::{
     gate::Gate,
     handle::{SlotId, retain},
     me,
+    node::Wakes,
     parcel::{Parcel, Reserve},
     slot::{Locked, SlotRef},
-    waiter::Wakes,
 };
 use crate::shim::Ordering;
 

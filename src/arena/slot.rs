@@ -9,8 +9,8 @@ use super::{
     handle::SlotId,
     me,
     mutex::Mutex,
+    node::{Node, State, Wakes, Woken},
     pool::{Tag, Unit},
-    waiter::{self, Wakes, Woken},
 };
 use crate::shim::{AtomicU32, AtomicU64, Ordering};
 
@@ -274,14 +274,14 @@ impl Locked {
     }
 
     /// Whether a waiter is in one of the lists.
-    pub(crate) fn has(&self, waiter: &waiter::Node) -> bool {
+    pub(crate) fn has(&self, waiter: &Node) -> bool {
         // In this order: one that was told something, and is about to wait again, has left its list before that.
         !waiter.state().is_told() && waiter.list().slot == self.slot.id()
     }
 
     /// Notes that a waiter has come after all that were there before.
     #[inline]
-    pub(crate) fn stamp(&self, waiter: &waiter::Node) {
+    pub(crate) fn stamp(&self, waiter: &Node) {
         let ticket = self.tickets.load(Ordering::Relaxed) + 1;
         self.tickets.store(ticket, Ordering::Relaxed);
         waiter.ticket.store(ticket, Ordering::Relaxed);
@@ -294,7 +294,7 @@ impl Locked {
 
     /// Puts a waiter behind the others, or in front of them if it has waited before.
     #[inline]
-    pub(crate) fn push(&self, list: usize, index: u32, waiter: &waiter::Node, front: bool) {
+    pub(crate) fn push(&self, list: usize, index: u32, waiter: &Node, front: bool) {
         waiter.list.store(self.id(list).pack(), Ordering::Relaxed);
         let ends = &self.lists[list];
         let (end, other_end) = match front {
@@ -320,7 +320,7 @@ impl Locked {
 
     /// Takes a waiter, which is in this list, out of it.
     #[inline]
-    pub(crate) fn unlink(&self, list: usize, waiter: &waiter::Node) {
+    pub(crate) fn unlink(&self, list: usize, waiter: &Node) {
         let ends = &self.lists[list];
         let next = waiter.next.load(Ordering::Relaxed);
         let previous = waiter.previous.load(Ordering::Relaxed);
@@ -340,7 +340,7 @@ impl Locked {
     ///
     /// Should this process be killed before it does so, the waiter is put back.
     #[inline]
-    pub(crate) fn take(&self, list: usize) -> Option<(u32, &'static waiter::Node)> {
+    pub(crate) fn take(&self, list: usize) -> Option<(u32, &'static Node)> {
         self.take_if(list, |_| true)
     }
 
@@ -349,8 +349,8 @@ impl Locked {
     pub(crate) fn take_if(
         &self,
         list: usize,
-        is_one: impl FnOnce(&waiter::Node) -> bool,
-    ) -> Option<(u32, &'static waiter::Node)> {
+        is_one: impl FnOnce(&Node) -> bool,
+    ) -> Option<(u32, &'static Node)> {
         let index = self.lists[list].first.load(Ordering::Relaxed);
         let waiter = arena().waiters.get(index).filter(|waiter| is_one(waiter))?;
         self.unlink(list, waiter);
@@ -359,7 +359,7 @@ impl Locked {
 
     /// Takes the first waiter out of a list and tells it something; it has to be woken, once the mutex
     /// is free.
-    pub(crate) fn pop(&self, list: usize, message: waiter::State) -> Option<Woken> {
+    pub(crate) fn pop(&self, list: usize, message: State) -> Option<Woken> {
         self.take(list).map(|(_, waiter)| waiter.tell(message))
     }
 
@@ -371,12 +371,12 @@ impl Locked {
                 break;
             };
             waiter.set_outcome(outcome);
-            wakes.add(waiter.tell(waiter::State::Notified));
+            wakes.add(waiter.tell(State::Notified));
         }
     }
 
     /// Forgets the links of a list and makes them anew from the waiters, in this order.
-    pub(super) fn relink(&self, list: usize, waiters: &[(u32, &'static waiter::Node)]) {
+    pub(super) fn relink(&self, list: usize, waiters: &[(u32, &'static Node)]) {
         self.lists[list].first.store(0, Ordering::Relaxed);
         self.lists[list].last.store(0, Ordering::Relaxed);
         self.lists[list].count.store(0, Ordering::Relaxed);

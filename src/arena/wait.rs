@@ -9,8 +9,9 @@ use std::{
 
 use super::{
     look::{Looker, found_alone, give_way_and, look},
+    node::State,
     slot::{Locked, SlotRef},
-    waiter::{Sleeper, State, Waiter},
+    waiter::{Sleeper, Waiter},
 };
 use crate::coop;
 

@@ -12,10 +12,10 @@ use crate::{
     arena::{
         handle::Handle,
         me,
+        node::{State, Wakes},
         reaper::Dead,
         slot::{Kind, Locked, SlotRef},
         wait::{Budget, Miss, Resource, WaitAsync, Waiting},
-        waiter::{State, Wakes},
     },
     coop, deadline,
     engine::processes::reactor,

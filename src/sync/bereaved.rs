@@ -8,9 +8,9 @@ use crate::{
     arena::{
         gate::Gate,
         handle::{Held, SlotId},
+        node::{Node, State, Wakes},
         reaper::Dead,
         slot::{Kind, Locked, SlotRef},
-        waiter::{Node, State, Wakes},
     },
     shim::Ordering,
     unwind,

@@ -6,9 +6,9 @@ use super::face;
 use crate::{
     arena::{
         handle::Handle,
+        node::{State, Wakes},
         slot::{Kind, Locked, SlotRef},
         wait::{Budget, Miss, Resource, WaitAsync, Waiting},
-        waiter::{State, Wakes},
     },
     deadline,
     error::Error,

@@ -12,10 +12,10 @@ use crate::{
     arena::{
         arena,
         look::Looker,
+        node::{Node, State, Wakes, Woken},
         reaper::Dead,
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
-        waiter::{Node, State, Wakes, Woken},
     },
     shim::Ordering,
     sync::owner::Owner,

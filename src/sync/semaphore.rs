@@ -7,9 +7,9 @@ use crate::{
     arena::{
         handle::Handle,
         look::Looker,
+        node::{State, Wakes},
         slot::{Kind, Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
-        waiter::{State, Wakes},
     },
     deadline,
     error::{Error, Overflow},

@@ -9,9 +9,10 @@ use std::{
 
 use crate::{
     arena::{
+        node::{Node, State, Wakes},
         slot::{Locked, SlotRef},
         wait::Waiting,
-        waiter::{Node, Sleeper, State, Waiter, Wakes},
+        waiter::{Sleeper, Waiter},
     },
     error::NotOwned,
     shim::Ordering,

@@ -23,10 +23,10 @@ use super::{
 use crate::{
     arena::{
         handle::Handle,
+        node::{State, Wakes},
         parcel::Parcel,
         passage::{self, Luggage, Reach},
         slot::{Kind, LISTS, Locked},
-        waiter::{State, Wakes},
     },
     codec,
     error::{CodecError, Error, Part},

@@ -16,10 +16,10 @@ use super::{
 use crate::{
     arena::{
         look::Looker,
+        node::{State, Wakes},
         parcel::{Parcel, Reserve},
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
-        waiter::{State, Wakes},
     },
     coop,
     error::{CodecError, GetError, Part},

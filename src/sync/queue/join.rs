@@ -3,9 +3,9 @@
 use super::{core::Core, plain::NotCounted, shared::JOINERS};
 use crate::{
     arena::{
+        node::{State, Wakes},
         slot::{Locked, SlotRef},
         wait::{Budget, Miss, Resource},
-        waiter::{State, Wakes},
     },
     error::TooManyTaskDone,
 };

@@ -16,11 +16,11 @@ use super::{
 use crate::{
     arena::{
         look::Looker,
+        node::{State, Wakes},
         parcel::{Parcel, Reserve},
         passage::Reach,
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
-        waiter::{State, Wakes},
     },
     coop,
     error::{CodecError, Part, PutError},

@@ -6,13 +6,13 @@ use super::core::between;
 use crate::{
     arena::{
         gate::Gate,
+        node::{State, Wakes},
         parcel::{Parcel, Reserve},
         ring::{
             Damaged, Ring,
             place::{DONE, MAXSIZE, PUT, TAIL, TAKEN, TAKEN_SEEN, WANTED},
         },
         slot::{Locked, SlotRef},
-        waiter::{State, Wakes},
     },
     shim::{AtomicU64, Ordering},
 };
