@@ -128,6 +128,7 @@ mod exit;
 mod fork;
 mod init;
 mod latch;
+mod look;
 mod memory;
 mod pool;
 mod shim;

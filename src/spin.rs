@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::lock_api::{self, GuardSend, RawMutex};
 
-use crate::arena::look::{Looker, look};
+use crate::look::{Looker, look};
 
 pub(crate) type SpinLock<T> = lock_api::Mutex<RawSpinLock, T>;
 pub(crate) type SpinLockGuard<'a, T> = lock_api::MutexGuard<'a, RawSpinLock, T>;

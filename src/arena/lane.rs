@@ -13,10 +13,12 @@ use std::{io, time::Duration};
 use super::{
     arena,
     blocks::{BLOCK, LINE},
-    look::{Looker, give_way_once, look},
     page::{self, Page},
 };
-use crate::shim::{AtomicU32, Ordering};
+use crate::{
+    look::{Looker, give_way_once, look},
+    shim::{AtomicU32, Ordering},
+};
 pub(crate) use line::Attention;
 use line::Line;
 

@@ -3,8 +3,8 @@
 //! - [`sys`] has the system calls, [`pool`] allocates units of one size in the mapping,
 //! - [`slot`] is the state of a primitive with its [`mutex`], [`gate`] a second one, [`handle`] what keeps it
 //!   alive, and [`passage`] how it travels,
-//! - a [`node`] is what others know of a waiter; [`waiter`] and [`wait`] are the event count, [`bell`] wakes tasks from
-//!   other processes, [`look`] is what is done before going to sleep,
+//! - a [`node`] is what others know of a waiter; [`waiter`] and [`wait`] are the event count, and [`bell`] wakes tasks
+//!   from other processes,
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
 //! - [`blocks`] are memory in larger pieces, [`ring`] holds the items of shared queues in them, and a
 //!   [`parcel`] is one of these on its way,
@@ -24,7 +24,6 @@ mod extents;
 pub(crate) mod gate;
 pub(crate) mod handle;
 pub(crate) mod lane;
-pub(crate) mod look;
 mod mutex;
 pub(crate) mod node;
 mod page;

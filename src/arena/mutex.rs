@@ -5,10 +5,12 @@
 //! taken looks a few times, gives way to others, and in the end sleeps for a moment: who has it may not be
 //! running, or be gone.
 
-use super::look::{Looker, give_way_and, look};
 #[cfg(freethreading_loom)]
 use crate::shim::Scope;
-use crate::shim::{Futex, Ordering};
+use crate::{
+    look::{Looker, give_way_and, look},
+    shim::{Futex, Ordering},
+};
 
 /// The index of the process that has it, or 0.
 #[derive(Default)]

@@ -8,12 +8,14 @@ use std::{
 };
 
 use super::{
-    look::{Looker, found_alone, give_way_and, look},
     node::State,
     slot::{Locked, SlotRef},
     waiter::{Sleeper, Waiter},
 };
-use crate::coop;
+use crate::{
+    coop,
+    look::{Looker, found_alone, give_way_and, look},
+};
 
 /// What is waited for. The methods that are given a [`Locked`] hold the slot's mutex.
 pub(crate) trait Resource {

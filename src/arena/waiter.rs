@@ -11,13 +11,12 @@ use std::{
 };
 
 use super::{
-    arena, bell,
-    look::{Looker, give_way_once, look},
-    me,
+    arena, bell, me,
     node::{Node, State},
 };
 use crate::{
     deadline,
+    look::{Looker, give_way_once, look},
     shim::{Ordering, Scope, fence},
     unwind,
 };

@@ -11,12 +11,12 @@ use std::time::Instant;
 use crate::{
     arena::{
         arena,
-        look::Looker,
         node::{Node, State, Wakes, Woken},
         reaper::Dead,
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
     },
+    look::Looker,
     shim::Ordering,
     sync::owner::Owner,
 };

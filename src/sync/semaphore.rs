@@ -6,13 +6,13 @@ use super::face;
 use crate::{
     arena::{
         handle::Handle,
-        look::Looker,
         node::{State, Wakes},
         slot::{Kind, Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
     },
     deadline,
     error::{Error, Overflow},
+    look::Looker,
     shim::{AtomicU64, Ordering},
 };
 

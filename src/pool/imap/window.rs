@@ -10,7 +10,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    arena::look::give_way_and, chunk::ChunkResult, error::TaskError, executor::TaskFuture,
+    chunk::ChunkResult, error::TaskError, executor::TaskFuture, look::give_way_and,
     task::cell::Watcher, unwind,
 };
 

@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     arena::{
-        look::Looker,
         node::{State, Wakes},
         parcel::{Parcel, Reserve},
         slot::{Locked, SlotRef},
@@ -23,6 +22,7 @@ use crate::{
     },
     coop,
     error::{CodecError, GetError, Part},
+    look::Looker,
 };
 
 impl<T: Send + 'static> Core<T> {

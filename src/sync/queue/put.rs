@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     arena::{
-        look::Looker,
         node::{State, Wakes},
         parcel::{Parcel, Reserve},
         passage::Reach,
@@ -24,6 +23,7 @@ use crate::{
     },
     coop,
     error::{CodecError, Part, PutError},
+    look::Looker,
     unwind,
 };
 

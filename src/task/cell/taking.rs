@@ -8,10 +8,10 @@ use std::{
 
 use super::{Outcome, Stage, State, TaskCell};
 use crate::{
-    arena::look::{Looker, give_way_and, give_way_once, look},
     deadline,
     engine::{Patience, Runner},
     error::TaskError,
+    look::{Looker, give_way_and, give_way_once, look},
     shim::{SpinLockGuard, park},
     task::work::Work,
 };

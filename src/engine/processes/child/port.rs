@@ -17,11 +17,13 @@ use rustix::{
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::wire::{self, BELL, PREFIX};
-use crate::arena::{
-    board::Board,
-    lane::{Arrival, Attention, Lanes, Reader, Writer, Written},
+use crate::{
+    arena::{
+        board::Board,
+        lane::{Arrival, Attention, Lanes, Reader, Writer, Written},
+        passage::Luggage,
+    },
     look::{Looker, give_way_once},
-    passage::Luggage,
 };
 
 /// What is read at once where no frame asks for more.

@@ -85,7 +85,7 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
 
 /// What was found was the only one of its kind, or not: where things come one by one, each is waited for by who
 /// brought the one before, and to let them gather is in vain.
-pub(super) fn found_alone(alone: bool) {
+pub(crate) fn found_alone(alone: bool) {
     pace::learn(alone);
 }
 
