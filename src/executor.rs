@@ -19,8 +19,7 @@ use crate::{
     builder::{Builder, Built},
     deadline,
     engine::{
-        Scheduler,
-        processes::reactor,
+        Scheduler, reactor,
         room::Admission,
         scheduler::{Hiring, Queued},
     },

@@ -5,12 +5,15 @@
 //!   wait, [`posts`] are those that worker processes may take by themselves, [`purge`] takes out those that were
 //!   cancelled,
 //! - [`threads`] are workers that are threads, each with a [`slot`] for its next job,
-//! - [`processes`] are workers that are processes.
+//! - [`processes`] are workers that are processes,
+//! - [`reactor`] is the thread that serves those and keeps the time, [`aside`] what must not be done on it.
 
+pub(crate) mod aside;
 mod inbox;
 mod posts;
 pub(crate) mod processes;
 pub(crate) mod purge;
+pub(crate) mod reactor;
 pub(crate) mod room;
 pub(crate) mod scheduler;
 mod slot;

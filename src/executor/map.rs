@@ -19,7 +19,7 @@ use crate::{
         piece::{self, Carver},
     },
     coop, deadline,
-    engine::processes::reactor,
+    engine::reactor,
     error::{Error, TaskError},
     pool::{Imap, ImapStream, imap::Recipe},
     task::Portable,

@@ -20,11 +20,7 @@ use crate::{
         items::Items,
         piece::{self, Carver, Piece},
     },
-    engine::{
-        Job,
-        processes::{aside, wire::Carriage},
-        scheduler::Hold,
-    },
+    engine::{Job, aside, processes::wire::Carriage, scheduler::Hold},
     error::{Effect, TaskError},
     executor::TaskFuture,
     task::{

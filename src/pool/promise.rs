@@ -17,7 +17,7 @@ use std::{
 
 use crate::{
     deadline,
-    engine::processes::aside,
+    engine::aside,
     error::TaskError,
     shim::{Mutex, MutexGuard, park},
     unwind,

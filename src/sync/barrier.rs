@@ -18,7 +18,7 @@ use crate::{
         wait::{Budget, Miss, Resource, WaitAsync, Waiting},
     },
     coop, deadline,
-    engine::processes::reactor,
+    engine::reactor,
     error::{BarrierError, CodecError, Error, TaskError},
     shim::{AtomicU64, Ordering},
     task::{IntoTask, encoded::EncodedTask},

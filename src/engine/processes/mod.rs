@@ -3,21 +3,20 @@
 //! - [`launcher`] starts the process, [`child`] is what the process does,
 //! - [`wire`] is what they say to each other,
 //! - [`link`] is the parent's end of one worker, [`stderr`] what becomes of its error output,
-//! - [`reactor`] is the thread that all links live on, [`aside`] what it leaves to others, [`tidy`] gives memory back
-//!   from there.
+//! - [`tidy`] gives memory back.
+//!
+//! All links live on the thread of the [`reactor`].
 
-pub(crate) mod aside;
 pub(crate) mod child;
 pub(crate) mod launcher;
 mod link;
-pub(crate) mod reactor;
 mod stderr;
 pub(crate) mod tidy;
 pub(crate) mod wire;
 
 use std::sync::Arc;
 
-use super::{Engine, Runner, Scheduler, runner_id};
+use super::{Engine, Runner, Scheduler, reactor, runner_id};
 use crate::{
     backend::Backend,
     error::{Error, StartError, TaskError},

@@ -19,8 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::aside;
-use crate::latch::Latch;
+use crate::{engine::aside, latch::Latch};
 
 /// What is read at once.
 const PIECE: usize = 16 << 10;

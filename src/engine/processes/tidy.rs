@@ -5,8 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::reactor;
-use crate::arena::arena;
+use crate::{arena::arena, engine::reactor};
 
 /// Memory that was not used for so long, by anybody, is given back.
 const QUIET: Duration = Duration::from_secs(10);

@@ -6,11 +6,7 @@ use parking_lot::MutexGuard;
 
 use super::{Scheduler, State};
 use crate::{
-    engine::{
-        Job, Settled, SettledJob,
-        processes::{aside, reactor},
-        settle,
-    },
+    engine::{Job, Settled, SettledJob, aside, reactor, settle},
     error::{Effect, TaskError},
     exit, unwind,
     worker::record::OnBehalfOf,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, task::Waker};
 
 use crate::{
-    engine::{Orders, processes::aside},
+    engine::{Orders, aside},
     executor::TaskFuture,
     unwind,
     wakers::{Parked, Wakers},

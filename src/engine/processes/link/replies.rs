@@ -16,7 +16,8 @@ use crate::{
     codec, deadline,
     engine::{
         Body, Job, Patience, Payload, Settled,
-        processes::{reactor, tidy, wire::FromWorker},
+        processes::{tidy, wire::FromWorker},
+        reactor,
         scheduler::After,
     },
     error::TaskError,

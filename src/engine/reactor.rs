@@ -86,7 +86,7 @@ pub(crate) fn handle() -> io::Result<Handle> {
 }
 
 /// Whether this thread serves worker processes now.
-pub(in crate::engine) fn is_served_here() -> bool {
+pub(super) fn is_served_here() -> bool {
     SERVES.try_with(Cell::get).unwrap_or(false)
 }
 

@@ -118,7 +118,7 @@ mod tests {
     use std::{collections::HashSet, sync::mpsc, thread};
 
     use super::*;
-    use crate::engine::processes::reactor::Serving;
+    use crate::engine::reactor::Serving;
 
     /// Leaves it to the helpers.
     fn leave(call: impl FnOnce() + Send + 'static) {
