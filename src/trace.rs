@@ -12,7 +12,7 @@ mod imp {
 
     use crate::{
         codec::Encoded,
-        engine::{Request, processes::wire::Carriage},
+        engine::{Carriage, Request},
         error::TaskError,
         task::work::Work,
         unwind,

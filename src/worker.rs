@@ -14,8 +14,8 @@ use crate::{
     backend::{Backend, get_backend},
     deadline,
     engine::{
-        self, Job, Scheduler,
-        processes::{Options, wire::Carriage},
+        self, Carriage, Job, Scheduler,
+        processes::Options,
         scheduler::{Crew, Plan, Queued},
     },
     error::Error,

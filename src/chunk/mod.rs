@@ -10,10 +10,7 @@ pub(crate) mod piece;
 
 use crate::{
     codec::Encoded,
-    engine::{
-        Request,
-        processes::wire::{self, Carriage},
-    },
+    engine::{Carriage, Request, processes::wire},
     error::{Panic, Part, TaskError},
     task::{Function, Portable, entry, work::Work},
     unwind,

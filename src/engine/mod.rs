@@ -30,7 +30,10 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    arena::{extent::Extent, passage::Luggage},
+    arena::{
+        extent::Extent,
+        passage::{Luggage, Reach},
+    },
     backend::Backend,
     codec::Encoded,
     deadline,
@@ -38,7 +41,7 @@ use crate::{
     stats::WorkerStats,
     worker::record::Record,
 };
-use processes::{Processes, wire::Carriage};
+use processes::Processes;
 use threads::Threads;
 
 pub(crate) use posts::Posting;
@@ -162,6 +165,15 @@ impl Request {
     pub(crate) fn len(&self) -> usize {
         self.frame.len() + self.extent.as_ref().map_or(0, Extent::len)
     }
+}
+
+/// What a request can carry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carriage {
+    /// The largest frame, in bytes.
+    pub(crate) max_frame_len: usize,
+    /// Whether the worker shares the memory of this process.
+    pub(crate) reach: Reach,
 }
 
 /// An encoded result.

@@ -23,9 +23,8 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    Engine, Job, Runner, fail,
+    Carriage, Engine, Job, Runner, fail,
     inbox::Inbox,
-    processes::wire::Carriage,
     room::{Admission, Called, Census, Room},
 };
 use crate::{

@@ -8,9 +8,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Engine, Heed, Job, Runner, Scheduler, Settled, SettledJob, fail,
-    processes::wire::Carriage,
-    runner_id,
+    Carriage, Engine, Heed, Job, Runner, Scheduler, Settled, SettledJob, fail, runner_id,
     scheduler::{After, Next, Setback},
     settle,
     slot::Slot,

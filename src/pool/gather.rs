@@ -20,7 +20,7 @@ use crate::{
         items::Items,
         piece::{self, Carver, Piece},
     },
-    engine::{Job, aside, processes::wire::Carriage, scheduler::Hold},
+    engine::{Carriage, Job, aside, scheduler::Hold},
     error::{Effect, TaskError},
     executor::TaskFuture,
     task::{

@@ -25,7 +25,7 @@ use super::promise::Promise;
 use crate::{
     chunk::{items::Items, numbers::Numbers, piece},
     codec::Encoded,
-    engine::{Job, Request, processes::wire::Carriage, scheduler::Hold},
+    engine::{Carriage, Job, Request, scheduler::Hold},
     error::TaskError,
     executor::TaskFuture,
     shim::Ordering,

@@ -24,7 +24,7 @@ use std::{
 
 use super::work::Work;
 use crate::{
-    engine::{Orders, Payload, Posting, Request, Runner, Settled, processes::wire::Carriage},
+    engine::{Carriage, Orders, Payload, Posting, Request, Runner, Settled},
     error::TaskError,
     shim::SpinLock,
     unwind,

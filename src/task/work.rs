@@ -3,10 +3,7 @@
 use super::{Portable, Task};
 use crate::{
     codec::Encoded,
-    engine::{
-        Request,
-        processes::wire::{self, Carriage},
-    },
+    engine::{Carriage, Request, processes::wire},
     error::{Part, TaskError},
 };
 

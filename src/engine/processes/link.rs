@@ -37,13 +37,13 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::{
     super::{
-        Heed, Job, Patience, Runner, Scheduler, SettledJob,
+        Carriage, Heed, Job, Patience, Runner, Scheduler, SettledJob,
         scheduler::{After, Setback},
         settle,
     },
     launcher::{Launched, PIPE_SIZE},
     stderr::Errors,
-    wire::{self, Carriage},
+    wire,
 };
 use crate::{
     arena::{

@@ -16,7 +16,7 @@ pub(crate) mod wire;
 
 use std::sync::Arc;
 
-use super::{Engine, Runner, Scheduler, reactor, runner_id};
+use super::{Carriage, Engine, Runner, Scheduler, reactor, runner_id};
 use crate::{
     backend::Backend,
     error::{Error, StartError, TaskError},
@@ -26,7 +26,6 @@ use crate::{
 use launcher::{Launcher, Surroundings};
 use link::{Link, Terms};
 use stderr::Errors;
-use wire::Carriage;
 
 /// The largest frame, where the user says nothing else.
 pub(crate) const DEFAULT_MAX_FRAME_LEN: usize = 1 << 30;

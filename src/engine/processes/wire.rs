@@ -26,7 +26,7 @@ use crate::{
     },
     backend::Backend,
     codec::{self, Freight},
-    engine::Request,
+    engine::{Carriage, Request},
     error::{Part, TaskError, TooLarge},
     task::{
         encoded::EncodedTask,
@@ -95,15 +95,6 @@ pub(super) struct Setup {
     pub(super) lanes: Option<u32>,
     /// Whether the first request, which comes through the pipe, runs the initializer.
     pub(super) initializes: bool,
-}
-
-/// What a request can carry.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Carriage {
-    /// The largest frame, in bytes.
-    pub(crate) max_frame_len: usize,
-    /// Whether the worker shares the memory of this process.
-    pub(crate) reach: Reach,
 }
 
 /// Whether a task's result is sent back or dropped.
