@@ -13,13 +13,13 @@ use crate::shim::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes in a block; models have time for a few items only.
 pub(super) const BLOCK: usize = if cfg!(freethreading_loom) {
-    2 * LINE
+    2 * CACHE_LINE
 } else {
     64 << 10
 };
 
 /// Bytes in a cache line.
-pub(super) const LINE: usize = 64;
+pub(super) const CACHE_LINE: usize = 64;
 
 /// What is known of a block; its bytes are elsewhere.
 #[derive(Default)]
@@ -136,7 +136,7 @@ impl Blocks {
     /// The words at the start of a block that has some, as long as it is somebody's.
     #[cfg(not(freethreading_loom))]
     pub(super) fn words<T: Words>(&self, index: u32) -> Option<&'static T> {
-        const { assert!(size_of::<T>() <= BLOCK && align_of::<T>() <= LINE) };
+        const { assert!(size_of::<T>() <= BLOCK && align_of::<T>() <= CACHE_LINE) };
         if index as usize >= self.count {
             return None;
         }
@@ -162,12 +162,12 @@ impl Blocks {
     /// for another core's cache each time.
     #[inline]
     pub(super) fn expect<const WRITE: bool>(&self, index: u32, offset: usize) {
-        if let Some(at) = self.mapping.at(self.offset(index) + offset, 2 * LINE)
-            && offset + 2 * LINE <= BLOCK
+        if let Some(at) = self.mapping.at(self.offset(index) + offset, 2 * CACHE_LINE)
+            && offset + 2 * CACHE_LINE <= BLOCK
         {
             prefetch::<WRITE>(at);
             // SAFETY: both lines lie within the block, and so in one mapping.
-            prefetch::<WRITE>(unsafe { at.add(LINE) });
+            prefetch::<WRITE>(unsafe { at.add(CACHE_LINE) });
         }
     }
 

@@ -12,7 +12,7 @@ use std::{io, time::Duration};
 
 use super::{
     arena,
-    blocks::{BLOCK, LINE},
+    blocks::{BLOCK, CACHE_LINE},
     page::{self, Page},
 };
 use crate::{
@@ -24,9 +24,9 @@ use line::Line;
 
 /// Bytes at the start of the block, which hold the words.
 const HEAD: usize = if cfg!(freethreading_loom) {
-    LINE
+    CACHE_LINE
 } else {
-    4 * LINE
+    4 * CACHE_LINE
 };
 
 /// Bytes of a ring.

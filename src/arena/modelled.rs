@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Arena,
-    blocks::{BLOCK, Blocks, LINE},
+    blocks::{BLOCK, Blocks, CACHE_LINE},
     extents::{self, Extents},
     pool::{Pool, Shared, Unit, Units},
     process::{self, Place},
@@ -49,12 +49,12 @@ unsafe impl Sync for Watched {}
 
 impl Watched {
     fn new() -> Self {
-        let lines = 0..BLOCKS * BLOCK / LINE;
+        let lines = 0..BLOCKS * BLOCK / CACHE_LINE;
         Watched(lines.map(|_| UnsafeCell::new(())).collect())
     }
 
     fn lines(&self, offset: usize, len: usize) -> &[UnsafeCell<()>] {
-        &self.0[offset / LINE..(offset + len).div_ceil(LINE)]
+        &self.0[offset / CACHE_LINE..(offset + len).div_ceil(CACHE_LINE)]
     }
 
     pub(super) fn write(&self, offset: usize, len: usize) {

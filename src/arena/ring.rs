@@ -19,7 +19,7 @@ use self::{
 };
 use super::{
     arena,
-    blocks::{BLOCK, BlockTag, LINE},
+    blocks::{BLOCK, BlockTag, CACHE_LINE},
     gate::Gate,
     handle::{SlotId, retain},
     me,
@@ -33,7 +33,7 @@ use crate::shim::Ordering;
 const HEADER: usize = 16;
 
 /// How far ahead of the items that are copied memory is fetched.
-const AHEAD: usize = 3 * LINE;
+const AHEAD: usize = 3 * CACHE_LINE;
 
 /// The stream of a slot. Words are read with Acquire and written with Release: with the places come the
 /// bytes, and with what one side gives to the other what it has done with it.
