@@ -4,7 +4,7 @@
 //! - [`scheduler`] hands out the jobs, [`inbox`] takes them in while all threads are busy, [`room`] limits how many
 //!   wait, [`posts`] are those that worker processes may take by themselves, [`purge`] takes out those that were
 //!   cancelled,
-//! - [`threads`] are workers that are threads, each with a [`slot`] for its next job,
+//! - [`threads`] are workers that are threads, each with a [`tray`] for its next job,
 //! - [`processes`] are workers that are processes,
 //! - [`reactor`] is the thread that serves those and keeps the time, [`aside`] what must not be done on it.
 
@@ -16,8 +16,8 @@ pub(crate) mod purge;
 pub(crate) mod reactor;
 pub(crate) mod room;
 pub(crate) mod scheduler;
-mod slot;
 pub(crate) mod threads;
+mod tray;
 
 use std::{
     sync::{

@@ -11,7 +11,7 @@ use super::{
     Carriage, Engine, Heed, Job, Runner, Scheduler, Settled, SettledJob, fail, runner_id,
     scheduler::{After, Next, Setback},
     settle,
-    slot::Slot,
+    tray::Tray,
 };
 use crate::{
     backend::Backend,
@@ -90,7 +90,7 @@ struct ThreadRunner {
     id: u64,
     record: Arc<Record>,
     /// The next job, or `None` to end.
-    slot: Slot<Option<Arc<dyn Job>>>,
+    tray: Tray<Option<Arc<dyn Job>>>,
     desk: SpinLock<Desk>,
     tally: Tally,
 }
@@ -112,7 +112,7 @@ impl ThreadRunner {
         ThreadRunner {
             id: runner_id(),
             record,
-            slot: Slot::new(),
+            tray: Tray::new(),
             desk: SpinLock::default(),
             tally: Tally::default(),
         }
@@ -151,15 +151,15 @@ impl ThreadRunner {
 
     /// Waits for a job, or for word that there are no more; ends by itself when it has waited too long.
     fn wait(&self, scheduler: &Scheduler) -> Option<Arc<dyn Job>> {
-        if let Some(given) = self.slot.look() {
+        if let Some(given) = self.tray.look() {
             return given;
         }
         self.take_up(None);
-        let given = self.slot.wait(scheduler.idle_timeout()).or_else(|| {
+        let given = self.tray.wait(scheduler.idle_timeout()).or_else(|| {
             // Unless somebody is about to give something right now.
             match scheduler.retire(self.id) {
                 true => None,
-                false => self.slot.wait(None),
+                false => self.tray.wait(None),
             }
         });
         given.flatten()
@@ -240,11 +240,11 @@ impl Runner for ThreadRunner {
     }
 
     fn give(self: Arc<Self>, job: Arc<dyn Job>) {
-        self.slot.give(Some(job));
+        self.tray.give(Some(job));
     }
 
     fn stop(&self) {
-        self.slot.give(None);
+        self.tray.give(None);
     }
 
     fn kill(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Where an idle thread waits for the one thing that it is to do next.
 //!
 //! One thread waits; anybody gives, one at a time, and only after the waiting thread has said
-//! (through the scheduler's lock) that it is idle. The giver fills the slot, then unparks; the
+//! (through the scheduler's lock) that it is idle. The giver fills the tray, then unparks; the
 //! waiter looks for a short while, then parks. `unpark` before `park` is remembered, so nothing is
 //! lost in between. The flag lets the waiter look without taking the lock.
 
@@ -16,7 +16,7 @@ use crate::{
 /// microseconds, about what waking it up would cost the giver.
 const LOOKS: u32 = if cfg!(freethreading_loom) { 1 } else { 16 };
 
-pub(crate) struct Slot<T> {
+pub(crate) struct Tray<T> {
     filled: AtomicBool,
     content: Mutex<Content<T>>,
 }
@@ -27,9 +27,9 @@ struct Content<T> {
     parked: Option<Thread>,
 }
 
-impl<T> Slot<T> {
+impl<T> Tray<T> {
     pub(crate) fn new() -> Self {
-        Slot {
+        Tray {
             filled: AtomicBool::new(false),
             content: Mutex::new(Content {
                 item: None,
@@ -38,11 +38,11 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Fills the slot, which must be empty.
+    /// Fills the tray, which must be empty.
     pub(crate) fn give(&self, item: T) {
         let parked = {
             let mut content = self.content.lock();
-            debug_assert!(content.item.is_none(), "the slot was filled twice");
+            debug_assert!(content.item.is_none(), "the tray was filled twice");
             content.item = Some(item);
             // Relaxed: the flag is only a hint to take the lock, which orders the item.
             self.filled.store(true, Ordering::Relaxed);
@@ -53,7 +53,7 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Empties the slot if it is filled soon.
+    /// Empties the tray if it is filled soon.
     pub(crate) fn look(&self) -> Option<T> {
         for _ in 0..LOOKS {
             if self.filled.load(Ordering::Relaxed) {
@@ -71,7 +71,7 @@ impl<T> Slot<T> {
         Some(item)
     }
 
-    /// Waits until the slot is filled and empties it; gives up after so long.
+    /// Waits until the tray is filled and empties it; gives up after so long.
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> Option<T> {
         let deadline = timeout.and_then(deadline::after);
         loop {
@@ -100,12 +100,12 @@ mod models {
     #[test]
     fn loom_what_is_given_arrives() {
         loom::model(|| {
-            let slot = Arc::new(Slot::new());
+            let tray = Arc::new(Tray::new());
             let giver = {
-                let slot = Arc::clone(&slot);
-                loom::thread::spawn(move || slot.give(7))
+                let tray = Arc::clone(&tray);
+                loom::thread::spawn(move || tray.give(7))
             };
-            assert_eq!(slot.look().or_else(|| slot.wait(None)), Some(7));
+            assert_eq!(tray.look().or_else(|| tray.wait(None)), Some(7));
             giver.join().unwrap();
         });
     }
@@ -113,22 +113,22 @@ mod models {
     #[test]
     fn loom_two_in_a_row_arrive_in_order() {
         loom::model(|| {
-            let slot = Arc::new(Slot::new());
+            let tray = Arc::new(Tray::new());
             let idle = Arc::new(loom::sync::Mutex::new(true));
             let giver = {
-                let (slot, idle) = (Arc::clone(&slot), Arc::clone(&idle));
+                let (tray, idle) = (Arc::clone(&tray), Arc::clone(&idle));
                 loom::thread::spawn(move || {
                     for item in 0..2 {
                         while !std::mem::replace(&mut *idle.lock().unwrap(), false) {
                             loom::thread::yield_now();
                         }
-                        slot.give(item);
+                        tray.give(item);
                     }
                 })
             };
-            assert_eq!(slot.look().or_else(|| slot.wait(None)), Some(0));
+            assert_eq!(tray.look().or_else(|| tray.wait(None)), Some(0));
             *idle.lock().unwrap() = true;
-            assert_eq!(slot.look().or_else(|| slot.wait(None)), Some(1));
+            assert_eq!(tray.look().or_else(|| tray.wait(None)), Some(1));
             giver.join().unwrap();
         });
     }
