@@ -279,7 +279,7 @@ pub(crate) trait Runner: Send + Sync {
     fn give(self: Arc<Self>, job: Arc<dyn Job>);
 
     /// As whom it takes jobs from the board, if it does.
-    fn seat(&self) -> Option<u16> {
+    fn takes_as(&self) -> Option<u16> {
         None
     }
 

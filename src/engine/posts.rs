@@ -106,7 +106,7 @@ impl State {
                 Standing::Withdrawn => continue,
                 Standing::TakenBy(worker) => {
                     let mut crew = self.crew.iter();
-                    crew.find(|runner| runner.seat() == Some(worker))
+                    crew.find(|runner| runner.takes_as() == Some(worker))
                 }
                 Standing::Posted | Standing::Lost => None,
             };

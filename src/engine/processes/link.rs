@@ -87,8 +87,9 @@ pub(super) struct Link {
     record: Arc<Record>,
     scheduler: Arc<Scheduler>,
     pid: u32,
-    /// Its index in the table of those that share the memory, while it is in use; else zero.
-    seat: AtomicU32,
+    /// As whom it takes jobs from the board: its index in the table of those that share the memory. Zero while it takes
+    /// none.
+    takes_as: AtomicU32,
     errors: Errors,
     terms: Terms,
     tally: Tally,
@@ -156,7 +157,7 @@ impl Link {
             record,
             scheduler,
             pid: launched.pid,
-            seat: AtomicU32::new(0),
+            takes_as: AtomicU32::new(0),
             errors,
             terms,
             // Without them, all goes through the pipes.
@@ -189,9 +190,9 @@ impl Link {
             ..
         } = launched;
         let (place, ticket) = place.unzip();
-        let seat = place.as_ref().map_or(0, Place::index);
+        let index = place.as_ref().map_or(0, Place::index);
         // Relaxed: it was told of no board yet, and the scheduler's lock orders that.
-        self.seat.store(u32::from(seat), Ordering::Relaxed);
+        self.takes_as.store(u32::from(index), Ordering::Relaxed);
         self.state.lock().place = place;
         let output = Listener::new(output, Arc::clone(&self.heard));
         let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
@@ -332,7 +333,7 @@ impl Link {
     /// The process takes no more jobs from the board: those that it took are known.
     fn leave_board(&self) {
         self.scheduler.catch_up(After::Nothing);
-        self.seat.store(0, Ordering::Relaxed);
+        self.takes_as.store(0, Ordering::Relaxed);
     }
 
     async fn killed(&self) {
@@ -400,10 +401,10 @@ impl Runner for Link {
         heed
     }
 
-    fn seat(&self) -> Option<u16> {
+    fn takes_as(&self) -> Option<u16> {
         // Relaxed: the scheduler is locked.
-        let seat = self.seat.load(Ordering::Relaxed);
-        u16::try_from(seat).ok().filter(|&seat| seat != 0)
+        let index = self.takes_as.load(Ordering::Relaxed);
+        u16::try_from(index).ok().filter(|&index| index != 0)
     }
 
     fn has_taken(self: Arc<Self>, job: Arc<dyn Job>, number: u64) {
