@@ -8,13 +8,13 @@
 //! the stream as it was, and what else is not right then is put in order, under both locks, when the slot
 //! is repaired.
 
-pub(crate) mod place;
+pub(crate) mod position;
 mod stream;
 
 use std::io;
 
 use self::{
-    place::{COUNT, HEAD, PUT, Position, SPARES, TAIL, TAIL_SEEN, TAKEN, count_of},
+    position::{COUNT, HEAD, PUT, Position, SPARES, TAIL, TAIL_SEEN, TAKEN, count_of},
     stream::{Reader, Writer},
 };
 use super::{
@@ -35,8 +35,8 @@ const HEADER: usize = 16;
 /// How far ahead of the items that are copied memory is fetched.
 const AHEAD: usize = 3 * CACHE_LINE;
 
-/// The stream of a slot. Words are read with Acquire and written with Release: with the places come the
-/// bytes, and with what one side gives to the other what it has done with it.
+/// The stream of a slot. Words are read with Acquire and written with Release: with the positions come
+/// the bytes, and with what one side gives to the other what it has done with it.
 #[derive(Clone, Copy)]
 pub(crate) struct Ring {
     slot: SlotRef,
@@ -160,9 +160,9 @@ impl Ring {
     }
 
     /// The stream is empty, and goes on from here.
-    fn rest_at(self, place: Position) {
+    fn rest_at(self, position: Position) {
         let put = self.get(PUT);
-        let word = place.pack(put);
+        let word = position.pack(put);
         self.set(HEAD, word);
         self.set(TAKEN, put);
         self.set(TAIL_SEEN, word);

@@ -46,9 +46,10 @@ pub(super) fn wake_task(local: u32) {
 pub(crate) struct Seat {
     pub(crate) index: u32,
     pub(crate) node: &'static Node,
-    /// The number of the place where the waiter leaves its waker, and the place itself.
+    /// Where the waiter leaves its waker,
+    waker: &'static Local,
+    /// and the number of that in this process.
     local: u32,
-    place: &'static Local,
 }
 
 /// A node in use.
@@ -82,8 +83,8 @@ impl Seat {
         Box::leak(Box::new(Seat {
             index,
             node,
+            waker: arena.locals.get(local).expect("it was just pushed"),
             local: local as u32,
-            place: arena.locals.get(local).expect("it was just pushed"),
         }))
     }
 }
@@ -106,7 +107,7 @@ impl Waiter {
                 bell::attend(waker);
                 // Cloning and dropping a waker is code of a user: not under the lock.
                 let new = waker.clone();
-                let old = self.place.lock().replace(new);
+                let old = self.waker.lock().replace(new);
                 drop(old);
                 self.local + 1
             }
@@ -129,21 +130,21 @@ impl Waiter {
     pub(crate) fn leave(&self, waker: &Waker) {
         bell::attend(waker);
         {
-            let left = self.place.lock();
+            let left = self.waker.lock();
             if left.as_ref().is_some_and(|left| left.will_wake(waker)) {
                 return;
             }
         }
         // Cloning and dropping a waker is code of a user: not under the lock.
         let new = waker.clone();
-        let old = self.place.lock().replace(new);
+        let old = self.waker.lock().replace(new);
         drop(old);
     }
 
     /// Takes the waker back.
     fn clear(&self) {
         if self.node.local.load(Ordering::Relaxed) != 0 {
-            let waker = self.place.lock().take();
+            let waker = self.waker.lock().take();
             drop(waker);
         }
     }

@@ -9,7 +9,7 @@ use super::{
         parcel::{Parcel, Reserve},
     },
     BLOCK, Ring,
-    place::Position,
+    position::Position,
 };
 use crate::shim::Ordering;
 

@@ -10,7 +10,7 @@ use crate::{
         parcel::{Parcel, Reserve},
         ring::{
             Damaged, Ring,
-            place::{DONE, MAXSIZE, PUT, TAIL, TAKEN, TAKEN_SEEN, WANTED},
+            position::{DONE, MAXSIZE, PUT, TAIL, TAKEN, TAKEN_SEEN, WANTED},
         },
         slot::{Locked, SlotRef},
     },

@@ -1,11 +1,11 @@
-//! A place in the stream, and the words of a slot that say where the stream is.
+//! A position in the stream, and the words of a slot that say where the stream is.
 
 use super::{
     super::{gate::FAR_WORDS, slot::WORDS},
     BLOCK,
 };
 
-/// A place in the stream; as a word, with the last bits of how many items were put, or taken, up to there.
+/// A position in the stream; as a word, with the last bits of how many items were put, or taken, up to there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) block: u32,
@@ -33,7 +33,7 @@ impl Position {
         u64::from(self.block) << 32 | (count & COUNT) << OFFSET_BITS | self.offset as u64
     }
 
-    /// What is in the arena is not trusted: a place that is none is nowhere.
+    /// What is in the arena is not trusted: a position that is none is nowhere.
     pub(super) fn unpack(position: u64) -> Position {
         let offset = position as usize & ((1 << OFFSET_BITS) - 1);
         match offset <= BLOCK {
