@@ -295,7 +295,7 @@ pub(crate) struct WaitAsync<R: Resource> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    Waiting,
+    UnderWay,
     /// It is over, but others have their turn first.
     GivingWay,
     Over,
@@ -305,7 +305,7 @@ impl<R: Resource> WaitAsync<R> {
     pub(crate) fn new(resource: R) -> Self {
         WaitAsync {
             waiting: Waiting::new(resource),
-            stage: Stage::Waiting,
+            stage: Stage::UnderWay,
         }
     }
 
