@@ -153,13 +153,13 @@ impl Drop for Burial {
 /// Puts in order what the process, which is gone, had in its hands, and what those had that it has
 /// started itself.
 pub(super) async fn bury_in_arena(place: Place) {
-    const PATIENCE: Duration = Duration::from_millis(1);
+    const PAUSE: Duration = Duration::from_millis(1);
     // They end by themselves as well; but who waits for what they hold shall not wait for that.
     for _ in 0..ENDING_TIME.as_millis() {
         if place.end_orphans() {
             break;
         }
-        tokio::time::sleep(PATIENCE).await;
+        tokio::time::sleep(PAUSE).await;
     }
     drop(place);
     // What it had freed and nobody has used since is left to this process.
