@@ -89,11 +89,17 @@ const TRY_AGAIN: u32 = 3;
 /// ```
 #[derive(Clone)]
 pub struct Barrier {
-    place: Handle,
+    place: Place,
     /// What the last to come runs; encoded, so that it can be run anywhere and again and again.
     action: Option<Result<EncodedTask, CodecError>>,
     timeout: Option<Duration>,
 }
+
+/// The barrier's slot.
+#[derive(Clone)]
+struct Place(Handle);
+
+face::travels!(Place, Kind::Barrier);
 
 /// A slot as a barrier.
 #[derive(Clone, Copy)]
@@ -321,7 +327,7 @@ impl Barrier {
             slot.words[PARTIES].store(parties as u64, Ordering::Relaxed);
         })?;
         Ok(Barrier {
-            place,
+            place: Place(place),
             action: None,
             timeout: None,
         })
@@ -356,7 +362,7 @@ impl Barrier {
 
     fn raw(&self) -> RawBarrier {
         RawBarrier {
-            slot: self.place.slot(),
+            slot: self.place.0.slot(),
             has_action: self.action.is_some(),
         }
     }
@@ -494,13 +500,13 @@ impl Serialize for Barrier {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let action = self.action.as_ref().map(Result::as_ref).transpose();
         let action = action.map_err(ser::Error::custom)?;
-        (Place(self.place.clone()), action, self.timeout).serialize(serializer)
+        (&self.place, action, self.timeout).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Barrier {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (Place(place), action, timeout) = Deserialize::deserialize(deserializer)?;
+        let (place, action, timeout) = Deserialize::deserialize(deserializer)?;
         let action: Option<EncodedTask> = action;
         Ok(Barrier {
             place,
@@ -509,8 +515,3 @@ impl<'de> Deserialize<'de> for Barrier {
         })
     }
 }
-
-/// The barrier's slot.
-struct Place(Handle);
-
-face::travels!(Place, Kind::Barrier);

@@ -59,11 +59,17 @@ use wait::{ConditionWait, LINE, Raw, RawAnyLock};
 /// # worker.join().unwrap();
 /// # Ok::<(), freethreading::NotOwned>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 pub struct Condition {
-    line: Handle,
+    line: Line,
     lock: AnyLock,
 }
+
+/// The condition's own slot, where those wait who are to be notified.
+#[derive(Clone)]
+struct Line(Handle);
+
+face::travels!(Line, Kind::Condition);
 
 /// The lock of a condition.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
@@ -116,13 +122,13 @@ impl Condition {
     }
 
     fn over(lock: AnyLock) -> Result<Self, Error> {
-        let line = Handle::new(Kind::Condition, |_| {})?;
+        let line = Line(Handle::new(Kind::Condition, |_| {})?);
         Ok(Condition { line, lock })
     }
 
     fn raw(&self) -> Raw {
         Raw {
-            line: self.line.slot(),
+            line: self.line.0.slot(),
             lock: match &self.lock {
                 AnyLock::Lock(lock) => RawAnyLock::Lock(lock.raw()),
                 AnyLock::RLock(lock) => RawAnyLock::RLock(lock.raw()),
@@ -323,25 +329,7 @@ impl fmt::Debug for Condition {
         };
         f.debug_struct("Condition")
             .field("lock", lock)
-            .field("waiters", &self.line.slot().waiters(LINE))
+            .field("waiters", &self.line.0.slot().waiters(LINE))
             .finish()
     }
 }
-
-impl serde::Serialize for Condition {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (Travelling(self.line.clone()), &self.lock).serialize(serializer)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Condition {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (Travelling(line), lock) = serde::Deserialize::deserialize(deserializer)?;
-        Ok(Condition { line, lock })
-    }
-}
-
-/// The condition's own slot.
-struct Travelling(Handle);
-
-face::travels!(Travelling, Kind::Condition);
