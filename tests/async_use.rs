@@ -1,4 +1,4 @@
-//! Waiting from async code: on any runtime and on none, left half-way, with any waker.
+//! Waiting from async code: on any runtime and on none, left half-waiter, with any waker.
 
 mod common;
 
@@ -43,9 +43,9 @@ fn double(x: u64) -> u64 {
     x * 2
 }
 
-/// A way to wait for a future.
+/// Who waits for a future: a thread, or a task of a runtime.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum Waiter {
     Blocking,
     Timed,
     BlockOn,
@@ -56,24 +56,24 @@ enum Way {
     SmolSpawned,
 }
 
-impl Way {
-    const ALL: [Way; 8] = [
-        Way::Blocking,
-        Way::Timed,
-        Way::BlockOn,
-        Way::TokioMultiThread,
-        Way::TokioSpawned,
-        Way::TokioCurrentThread,
-        Way::Smol,
-        Way::SmolSpawned,
+impl Waiter {
+    const ALL: [Waiter; 8] = [
+        Waiter::Blocking,
+        Waiter::Timed,
+        Waiter::BlockOn,
+        Waiter::TokioMultiThread,
+        Waiter::TokioSpawned,
+        Waiter::TokioCurrentThread,
+        Waiter::Smol,
+        Waiter::SmolSpawned,
     ];
 
     fn wait<R: Send + 'static>(self, future: TaskFuture<R>) -> Result<R, TaskError> {
         match self {
-            Way::Blocking => future.result(),
-            Way::Timed => future.result_timeout(Duration::from_secs(50)),
-            Way::SmolSpawned => smol::block_on(smol::spawn(future)),
-            Way::TokioSpawned => multi_thread().block_on(async {
+            Waiter::Blocking => future.result(),
+            Waiter::Timed => future.result_timeout(Duration::from_secs(50)),
+            Waiter::SmolSpawned => smol::block_on(smol::spawn(future)),
+            Waiter::TokioSpawned => multi_thread().block_on(async {
                 let task = tokio::spawn(future);
                 task.await.unwrap()
             }),
@@ -81,152 +81,154 @@ impl Way {
         }
     }
 
-    /// Runs a future of any kind; on a blocking way there is only the plainest of executors for it.
+    /// Runs a future of any kind; who blocks has only the plainest of executors for it.
     fn run<F: Future>(self, future: F) -> F::Output {
         match self {
-            Way::TokioMultiThread | Way::TokioSpawned => multi_thread().block_on(future),
-            Way::TokioCurrentThread => current_thread().block_on(future),
-            Way::Smol | Way::SmolSpawned => smol::block_on(future),
-            Way::Blocking | Way::Timed | Way::BlockOn => futures::executor::block_on(future),
+            Waiter::TokioMultiThread | Waiter::TokioSpawned => multi_thread().block_on(future),
+            Waiter::TokioCurrentThread => current_thread().block_on(future),
+            Waiter::Smol | Waiter::SmolSpawned => smol::block_on(future),
+            Waiter::Blocking | Waiter::Timed | Waiter::BlockOn => {
+                futures::executor::block_on(future)
+            }
         }
     }
 }
 
-/// Makes one test for every way to wait, on every backend.
-macro_rules! every_way {
-    ($(fn $name:ident($way:ident) $body:block)*) => {
+/// Makes one test for everybody who may wait, on every backend.
+macro_rules! every_waiter {
+    ($(fn $name:ident($waiter:ident) $body:block)*) => {
         $(
             mod $name {
                 use super::*;
 
-                fn run($way: Way) {
+                fn run($waiter: Waiter) {
                     watched(|| $body)
                 }
 
-                every_way!(@ blocking Blocking, timed Timed, block_on BlockOn,
+                every_waiter!(@ blocking Blocking, timed Timed, block_on BlockOn,
                     tokio_multi_thread TokioMultiThread, tokio_spawned TokioSpawned,
                     tokio_current_thread TokioCurrentThread, smol Smol, smol_spawned SmolSpawned);
             }
         )*
     };
-    (@ $($name:ident $way:ident),*) => {
+    (@ $($name:ident $waiter:ident),*) => {
         freethreading::test_backends! {
             $(
                 #[test]
                 fn $name() {
-                    run(Way::$way);
+                    run(Waiter::$waiter);
                 }
             )*
         }
     };
 }
 
-every_way! {
-    fn a_result_comes(way) {
+every_waiter! {
+    fn a_result_comes(waiter) {
         let executor = WorkerPoolExecutor::new(2).unwrap();
         let text = "to and fro".to_string();
         let future = executor.submit(task!(|text| text.to_uppercase()));
-        assert_eq!(way.wait(future).unwrap(), "TO AND FRO");
+        assert_eq!(waiter.wait(future).unwrap(), "TO AND FRO");
     }
 
-    fn a_result_comes_after_a_while(way) {
+    fn a_result_comes_after_a_while(waiter) {
         let gates = GateKeeper::new();
         let executor = WorkerPoolExecutor::new(1).unwrap();
         let future = executor.submit(task!(seven_at(gates.gate())));
         thread::scope(|scope| {
-            let waiting = scope.spawn(move || way.wait(future));
+            let waiting = scope.spawn(move || waiter.wait(future));
             gates.wait_for(1);
             gates.open();
             assert_eq!(waiting.join().unwrap().unwrap(), 7);
         });
     }
 
-    fn a_panic_is_an_error(way) {
+    fn a_panic_is_an_error(waiter) {
         let executor = WorkerPoolExecutor::new(1).unwrap();
         let future = executor.submit(fail);
-        let error = way.wait(future).unwrap_err();
+        let error = waiter.wait(future).unwrap_err();
         assert!(matches!(error, TaskError::Panicked(panic) if panic.message() == "no luck"));
     }
 
-    fn a_cancellation_is_an_error(way) {
+    fn a_cancellation_is_an_error(waiter) {
         let gates = GateKeeper::new();
         let executor = WorkerPoolExecutor::new(1).unwrap();
         let held = executor.submit(task!(seven_at(gates.gate())));
         gates.wait_for(1);
         let future = executor.submit(|| 8);
         thread::scope(|scope| {
-            let waiting = scope.spawn(move || way.wait(future));
+            let waiting = scope.spawn(move || waiter.wait(future));
             executor.shutdown(false, true);
             assert!(matches!(waiting.join().unwrap(), Err(TaskError::Cancelled)));
         });
         gates.open();
-        assert_eq!(way.wait(held).unwrap(), 7);
+        assert_eq!(waiter.wait(held).unwrap(), 7);
     }
 
-    fn a_refusal_is_an_error(way) {
+    fn a_refusal_is_an_error(waiter) {
         let executor = WorkerPoolExecutor::new(1).unwrap();
         executor.shutdown(true, false);
-        assert!(matches!(way.wait(executor.submit(|| 7)), Err(TaskError::Shutdown)));
+        assert!(matches!(waiter.wait(executor.submit(|| 7)), Err(TaskError::Shutdown)));
     }
 
-    fn many_are_awaited_together(way) {
+    fn many_are_awaited_together(waiter) {
         let executor = WorkerPoolExecutor::new(2).unwrap();
         let futures = (0..100).map(|n| executor.submit(task!(double(n))));
-        let doubles = way.run(try_join_all(futures)).unwrap();
+        let doubles = waiter.run(try_join_all(futures)).unwrap();
         assert_eq!(doubles, (0..100).map(double).collect::<Vec<_>>());
     }
 
-    fn many_are_awaited_in_the_order_of_their_ends(way) {
+    fn many_are_awaited_in_the_order_of_their_ends(waiter) {
         let executor = WorkerPoolExecutor::new(2).unwrap();
         let futures: FuturesUnordered<_> =
             (0..100).map(|n| executor.submit(task!(double(n)))).collect();
-        let doubles: Vec<_> = way.run(futures.map(Result::unwrap).collect());
+        let doubles: Vec<_> = waiter.run(futures.map(Result::unwrap).collect());
         assert_eq!(doubles.into_iter().sum::<u64>(), 9900);
     }
 
-    fn a_stream_gives_the_results_in_order(way) {
+    fn a_stream_gives_the_results_in_order(waiter) {
         let executor = WorkerPoolExecutor::new(2).unwrap();
         let stream = executor.chunksize(3).map(double, 0..100).into_stream();
-        let doubles: Vec<_> = way.run(stream.map(Result::unwrap).collect());
+        let doubles: Vec<_> = waiter.run(stream.map(Result::unwrap).collect());
         assert_eq!(doubles, (0..100).map(double).collect::<Vec<_>>());
     }
 
-    fn a_stream_keeps_to_its_time_limit(way) {
+    fn a_stream_keeps_to_its_time_limit(waiter) {
         let gates = GateKeeper::new();
         let executor = WorkerPoolExecutor::new(2).unwrap();
         let limit = Duration::from_millis(300);
         let start = Instant::now();
         let items = (0..3).map(|n| (n, (n == 2).then(|| gates.gate())));
         let stream = executor.timeout(limit).map(number_at, items).into_stream();
-        let results: Vec<_> = way.run(stream.collect());
+        let results: Vec<_> = waiter.run(stream.collect());
         assert!(start.elapsed() >= limit);
         assert!(matches!(results[..], [Ok(0), Ok(1), Err(TaskError::Timeout)]), "{results:?}");
     }
 
-    fn a_shutdown_is_awaited(way) {
+    fn a_shutdown_is_awaited(waiter) {
         let gates = GateKeeper::new();
         let executor = WorkerPoolExecutor::new(2).unwrap();
         let futures: Vec<_> =
             (0..10).map(|_| executor.submit(task!(seven_at(gates.gate())))).collect();
         gates.wait_for(2);
         thread::scope(|scope| {
-            let shutdown = scope.spawn(|| way.run(executor.shutdown_async(false)));
+            let shutdown = scope.spawn(|| waiter.run(executor.shutdown_async(false)));
             gates.open();
             shutdown.join().unwrap();
         });
         assert!(futures.iter().all(TaskFuture::done));
         assert!(matches!(executor.submit(|| ()).result(), Err(TaskError::Shutdown)));
-        way.run(executor.shutdown_async(false));
+        waiter.run(executor.shutdown_async(false));
     }
 
-    fn a_shutdown_that_cancels_is_awaited(way) {
+    fn a_shutdown_that_cancels_is_awaited(waiter) {
         let gates = GateKeeper::new();
         let executor = WorkerPoolExecutor::new(2).unwrap();
         let futures: Vec<_> =
             (0..10).map(|_| executor.submit(task!(seven_at(gates.gate())))).collect();
         gates.wait_for(2);
         thread::scope(|scope| {
-            let shutdown = scope.spawn(|| way.run(executor.shutdown_async(true)));
+            let shutdown = scope.spawn(|| waiter.run(executor.shutdown_async(true)));
             eventually("tasks are cancelled", || {
                 futures.iter().filter(|future| future.cancelled()).count() == 8
             });
@@ -236,29 +238,29 @@ every_way! {
         assert_eq!(futures.iter().filter(|future| future.result().is_ok()).count(), 2);
     }
 
-    fn the_end_of_a_worker_is_awaited(way) {
+    fn the_end_of_a_worker_is_awaited(waiter) {
         let gates = GateKeeper::new();
         let worker = Worker::new(task!(seven_at(gates.gate())));
         worker.start().unwrap();
         thread::scope(|scope| {
-            let join = scope.spawn(|| way.run(worker.join_async()));
+            let join = scope.spawn(|| waiter.run(worker.join_async()));
             gates.wait_for(1);
             gates.open();
             join.join().unwrap().unwrap();
         });
         assert!(!worker.is_alive());
-        way.run(worker.join_async()).unwrap();
+        waiter.run(worker.join_async()).unwrap();
     }
 
-    fn a_failed_worker_is_awaited(way) {
+    fn a_failed_worker_is_awaited(waiter) {
         let worker = Worker::new(fail);
         worker.start().unwrap();
-        let error = way.run(worker.join_async()).unwrap_err();
+        let error = waiter.run(worker.join_async()).unwrap_err();
         assert!(matches!(error, Error::Task(TaskError::Panicked(_))), "{error}");
     }
 
-    fn blocking_calls_stall_a_runtime_but_work_there(way) {
-        way.run(async {
+    fn blocking_calls_stall_a_runtime_but_work_there(waiter) {
+        waiter.run(async {
             let executor = WorkerPoolExecutor::new(2).unwrap();
             assert_eq!(executor.submit(|| 7).result().unwrap(), 7);
             assert_eq!(executor.map(double, 0..3).into_vec().unwrap(), [0, 2, 4]);
@@ -303,12 +305,12 @@ freethreading::test_backends! {
         watched(|| {
             let executor = WorkerPoolExecutor::new(2).unwrap();
             thread::scope(|scope| {
-                for way in Way::ALL {
+                for waiter in Waiter::ALL {
                     let executor = &executor;
                     scope.spawn(move || {
                         for n in 0..30 {
                             let future = executor.submit(task!(double(n)));
-                            assert_eq!(way.wait(future).unwrap(), 2 * n);
+                            assert_eq!(waiter.wait(future).unwrap(), 2 * n);
                         }
                     });
                 }
@@ -501,7 +503,7 @@ freethreading::test_backends! {
             let held = executor.submit(task!(seven_at(gates.gate())));
             gates.wait_for(2);
             thread::scope(|scope| {
-                for way in Way::ALL {
+                for waiter in Waiter::ALL {
                     let (executor, worker, held) = (&executor, &worker, &held);
                     scope.spawn(move || {
                         worker.join().unwrap();
@@ -509,7 +511,7 @@ freethreading::test_backends! {
                         assert!(held.done());
                     });
                     scope.spawn(move || {
-                        way.run(async {
+                        waiter.run(async {
                             worker.join_async().await.unwrap();
                             executor.shutdown_async(false).await;
                             assert!(held.done());

@@ -14,38 +14,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Sign, eventually, watched};
+use common::{
+    Sign, eventually, watched,
+    ways::{Way, every_way},
+};
 use freethreading::{Event, Semaphore, Worker, WorkerPoolExecutor, task};
 use futures::{FutureExt, executor::block_on};
-use primitives::{Form, LONG, Place, Waiters, asleep_in, every_form};
+use primitives::{Awaitable, LONG, Place, Waiters, asleep_in};
 
 freethreading::init_tests!();
 
 /// Waits again and again; tells where it does, and each time that it was let through.
-fn wait_often(event: Event, form: Form, rounds: usize, through: Semaphore, came: Sign) {
+fn wait_often(event: Event, way: Way, rounds: usize, through: Semaphore, came: Sign) {
     came.note(Place::here());
     for _ in 0..rounds {
-        form.wait(&event);
+        event.wait_in(way);
         through.release().unwrap();
     }
 }
 
 /// Waits, and then once more while it is still set.
-fn wait_twice(event: Event, form: Form, came: Sign, passed: Sign) {
+fn wait_twice(event: Event, way: Way, came: Sign, passed: Sign) {
     came.note(Place::here());
-    form.wait(&event);
+    event.wait_in(way);
     assert!(event.wait_timeout(Duration::ZERO));
-    form.wait(&event);
+    event.wait_in(way);
     passed.note("");
 }
 
-every_form! {
-    fn all_go_on_when_it_is_set(form) {
+every_way! {
+    fn all_go_on_when_it_is_set(ways) {
         let event = Event::new();
         // The second round is as the first.
         for _ in 0..2 {
-            let waiters = Waiters::asleep(5, form, |form, came, passed| {
-                Worker::new(task!(wait_twice(event.clone(), form, came, passed)))
+            let waiters = Waiters::asleep(5, ways, |way, came, passed| {
+                Worker::new(task!(wait_twice(event.clone(), way, came, passed)))
             });
             assert_eq!(waiters.passed(), 0);
             event.set();
@@ -56,21 +59,21 @@ every_form! {
         }
     }
 
-    fn a_set_event_lets_everybody_pass_at_once(form) {
+    fn a_set_event_lets_everybody_pass_at_once(ways) {
         let event = Event::new();
         event.set();
-        form.wait(&event);
+        event.wait_in(ways.of(0));
         assert!(event.wait_timeout(Duration::ZERO));
         assert!(event.wait_async().now_or_never().is_some());
-        let waiters = Waiters::start(2, form, |form, came, passed| {
-            Worker::new(task!(wait_twice(event.clone(), form, came, passed)))
+        let waiters = Waiters::start(2, ways, |way, came, passed| {
+            Worker::new(task!(wait_twice(event.clone(), way, came, passed)))
         });
         assert_eq!(waiters.join().len(), 2);
     }
 
-    fn all_who_wait_see_a_pulse(form) {
+    fn all_who_wait_see_a_pulse(ways) {
         let event = Event::new();
-        let waiters = Waiters::of(5, form, &event);
+        let waiters = Waiters::of(5, ways, &event);
         event.set();
         event.clear();
         assert_eq!(waiters.join().len(), 5);
@@ -78,11 +81,11 @@ every_form! {
         assert!(!event.wait_timeout(Duration::ZERO));
     }
 
-    fn all_who_wait_see_every_one_of_many_pulses(form) {
+    fn all_who_wait_see_every_one_of_many_pulses(ways) {
         const ROUNDS: usize = 1000;
         let (event, through) = (Event::new(), Semaphore::new(0));
-        let waiters = Waiters::start(5, form, |form, came, _| {
-            let waiting = task!(wait_often(event.clone(), form, ROUNDS, through.clone(), came));
+        let waiters = Waiters::start(5, ways, |way, came, _| {
+            let waiting = task!(wait_often(event.clone(), way, ROUNDS, through.clone(), came));
             Worker::new(waiting)
         });
         for _ in 0..ROUNDS {

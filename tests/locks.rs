@@ -17,23 +17,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Scratch, Sign, watched};
+use common::{
+    Scratch, Sign, watched,
+    ways::{Way, Ways, every_way, spawned},
+};
 use freethreading::{
     Backend, BoundedSemaphore, Condition, Error, Lock, NotHeld, RLock, Semaphore, TaskError,
     Worker, WorkerPoolExecutor, task,
 };
 use futures::{FutureExt, executor::block_on};
 use primitives::{
-    Form, LONG, Lockable, Place, Waiters, asleep_in, current_thread, every_form, every_type,
-    multi_thread, spawned,
+    LONG, Lockable, Place, Waiters, asleep_in, current_thread, every_type, multi_thread,
 };
 
 freethreading::init_tests!();
 
 /// The task of a worker that holds the lock for a moment.
-fn pass_through<L: Lockable>(lock: L, form: Form, came: Sign, passed: Sign) {
+fn pass_through<L: Lockable>(lock: L, way: Way, came: Sign, passed: Sign) {
     came.note(Place::here());
-    form.hold(&lock, move || {
+    lock.hold(way, move || {
         passed.note("in");
         passed.note("out");
     });
@@ -46,12 +48,12 @@ fn add_one(file: PathBuf) {
     fs::write(&file, (number + 1).to_string()).unwrap();
 }
 
-fn add_one_under<L: Lockable>(lock: L, form: Form, file: PathBuf) {
-    form.hold(&lock, move || add_one(file));
+fn add_one_under<L: Lockable>(lock: L, way: Way, file: PathBuf) {
+    lock.hold(way, move || add_one(file));
 }
 
-fn panic_under<L: Lockable>(lock: L, form: Form) {
-    lock.with_guard(form, || panic!("while it is held"))
+fn panic_under<L: Lockable>(lock: L, way: Way) {
+    lock.with_guard(way, || panic!("while it is held"))
 }
 
 /// Runs a task on a worker of the default backend; gives its result.
@@ -68,11 +70,11 @@ fn release(lock: Lock) -> bool {
     lock.release().is_ok()
 }
 
-fn gives_up(lock: Lock, form: Form) -> bool {
+fn gives_up(lock: Lock, way: Way) -> bool {
     let limit = Duration::from_millis(50);
     let start = Instant::now();
-    let acquired = match form {
-        Form::Blocking => lock.acquire_timeout(limit),
+    let acquired = match way {
+        Way::Blocking => lock.acquire_timeout(limit),
         _ => current_thread().block_on(async {
             let acquire = lock.acquire_async();
             tokio::time::timeout(limit, acquire).await.is_ok()
@@ -116,7 +118,7 @@ fn is_free_for_others<L: Lockable>(lock: &L) -> bool {
     })
 }
 
-every_form! {
+every_way! {
     for [
         lock: Lock,
         r_lock: RLock,
@@ -125,22 +127,22 @@ every_form! {
         bounded_semaphore: BoundedSemaphore,
     ]
 
-    fn a_free_one_is_had_at_once<L: Lockable>(form) {
+    fn a_free_one_is_had_at_once<L: Lockable>(ways) {
         let lock = L::free();
         for _ in 0..3 {
-            form.hold(&lock, || ());
-            lock.with_guard(form, || ());
+            lock.hold(ways.of(0), || ());
+            lock.with_guard(ways.of(0), || ());
             assert!(lock.acquire_timeout(Duration::ZERO));
             lock.release().unwrap();
             assert!(is_free_for_others(&lock));
         }
     }
 
-    fn those_who_wait_pass_one_by_one<L: Lockable>(form) {
+    fn those_who_wait_pass_one_by_one<L: Lockable>(ways) {
         let lock = L::free();
         lock.acquire();
-        let waiters = Waiters::asleep(5, form, |form, came, passed| {
-            Worker::new(task!(pass_through::<L>(lock.clone(), form, came, passed)))
+        let waiters = Waiters::asleep(5, ways, |way, came, passed| {
+            Worker::new(task!(pass_through::<L>(lock.clone(), way, came, passed)))
         });
         assert_eq!(waiters.passed(), 0);
         lock.release().unwrap();
@@ -148,7 +150,7 @@ every_form! {
         assert!(is_free_for_others(&lock));
     }
 
-    fn workers_exclude_each_other<L: Lockable>(form) {
+    fn workers_exclude_each_other<L: Lockable>(ways) {
         let scratch = Scratch::new();
         let file = scratch.path().join("number");
         fs::write(&file, "0").unwrap();
@@ -156,7 +158,7 @@ every_form! {
         let executor = WorkerPoolExecutor::new(3).unwrap();
         let adds: Vec<_> = (0..100)
             .map(|n| {
-                let add = task!(add_one_under::<L>(lock.clone(), form.nth(n), file.clone()));
+                let add = task!(add_one_under::<L>(lock.clone(), ways.of(n), file.clone()));
                 executor.submit(add)
             })
             .collect();
@@ -166,7 +168,7 @@ every_form! {
         assert_eq!(fs::read_to_string(&file).unwrap(), "100");
     }
 
-    fn threads_exclude_each_other<L: Lockable>(form) {
+    fn threads_exclude_each_other<L: Lockable>(ways) {
         const ROUNDS: u64 = 500;
         let lock = L::free();
         let number = Arc::new(AtomicU64::new(0));
@@ -176,7 +178,7 @@ every_form! {
                 scope.spawn(move || {
                     for _ in 0..ROUNDS {
                         let number = Arc::clone(&number);
-                        form.nth(n).hold(&lock, move || {
+                        lock.hold(ways.of(n), move || {
                             // Two steps, the second of which undoes what others do in between.
                             let before = number.load(Ordering::Relaxed);
                             std::hint::spin_loop();
@@ -189,25 +191,25 @@ every_form! {
         assert_eq!(number.load(Ordering::Relaxed), 8 * ROUNDS);
     }
 
-    fn a_panic_leaves_it_free<L: Lockable>(form) {
+    fn a_panic_leaves_it_free<L: Lockable>(ways) {
         let lock = L::free();
-        let panicked = catch_unwind(AssertUnwindSafe(|| panic_under(lock.clone(), form)));
+        let panicked = catch_unwind(AssertUnwindSafe(|| panic_under(lock.clone(), ways.of(0))));
         assert!(panicked.is_err());
         assert!(is_free_for_others(&lock));
-        let worker = Worker::new(task!(panic_under::<L>(lock.clone(), form)));
+        let worker = Worker::new(task!(panic_under::<L>(lock.clone(), ways.of(0))));
         worker.start().unwrap();
         let error = worker.join().unwrap_err();
         assert!(matches!(error, Error::Task(TaskError::Panicked(_))), "{error}");
         assert!(is_free_for_others(&lock));
-        lock.with_guard(form, || assert!(!is_free_for_others(&lock)));
+        lock.with_guard(ways.of(0), || assert!(!is_free_for_others(&lock)));
     }
 
-    fn it_may_be_dropped_while_it_is_held<L: Lockable>(form) {
+    fn it_may_be_dropped_while_it_is_held<L: Lockable>(ways) {
         let lock = L::free();
         assert!(elsewhere(task!(tries::<L>(lock.clone()))));
         drop(lock);
         let lock = L::free();
-        lock.with_guard(form, || drop(lock.clone()));
+        lock.with_guard(ways.of(0), || drop(lock.clone()));
         lock.acquire();
     }
 }
@@ -237,7 +239,7 @@ every_type! {
         // The guard that came of it is gone.
         assert!(lock.try_guard());
         thread::scope(|scope| {
-            lock.with_guard(Form::Blocking, || {
+            lock.with_guard(Way::Blocking, || {
                 scope.spawn(|| assert!(!lock.try_guard())).join().unwrap();
             });
         });
@@ -315,8 +317,8 @@ freethreading::test_backends! {
         watched(|| {
             let lock = Lock::new();
             lock.acquire();
-            for form in [Form::Blocking, Form::Async] {
-                assert!(elsewhere(task!(gives_up(lock.clone(), form))));
+            for way in [Way::Blocking, Way::Async] {
+                assert!(elsewhere(task!(gives_up(lock.clone(), way))));
             }
             lock.release().unwrap();
             assert!(!lock.locked());
@@ -328,7 +330,7 @@ freethreading::test_backends! {
     fn a_lock_is_not_reentrant() {
         watched(|| {
             let lock = Lock::new();
-            let waiters = Waiters::asleep(1, Form::Blocking, |_, came, passed| {
+            let waiters = Waiters::asleep(1, Ways::All(Way::Blocking), |_, came, passed| {
                 Worker::new(task!(acquire_twice(lock.clone(), came, passed)))
             });
             lock.release().unwrap();
@@ -782,7 +784,7 @@ fn a_thread_that_waits_is_not_starved_by_one_that_comes_and_goes() {
             }
         });
         for n in 0..40 {
-            Form::Mixed.nth(n).hold(&lock, || ());
+            lock.hold(Ways::Mixed.of(n), || ());
         }
         stop.store(true, Ordering::Relaxed);
         busy.join().unwrap();
@@ -817,7 +819,7 @@ fn processes_do_not_starve_each_other() {
             })
             .collect();
         for n in 0..40 {
-            Form::Mixed.nth(n).hold(&lock, || ());
+            lock.hold(Ways::Mixed.of(n), || ());
         }
         done.set();
         for busy in busy {

@@ -18,7 +18,7 @@ use std::{
 
 use common::{
     Random, Scratch, Sign, Wakes, descriptors, eventually, processes, runs, signal, threads,
-    watched,
+    watched, ways::Way,
 };
 use freethreading::{
     Backend, Barrier, BoundedSemaphore, Condition, Error, Event, IntoTask, Launcher, Lock, Queue,
@@ -30,8 +30,8 @@ use futures::{
     future::{Either, select},
 };
 use primitives::{
-    Awaitable, Form, Getting, HeldRLock, Joining, LONG, Lockable, Meeting, Place, Putting,
-    SimplyGetting, Wait, asleep_in, current_thread, every_type, multi_thread, wait_and_note,
+    Awaitable, Getting, HeldRLock, Joining, LONG, Lockable, Meeting, Place, Putting, SimplyGetting,
+    Wait, asleep_in, current_thread, every_type, multi_thread, wait_and_note,
 };
 
 freethreading::init_tests!();
@@ -77,12 +77,12 @@ struct Victim {
 }
 
 impl Victim {
-    fn asleep<A: Awaitable>(object: &A, form: Form) -> Victim {
+    fn asleep<A: Awaitable>(object: &A, way: Way) -> Victim {
         let scratch = Scratch::new();
         let (came, passed) = (scratch.sign("came"), scratch.sign("passed"));
         let wait = task!(wait_and_note::<A>(
             object.clone(),
-            form,
+            way,
             came.clone(),
             passed.clone()
         ));
@@ -143,8 +143,8 @@ impl Witness {
                 );
                 Witness::Task(wait, wakes)
             }
-            2 => Witness::Process(Victim::asleep(object, Form::Blocking)),
-            _ => Witness::Process(Victim::asleep(object, Form::Async)),
+            2 => Witness::Process(Victim::asleep(object, Way::Blocking)),
+            _ => Witness::Process(Victim::asleep(object, Way::Async)),
         }
     }
 
@@ -214,10 +214,10 @@ every_type! {
     ]
 
     fn a_wake_up_is_passed_on_to_a_process<A: Awaitable>() {
-        for form in [Form::Blocking, Form::Timed, Form::Async] {
+        for way in [Way::Blocking, Way::Timed, Way::Async] {
             let object = known::<A>();
             let (first, woken) = pending(&object);
-            let second = Victim::asleep(&object, form);
+            let second = Victim::asleep(&object, way);
             object.let_through();
             eventually("the first is woken", || woken.count() > 0);
             assert!(second.passed.notes().is_empty());
@@ -228,10 +228,10 @@ every_type! {
     }
 
     fn a_process_does_not_wait_behind_who_has_given_up<A: Awaitable>() {
-        for form in [Form::Blocking, Form::Timed, Form::Async] {
+        for way in [Way::Blocking, Way::Timed, Way::Async] {
             let object = known::<A>();
             let (first, woken) = pending(&object);
-            let second = Victim::asleep(&object, form);
+            let second = Victim::asleep(&object, way);
             drop(first);
             object.let_through();
             second.assert_passes();
@@ -366,14 +366,14 @@ struct Queuing<L: Lockable> {
 impl<L: Lockable> Queuing<L> {
     fn asleep(lock: &L) -> Self {
         let scratch = Scratch::new();
-        let forms = [Form::Blocking, Form::Timed, Form::Async, Form::Spawned];
-        let threads = forms.map(|form| {
+        let ways = Way::ALL;
+        let threads = ways.map(|way| {
             let lock = lock.clone();
-            asleep_in(move || form.hold(&lock, || ())).0
+            asleep_in(move || lock.hold(way, || ())).0
         });
-        let processes = forms.map(|form| {
-            let came = scratch.sign(&format!("{form:?}"));
-            let worker = start(task!(queue_up::<L>(lock.clone(), form, came.clone())));
+        let processes = ways.map(|way| {
+            let came = scratch.sign(&format!("{way:?}"));
+            let worker = start(task!(queue_up::<L>(lock.clone(), way, came.clone())));
             Place::from(came.hear()).wait_until_asleep();
             worker
         });
@@ -396,9 +396,9 @@ impl<L: Lockable> Queuing<L> {
     }
 }
 
-fn queue_up<L: Lockable>(lock: L, form: Form, came: Sign) {
+fn queue_up<L: Lockable>(lock: L, way: Way, came: Sign) {
     came.tell(Place::here());
-    form.hold(&lock, || ());
+    lock.hold(way, || ());
 }
 
 /// How often somebody has to look in vain until the lock is handed to him.
@@ -793,10 +793,10 @@ every_type! {
     ]
 
     fn a_waiter_killed_in_its_sleep_is_passed_over<A: Awaitable>() {
-        for form in [Form::Blocking, Form::Async] {
+        for way in [Way::Blocking, Way::Async] {
             for witness in 0..Witness::KINDS {
                 let object = A::closed(2);
-                let victim = Victim::asleep(&object, form);
+                let victim = Victim::asleep(&object, way);
                 let witness = Witness::of(&object, witness);
                 victim.kill();
                 victim.bury();
@@ -808,11 +808,11 @@ every_type! {
     }
 
     fn a_waiter_behind_others_may_be_killed<A: Awaitable>() {
-        for form in [Form::Blocking, Form::Async] {
+        for way in [Way::Blocking, Way::Async] {
             for witness in 0..Witness::KINDS {
                 let object = A::closed(2);
                 let witness = Witness::of(&object, witness);
-                let victim = Victim::asleep(&object, form);
+                let victim = Victim::asleep(&object, way);
                 victim.kill();
                 object.let_through();
                 witness.assert_passes();
@@ -824,10 +824,10 @@ every_type! {
 
     /// It is told that it may go on, and killed before it does.
     fn a_waiter_killed_on_waking_passes_it_on<A: Awaitable>() {
-        for form in [Form::Blocking, Form::Timed, Form::Async, Form::Spawned] {
+        for way in Way::ALL {
             for witness in 0..Witness::KINDS {
                 let object = A::closed(2);
-                let victim = Victim::asleep(&object, form);
+                let victim = Victim::asleep(&object, way);
                 let witness = Witness::of(&object, witness);
                 victim.stop();
                 object.let_through();
@@ -848,7 +848,7 @@ every_type! {
         let mut random = Random::new();
         for round in 0..60 {
             let object = A::closed(2);
-            let victim = Victim::asleep(&object, [Form::Blocking, Form::Async][round % 2]);
+            let victim = Victim::asleep(&object, [Way::Blocking, Way::Async][round % 2]);
             let witness = Witness::of(&object, round / 2 % Witness::KINDS);
             let doomed = victim.worker.clone();
             let delays = [random.below(100), random.below(100)].map(|us| Duration::from_micros(us as u64));
@@ -869,8 +869,8 @@ every_type! {
 
     fn nobody_is_left_of_many_who_were_killed<A: Awaitable>() {
         let object = A::closed(1);
-        let forms = [Form::Blocking, Form::Async, Form::Timed, Form::Spawned];
-        let victims: Vec<_> = (0..8).map(|n| Victim::asleep(&object, forms[n % 4])).collect();
+        let ways = [Way::Blocking, Way::Async, Way::Timed, Way::Tokio];
+        let victims: Vec<_> = (0..8).map(|n| Victim::asleep(&object, ways[n % 4])).collect();
         let witness = Witness::of(&object, 0);
         for victim in &victims {
             victim.kill();
@@ -884,9 +884,9 @@ every_type! {
     }
 
     fn a_waiter_is_killed_and_nobody_else_waits<A: Awaitable>() {
-        for form in [Form::Blocking, Form::Async] {
+        for way in [Way::Blocking, Way::Async] {
             let object = A::closed(1);
-            let victim = Victim::asleep(&object, form);
+            let victim = Victim::asleep(&object, way);
             victim.stop();
             object.let_through();
             victim.kill();
@@ -964,9 +964,9 @@ fn wait_in_many_tasks<A: Awaitable>(object: A, tasks: usize, came: Sign) {
 #[test]
 fn a_waiter_killed_at_a_barrier_breaks_it() {
     watched(|| {
-        for form in [Form::Blocking, Form::Async] {
+        for way in [Way::Blocking, Way::Async] {
             let meeting = Meeting::closed(2);
-            let victim = Victim::asleep(&meeting, form);
+            let victim = Victim::asleep(&meeting, way);
             let waiting = meeting.0.clone();
             let (witness, _) = asleep_in(move || waiting.wait());
             victim.kill();
@@ -1113,14 +1113,14 @@ every_type! {
         let lock = L::free();
         let stop = Arc::new(AtomicBool::new(false));
         let (inside, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let ours: Vec<_> = [Form::Blocking, Form::Async, Form::Spawned]
-            .map(|form| {
+        let ours: Vec<_> = [Way::Blocking, Way::Async, Way::Tokio]
+            .map(|way| {
                 let (lock, stop) = (lock.clone(), Arc::clone(&stop));
                 let (inside, rounds) = (Arc::clone(&inside), Arc::clone(&rounds));
                 thread::spawn(move || {
                     while !stop.load(Ordering::SeqCst) {
                         let inside = Arc::clone(&inside);
-                        form.hold(&lock, move || {
+                        lock.hold(way, move || {
                             assert!(!inside.swap(true, Ordering::SeqCst), "two at once");
                             inside.store(false, Ordering::SeqCst);
                         });
@@ -1678,10 +1678,10 @@ fn come_as_strangers<A: Awaitable>(runtime: &tokio::runtime::Runtime) {
     let (object, passed) = (A::closed(ALL), AtomicUsize::new(0));
     let passes = || passed.fetch_add(1, Ordering::SeqCst);
     thread::scope(|scope| {
-        for form in [Form::Blocking, Form::Timed, Form::Async] {
+        for way in [Way::Blocking, Way::Timed, Way::Async] {
             let (object, passes) = (&object, &passes);
             scope.spawn(move || {
-                form.wait(object);
+                object.wait_in(way);
                 passes();
             });
         }

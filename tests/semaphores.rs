@@ -14,12 +14,15 @@ use std::{
     time::Duration,
 };
 
-use common::{Sign, eventually, watched};
+use common::{
+    Sign, eventually, watched,
+    ways::{Way, Ways, every_way, spawned},
+};
 use freethreading::{
     Barrier, BoundedSemaphore, Error, Overflow, Semaphore, Worker, WorkerPoolExecutor, task,
 };
 use futures::executor::block_on;
-use primitives::{Form, Lockable, Place, Waiters, every_form, every_type, multi_thread};
+use primitives::{Lockable, Place, Waiters, every_type, multi_thread};
 
 freethreading::init_tests!();
 
@@ -60,22 +63,22 @@ macro_rules! permits {
 permits!(Semaphore BoundedSemaphore);
 
 /// Acquires without releasing.
-fn acquire<P: Permits>(semaphore: &P, form: Form) {
-    match form {
-        Form::Timed => assert!(semaphore.acquire_timeout(primitives::LONG)),
-        Form::Async => block_on(semaphore.acquire_async()),
-        Form::Spawned => {
+fn acquire<P: Permits>(semaphore: &P, way: Way) {
+    match way {
+        Way::Timed => assert!(semaphore.acquire_timeout(primitives::LONG)),
+        Way::Async => block_on(semaphore.acquire_async()),
+        Way::Tokio => {
             let semaphore = semaphore.clone();
-            primitives::spawned(async move { semaphore.acquire_async().await });
+            spawned(async move { semaphore.acquire_async().await });
         }
-        Form::Blocking | Form::Mixed => semaphore.acquire(),
+        Way::Blocking => semaphore.acquire(),
     }
 }
 
-fn acquire_twice<P: Permits>(semaphore: P, form: Form, came: Sign, passed: Sign) {
+fn acquire_twice<P: Permits>(semaphore: P, way: Way, came: Sign, passed: Sign) {
     came.note(Place::here());
     for _ in 0..2 {
-        acquire(&semaphore, form);
+        acquire(&semaphore, way);
         passed.note("");
     }
 }
@@ -88,8 +91,8 @@ fn release<P: Permits>(semaphore: P) -> bool {
     semaphore.release().is_ok()
 }
 
-fn acquire_once<P: Permits>(semaphore: P, form: Form) {
-    acquire(&semaphore, form);
+fn acquire_once<P: Permits>(semaphore: P, way: Way) {
+    acquire(&semaphore, way);
 }
 
 fn executor(max_workers: usize) -> WorkerPoolExecutor {
@@ -101,15 +104,15 @@ fn assert_overflow(result: Result<(), Error>) {
     assert!(matches!(result, Err(Error::Overflow)), "{result:?}");
 }
 
-every_form! {
+every_way! {
     for [semaphore: Semaphore, bounded_semaphore: BoundedSemaphore]
 
-    fn the_default_is_one_permit<P: Permits>(form) {
+    fn the_default_is_one_permit<P: Permits>(ways) {
         let semaphore = P::free();
-        acquire(&semaphore, form);
+        acquire(&semaphore, ways.of(0));
         assert!(!semaphore.try_acquire());
-        let waiters = Waiters::asleep(1, form, |form, came, passed| {
-            let second = task!(acquire_and_note::<P>(semaphore.clone(), form, came, passed));
+        let waiters = Waiters::asleep(1, ways, |way, came, passed| {
+            let second = task!(acquire_and_note::<P>(semaphore.clone(), way, came, passed));
             Worker::new(second)
         });
         assert_eq!(waiters.passed(), 0);
@@ -118,22 +121,22 @@ every_form! {
         assert_eq!(semaphore.drain(), 0);
     }
 
-    fn there_are_as_many_as_were_asked_for<P: Permits>(form) {
+    fn there_are_as_many_as_were_asked_for<P: Permits>(ways) {
         let semaphore = P::with(2);
-        acquire(&semaphore, form);
+        acquire(&semaphore, ways.of(0));
         assert!(semaphore.acquire_timeout(Duration::ZERO));
         assert!(!semaphore.try_acquire());
         assert!(!semaphore.acquire_timeout(Duration::from_millis(10)));
         semaphore.release().unwrap();
-        acquire(&semaphore, form);
+        acquire(&semaphore, ways.of(0));
         assert!(!semaphore.try_acquire());
     }
 
-    fn exactly_as_many_come_through_as_there_are_permits<P: Permits>(form) {
+    fn exactly_as_many_come_through_as_there_are_permits<P: Permits>(ways) {
         let semaphore = P::with(7);
         semaphore.acquire();
-        let waiters = Waiters::start(10, form, |form, came, passed| {
-            Worker::new(task!(acquire_twice::<P>(semaphore.clone(), form, came, passed)))
+        let waiters = Waiters::start(10, ways, |way, came, passed| {
+            Worker::new(task!(acquire_twice::<P>(semaphore.clone(), way, came, passed)))
         });
         waiters.settle(6);
         for _ in 0..7 {
@@ -148,11 +151,11 @@ every_form! {
         assert_eq!(semaphore.drain(), 0);
     }
 
-    fn many_releases_at_once_let_as_many_through<P: Permits>(form) {
+    fn many_releases_at_once_let_as_many_through<P: Permits>(ways) {
         let semaphore = P::with(5);
         assert_eq!(semaphore.drain(), 5);
-        let waiters = Waiters::asleep(4, form, |form, came, passed| {
-            let acquire = task!(acquire_and_note::<P>(semaphore.clone(), form, came, passed));
+        let waiters = Waiters::asleep(4, ways, |way, came, passed| {
+            let acquire = task!(acquire_and_note::<P>(semaphore.clone(), way, came, passed));
             Worker::new(acquire)
         });
         semaphore.release_many(0).unwrap();
@@ -166,12 +169,12 @@ every_form! {
         assert_eq!(semaphore.drain(), 1);
     }
 
-    fn one_who_acquires_and_one_who_releases_may_differ<P: Permits>(form) {
+    fn one_who_acquires_and_one_who_releases_may_differ<P: Permits>(ways) {
         for limit in 1..=4 {
             let semaphore = P::with(limit);
             let executor = executor(2);
             let acquired: Vec<_> = (0..limit)
-                .map(|n| executor.submit(task!(acquire_once::<P>(semaphore.clone(), form.nth(n)))))
+                .map(|n| executor.submit(task!(acquire_once::<P>(semaphore.clone(), ways.of(n)))))
                 .collect();
             for acquired in acquired {
                 acquired.result().unwrap();
@@ -188,9 +191,9 @@ every_form! {
     }
 }
 
-fn acquire_and_note<P: Permits>(semaphore: P, form: Form, came: Sign, passed: Sign) {
+fn acquire_and_note<P: Permits>(semaphore: P, way: Way, came: Sign, passed: Sign) {
     came.note(Place::here());
-    acquire(&semaphore, form);
+    acquire(&semaphore, way);
     passed.note("");
 }
 
@@ -211,9 +214,9 @@ fn three_of_ten_tries<P: Permits>() {
 
 fn scopes<P: Permits>() {
     let semaphore = P::with(2);
-    semaphore.with_guard(Form::Blocking, || {
+    semaphore.with_guard(Way::Blocking, || {
         let left = catch_unwind(AssertUnwindSafe(|| {
-            semaphore.with_guard(Form::Timed, || {
+            semaphore.with_guard(Way::Timed, || {
                 assert!(!semaphore.try_guard());
                 panic!("out of both");
             })
@@ -238,8 +241,8 @@ freethreading::test_backends! {
         watched(|| {
             let semaphore = Semaphore::new(0);
             assert!(!semaphore.try_acquire());
-            let waiters = Waiters::asleep(1, Form::Blocking, |form, came, passed| {
-                let acquire = task!(acquire_and_note::<Semaphore>(semaphore.clone(), form, came, passed));
+            let waiters = Waiters::asleep(1, Ways::All(Way::Blocking), |way, came, passed| {
+                let acquire = task!(acquire_and_note::<Semaphore>(semaphore.clone(), way, came, passed));
                 Worker::new(acquire)
             });
             assert!(executor(1).submit(task!(release::<Semaphore>(semaphore.clone()))).result().unwrap());
@@ -364,7 +367,7 @@ fn come_and_go<P: Permits>(semaphore: P, room: Semaphore, rounds: usize) {
     for round in 0..rounds {
         match round % 5 {
             4 => {
-                semaphore.with_guard(Form::Blocking, enter);
+                semaphore.with_guard(Way::Blocking, enter);
                 continue;
             }
             3 => block_on(semaphore.acquire_async()),

@@ -253,31 +253,31 @@ fn outside_encoders_refuse<S: Shared>(object: S) -> bool {
 }
 
 /// Makes tests of the functions, for each type, on each backend: `NAME::TYPE::BACKEND`.
-macro_rules! every_way {
-    ($($way:ident)*) => {
+macro_rules! every_route {
+    ($($route:ident)*) => {
         $(
-            mod $way {
+            mod $route {
                 use super::*;
 
-                every_way!(@types $way lock: Lock, r_lock: RLock, condition: Condition,
+                every_route!(@types $route lock: Lock, r_lock: RLock, condition: Condition,
                     semaphore: Semaphore, bounded_semaphore: BoundedSemaphore, event: Event,
                     barrier: Barrier, queue: Queue<String>, simple_queue: SimpleQueue<String>);
             }
         )*
     };
-    (@types $way:ident $($name:ident: $type:ty),*) => {
+    (@types $route:ident $($name:ident: $type:ty),*) => {
         freethreading::test_backends! {
             $(
                 #[test]
                 fn $name() {
-                    watched(super::super::$way::<$type>);
+                    watched(super::super::$route::<$type>);
                 }
             )*
         }
     };
 }
 
-every_way! {
+every_route! {
     as_an_argument
     as_a_capture
     as_a_result

@@ -18,12 +18,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Panicking, Random, Wakes, eventually, processes, unclonable, watched};
+use common::{
+    Panicking, Random, Wakes, eventually, processes, unclonable, watched,
+    ways::{Way, every_way},
+};
 use freethreading::{BoundedSemaphore, Condition, Error, Event, Lock, RLock, Semaphore, task};
 use futures::FutureExt;
 use primitives::{
-    Awaitable, Form, Getting, HeldRLock, Joining, LONG, Meeting, Place, Putting, SimplyGetting,
-    Wait, Waiters, asleep_in, current_thread, every_form, every_type, multi_thread,
+    Awaitable, Getting, HeldRLock, Joining, LONG, Meeting, Place, Putting, SimplyGetting, Wait,
+    Waiters, asleep_in, current_thread, every_type, multi_thread,
 };
 
 freethreading::init_tests!();
@@ -867,7 +870,7 @@ fn mixed<A: Awaitable>(object: &A) -> (Arc<AtomicUsize>, impl FnOnce()) {
     for n in 0..5 {
         let (waiting, through) = (object.clone(), Arc::clone(&passed));
         threads.push(asleep_in(move || {
-            Form::Mixed.nth(2 * n + 1).wait(&waiting);
+            waiting.wait_in([Way::Blocking, Way::Timed][n % 2]);
             through.fetch_add(1, Ordering::SeqCst);
         }));
         let (waiting, through) = (object.clone(), Arc::clone(&passed));
@@ -923,7 +926,7 @@ every_type! {
     }
 }
 
-every_form! {
+every_way! {
     for [
         lock: Lock,
         semaphore: Semaphore,
@@ -934,9 +937,9 @@ every_form! {
         simple_get: SimplyGetting,
     ]
 
-    fn workers_are_let_through_one_by_one<A: Awaitable>(form) {
+    fn workers_are_let_through_one_by_one<A: Awaitable>(ways) {
         let object = A::closed(4);
-        let waiters = Waiters::of(4, form, &object);
+        let waiters = Waiters::of(4, ways, &object);
         for passed in 1..=4 {
             object.let_through();
             waiters.settle(passed);
@@ -946,7 +949,7 @@ every_form! {
     }
 }
 
-every_form! {
+every_way! {
     for [
         r_lock: HeldRLock,
         event: Event,
@@ -954,9 +957,9 @@ every_form! {
         join: Joining,
     ]
 
-    fn workers_are_let_through_together<A: Awaitable>(form) {
+    fn workers_are_let_through_together<A: Awaitable>(ways) {
         let object = A::closed(4);
-        let waiters = Waiters::of(4, form, &object);
+        let waiters = Waiters::of(4, ways, &object);
         object.let_through();
         waiters.settle(4);
         waiters.join();

@@ -1,5 +1,5 @@
-//! What the tests of the primitives share: one face over all that can be waited for, ways to wait,
-//! and workers that do. Not every test crate uses all of it.
+//! What the tests of the primitives share: one face over all that can be waited for, and workers that
+//! wait. Not every test crate uses all of it.
 #![allow(dead_code, unused_imports, unused_macros)]
 
 use std::{
@@ -18,7 +18,10 @@ use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
 
 pub use crate::common::ways::{LONG, current_thread, multi_thread};
-use crate::common::{Scratch, Sign, eventually};
+use crate::common::{
+    Scratch, Sign, eventually,
+    ways::{Way, Ways, spawned},
+};
 
 pub type Wait<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
@@ -135,6 +138,19 @@ pub trait Awaitable: Portable + Clone + Sync + fmt::Debug {
     fn wait_timeout(&self, timeout: Duration) -> bool;
 
     fn wait_async(&self) -> Wait<'_>;
+
+    /// Waits until it lets the caller through.
+    fn wait_in(&self, way: Way) {
+        match way {
+            Way::Blocking => self.wait(),
+            Way::Timed => assert!(self.wait_timeout(LONG)),
+            Way::Async => block_on(self.wait_async()),
+            Way::Tokio => {
+                let object = self.clone();
+                spawned(async move { object.wait_async().await });
+            }
+        }
+    }
 }
 
 /// How one waits for what is acquired.
@@ -526,8 +542,29 @@ pub trait Lockable: Portable + Clone + Sync + fmt::Debug {
     fn acquire_async(&self) -> Wait<'_>;
     fn release(&self) -> Result<(), Error>;
 
+    /// Acquires, runs the body, and releases, all as one owner.
+    fn hold<T: Send + 'static>(&self, way: Way, body: impl FnOnce() -> T + Send + 'static) -> T {
+        match way {
+            Way::Blocking => self.acquire(),
+            Way::Timed => assert!(self.acquire_timeout(LONG)),
+            Way::Async => block_on(self.acquire_async()),
+            Way::Tokio => {
+                let lock = self.clone();
+                return spawned(async move {
+                    lock.acquire_async().await;
+                    let result = body();
+                    lock.release().unwrap();
+                    result
+                });
+            }
+        }
+        let result = body();
+        self.release().unwrap();
+        result
+    }
+
     /// Runs the body with a guard held.
-    fn with_guard<T>(&self, form: Form, body: impl FnOnce() -> T) -> T;
+    fn with_guard<T>(&self, way: Way, body: impl FnOnce() -> T) -> T;
 
     /// Whether a guard can be had at once.
     fn try_guard(&self) -> bool;
@@ -563,21 +600,17 @@ macro_rules! lockable {
                 $type::release(self).map_err(Error::from)
             }
 
-            fn with_guard<T>(&self, form: Form, body: impl FnOnce() -> T) -> T {
-                match form {
-                    Form::Blocking | Form::Mixed => {
+            fn with_guard<T>(&self, way: Way, body: impl FnOnce() -> T) -> T {
+                match way {
+                    Way::Blocking => {
                         let _guard = self.$lock();
                         body()
                     }
-                    Form::Timed => {
+                    Way::Timed => {
                         let _guard = self.$lock_timeout(LONG).unwrap();
                         body()
                     }
-                    Form::Async => block_on(async {
-                        let _guard = self.$lock_async().await;
-                        body()
-                    }),
-                    Form::Spawned => current_thread().block_on(async {
+                    Way::Async | Way::Tokio => way.run(async {
                         let _guard = self.$lock_async().await;
                         body()
                     }),
@@ -607,71 +640,6 @@ lockable!(
     permit_async
 );
 
-/// A way to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Form {
-    Blocking,
-    Timed,
-    /// A future, on the plainest of executors.
-    Async,
-    /// A task of a tokio runtime.
-    Spawned,
-    /// Some wait in one way and some in another.
-    Mixed,
-}
-
-impl Form {
-    /// How the nth of several waits.
-    pub fn nth(self, n: usize) -> Form {
-        match self {
-            Form::Mixed => [Form::Async, Form::Blocking, Form::Spawned, Form::Timed][n % 4],
-            form => form,
-        }
-    }
-
-    pub fn wait<A: Awaitable>(self, object: &A) {
-        match self {
-            Form::Blocking | Form::Mixed => object.wait(),
-            Form::Timed => assert!(object.wait_timeout(LONG)),
-            Form::Async => block_on(object.wait_async()),
-            Form::Spawned => {
-                let object = object.clone();
-                spawned(async move { object.wait_async().await });
-            }
-        }
-    }
-
-    /// Acquires, runs the body, and releases, all as one owner.
-    pub fn hold<L: Lockable, T: Send + 'static>(
-        self,
-        lock: &L,
-        body: impl FnOnce() -> T + Send + 'static,
-    ) -> T {
-        match self {
-            Form::Blocking | Form::Mixed => lock.acquire(),
-            Form::Timed => assert!(lock.acquire_timeout(LONG)),
-            Form::Async => block_on(lock.acquire_async()),
-            Form::Spawned => {
-                let lock = lock.clone();
-                return spawned(async move {
-                    lock.acquire_async().await;
-                    let result = body();
-                    lock.release().unwrap();
-                    result
-                });
-            }
-        }
-        let result = body();
-        lock.release().unwrap();
-        result
-    }
-}
-
-/// Runs a task of a runtime that is there for it alone.
-pub fn spawned<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
-    current_thread().block_on(async { tokio::spawn(task).await.unwrap() })
-}
-
 /// Workers that each tell where they are, wait, and tell that they were let through.
 pub struct Waiters {
     workers: Vec<Worker>,
@@ -683,18 +651,18 @@ pub struct Waiters {
 impl Waiters {
     /// Workers of the default backend, each of which `make` makes from the way to wait and the places
     /// for the two lists of notes. Returns when all of them sleep.
-    pub fn asleep(number: usize, form: Form, make: impl Fn(Form, Sign, Sign) -> Worker) -> Waiters {
-        let waiters = Waiters::start(number, form, make);
+    pub fn asleep(number: usize, ways: Ways, make: impl Fn(Way, Sign, Sign) -> Worker) -> Waiters {
+        let waiters = Waiters::start(number, ways, make);
         waiters.settle(0);
         waiters
     }
 
     /// The same, without waiting for them.
-    pub fn start(number: usize, form: Form, make: impl Fn(Form, Sign, Sign) -> Worker) -> Waiters {
+    pub fn start(number: usize, ways: Ways, make: impl Fn(Way, Sign, Sign) -> Worker) -> Waiters {
         let scratch = Scratch::new();
         let (came, passed) = (scratch.sign("came"), scratch.sign("passed"));
         let workers: Vec<_> = (0..number)
-            .map(|n| make(form.nth(n), came.clone(), passed.clone()))
+            .map(|n| make(ways.of(n), came.clone(), passed.clone()))
             .collect();
         for worker in &workers {
             worker.start().unwrap();
@@ -708,11 +676,11 @@ impl Waiters {
     }
 
     /// Workers that wait for an object.
-    pub fn of<A: Awaitable>(number: usize, form: Form, object: &A) -> Waiters {
-        Waiters::asleep(number, form, |form, came, passed| {
+    pub fn of<A: Awaitable>(number: usize, ways: Ways, object: &A) -> Waiters {
+        Waiters::asleep(number, ways, |way, came, passed| {
             Worker::new(freethreading::task!(wait_and_note::<A>(
                 object.clone(),
-                form,
+                way,
                 came,
                 passed
             )))
@@ -758,80 +726,10 @@ impl Waiters {
 }
 
 /// The task of a worker that waits.
-pub fn wait_and_note<A: Awaitable>(object: A, form: Form, came: Sign, passed: Sign) {
+pub fn wait_and_note<A: Awaitable>(object: A, way: Way, came: Sign, passed: Sign) {
     came.note(Place::here());
-    form.wait(&object);
+    object.wait_in(way);
     passed.note("");
-}
-
-/// Makes a test of the body for every way to wait, on every backend: `NAME::FORM::BACKEND`; where
-/// types are given, for each of them: `NAME::TYPE::FORM::BACKEND`.
-macro_rules! every_form {
-    ($($(#[$attribute:meta])* fn $name:ident($form:ident) $body:block)*) => {
-        $(
-            $(#[$attribute])*
-            mod $name {
-                use super::*;
-
-                fn run($form: Form) {
-                    watched(|| $body)
-                }
-
-                every_form!(@forms run);
-            }
-        )*
-    };
-    (for $types:tt $($(#[$attribute:meta])* fn $name:ident<$type:ident: $bound:ident>($form:ident) $body:block)*) => {
-        $(
-            $(#[$attribute])*
-            mod $name {
-                use super::*;
-
-                fn run<$type: $bound>($form: Form) {
-                    watched(|| $body)
-                }
-
-                every_form!(@types $types);
-            }
-        )*
-    };
-    (@types [$($module:ident: $type:ty),* $(,)?]) => {
-        $(
-            mod $module {
-                use super::*;
-
-                every_form!(@forms run::<$type>);
-            }
-        )*
-    };
-    (@forms $run:expr) => {
-        freethreading::test_backends! {
-            #[test]
-            fn blocking() {
-                $run(Form::Blocking);
-            }
-
-            #[test]
-            fn timed() {
-                $run(Form::Timed);
-            }
-
-            #[test]
-            fn asynchronous() {
-                $run(Form::Async);
-            }
-
-            #[test]
-            fn spawned() {
-                $run(Form::Spawned);
-            }
-
-            #[test]
-            fn mixed() {
-                $run(Form::Mixed);
-            }
-        }
-    };
 }
 
 /// Makes a test of the body for each of the types, for all that can be waited for, or for those of them that have no
@@ -879,4 +777,4 @@ macro_rules! every_type {
     };
 }
 
-pub(crate) use {every_form, every_type};
+pub(crate) use every_type;

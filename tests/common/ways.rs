@@ -25,7 +25,9 @@ pub const LONG: Duration = Duration::from_secs(3600);
 pub enum Way {
     Blocking,
     Timed,
+    /// A future, on the plainest of executors.
     Async,
+    /// A future on a tokio runtime, as a task of it where it can be one.
     Tokio,
 }
 
@@ -143,6 +145,11 @@ pub fn multi_thread() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
+/// Runs a task of a runtime that is there for it alone.
+pub fn spawned<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
+    current_thread().block_on(async { tokio::spawn(task).await.unwrap() })
+}
+
 /// The ways of the workers of one scenario.
 #[derive(Clone, Copy, Debug)]
 pub enum Ways {
@@ -160,7 +167,8 @@ impl Ways {
     }
 }
 
-/// Makes one test for each way and for the mixture, on each backend.
+/// Makes a test of the body for each way and for the mixture, on each backend: `NAME::WAY::BACKEND`; where types are
+/// given, for each of them: `NAME::TYPE::WAY::BACKEND`.
 macro_rules! every_way {
     ($($(#[$attribute:meta])* fn $name:ident($ways:ident) $body:block)*) => {
         $(
@@ -172,32 +180,64 @@ macro_rules! every_way {
                     $crate::common::watched(|| $body);
                 }
 
-                freethreading::test_backends! {
-                    #[test]
-                    fn blocking() {
-                        use $crate::common::ways::{Way, Ways};
-                        scenario(Ways::All(Way::Blocking));
-                    }
-
-                    #[test]
-                    fn timed() {
-                        use $crate::common::ways::{Way, Ways};
-                        scenario(Ways::All(Way::Timed));
-                    }
-
-                    #[test]
-                    fn asynchronous() {
-                        use $crate::common::ways::{Way, Ways};
-                        scenario(Ways::All(Way::Async));
-                    }
-
-                    #[test]
-                    fn mixed() {
-                        scenario($crate::common::ways::Ways::Mixed);
-                    }
-                }
+                $crate::common::ways::every_way!(@ways scenario);
             }
         )*
+    };
+    (for $types:tt $($(#[$attribute:meta])* fn $name:ident<$type:ident: $bound:ident>($ways:ident) $body:block)*) => {
+        $(
+            $(#[$attribute])*
+            mod $name {
+                use super::*;
+
+                fn scenario<$type: $bound>($ways: $crate::common::ways::Ways) {
+                    $crate::common::watched(|| $body);
+                }
+
+                $crate::common::ways::every_way!(@types $types);
+            }
+        )*
+    };
+    (@types [$($module:ident: $type:ty),* $(,)?]) => {
+        $(
+            mod $module {
+                use super::*;
+
+                $crate::common::ways::every_way!(@ways scenario::<$type>);
+            }
+        )*
+    };
+    (@ways $scenario:expr) => {
+        freethreading::test_backends! {
+            #[test]
+            fn blocking() {
+                use $crate::common::ways::{Way, Ways};
+                $scenario(Ways::All(Way::Blocking));
+            }
+
+            #[test]
+            fn timed() {
+                use $crate::common::ways::{Way, Ways};
+                $scenario(Ways::All(Way::Timed));
+            }
+
+            #[test]
+            fn asynchronous() {
+                use $crate::common::ways::{Way, Ways};
+                $scenario(Ways::All(Way::Async));
+            }
+
+            #[test]
+            fn on_tokio() {
+                use $crate::common::ways::{Way, Ways};
+                $scenario(Ways::All(Way::Tokio));
+            }
+
+            #[test]
+            fn mixed() {
+                $scenario($crate::common::ways::Ways::Mixed);
+            }
+        }
     };
 }
 pub(crate) use every_way;
