@@ -198,7 +198,7 @@ test_joins! {
         let scratch = Scratch::new();
         let ran = scratch.sign("ran");
         let worker = Worker::new(task!(give(ran.clone())));
-        assert!(matches!(join(&worker), Err(Error::NotStarted)));
+        assert_eq!(join(&worker), Err(Error::NotStarted));
         // It is as it was.
         worker.start().unwrap();
         join(&worker).unwrap();
@@ -207,9 +207,9 @@ test_joins! {
 
     #[test]
     fn the_main_worker_cannot_be_joined(join) {
-        assert!(matches!(join(&current_worker()), Err(Error::JoinSelf)));
+        assert_eq!(join(&current_worker()), Err(Error::JoinSelf));
         let main = freethreading::enumerate().swap_remove(0);
-        assert!(matches!(join(&main), Err(Error::JoinSelf)));
+        assert_eq!(join(&main), Err(Error::JoinSelf));
     }
 
     #[test]

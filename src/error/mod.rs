@@ -21,7 +21,7 @@ pub use workers::{Broken, Death, Killed, StartError, WorkerDied};
 ///
 /// The narrower error types convert into it, so `?` works in a function that returns
 /// `Result<_, freethreading::Error>`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
     /// A task gave no result.
