@@ -16,8 +16,8 @@ use std::{
 
 use common::{on_processes, watched};
 use freethreading::{
-    Backend, Effect, Error, IntoTask, Part, Portable, Task, TaskError, Worker, WorkerPoolExecutor,
-    task,
+    Backend, Effect, Error, IntoTask, Part, Portable, Queue, Task, TaskError, Worker,
+    WorkerPoolExecutor, task,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -818,6 +818,48 @@ fn a_worker_whose_argument_cannot_be_decoded_says_so_in_join() {
                 matches!(&error, Error::Task(TaskError::Decode(what)) if what.part() == Part::Argument),
                 "{error:?}"
             );
+        });
+    }
+}
+
+// Errors of this crate as results.
+
+fn pump(from: Queue<u64>, to: Queue<u64>) -> Result<(), Error> {
+    to.put(from.get_nowait()?)?;
+    Ok(())
+}
+
+/// Has a worker of its own do it.
+fn nested(divisor: u64) -> Result<u64, TaskError> {
+    let executor = WorkerPoolExecutor::new(1).unwrap();
+    executor.submit(task!(|divisor| 42 / divisor)).result()
+}
+
+freethreading::test_backends! {
+    #[test]
+    fn a_task_may_return_any_error_of_this_crate() {
+        let (from, to) = (Queue::new(0), Queue::new(0));
+        from.put(7).unwrap();
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let pump = || executor.submit(task!(pump(from.clone(), to.clone()))).result().unwrap();
+            assert_eq!(pump(), Ok(()));
+            assert_eq!(to.get_nowait(), Ok(7));
+            assert_eq!(pump(), Err(Error::Empty));
+        });
+    }
+
+    #[test]
+    fn a_task_may_return_the_error_of_another_task() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            assert_eq!(executor.submit(task!(nested(6))).result().unwrap(), Ok(7));
+            let error = executor.submit(task!(nested(0))).result().unwrap().unwrap_err();
+            assert!(
+                matches!(&error, TaskError::Panicked(panic) if panic.message().contains("zero")),
+                "{error}"
+            );
+            assert_eq!(error.effect(), Effect::Ran);
         });
     }
 }

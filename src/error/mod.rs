@@ -4,10 +4,15 @@
 //! [`user_code`] what the user's own code does, [`primitives`] what the operations of primitives can return.
 
 mod primitives;
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests;
+mod travel;
 mod user_code;
 mod workers;
 
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
 
@@ -20,8 +25,9 @@ pub use workers::{Broken, Death, Killed, StartError, WorkerDied};
 /// Any error of this crate.
 ///
 /// The narrower error types convert into it, so `?` works in a function that returns
-/// `Result<_, freethreading::Error>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `Result<_, freethreading::Error>`. Like them it travels, so that a task may return such a `Result` as
+/// well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Error {
     /// A task gave no result.
@@ -136,7 +142,7 @@ impl From<TaskError> for Error {
 }
 
 /// Whether a task ran; if it did not, it is safe to submit it again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Effect {
     /// Not a line of the task ran.
     DidNotRun,
@@ -160,7 +166,7 @@ impl Effect {
 /// Why a task gave no result.
 ///
 /// [`effect`](TaskError::effect) says whether the task ran.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum TaskError {
     /// The task panicked.
@@ -187,13 +193,13 @@ pub enum TaskError {
     /// The other process does not have this function: it is not the same build of the same program.
     Mismatch(Box<str>),
     /// The function is in a shared library, which a worker process may have at another place, or not at all.
-    SharedLibrary(&'static str),
+    SharedLibrary(Box<str>),
     /// No worker could be started for the task.
     Start(StartError),
     /// The executor is broken for good: its initializer or its workers failed again and again.
     Broken(Broken),
     /// An argument with which the call cannot work; the text says which and why.
-    InvalidArgument(&'static str),
+    InvalidArgument(Box<str>),
     /// The time to wait was up; the task goes on.
     Timeout,
     /// The result was taken before: a result is handed out once.

@@ -2,10 +2,12 @@
 
 use std::{error, fmt};
 
+use serde::{Deserialize, Serialize};
+
 use super::{CodecError, Error, TaskError};
 
 /// The lock is not held by anybody, so it cannot be released.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotHeld;
 
 impl fmt::Display for NotHeld {
@@ -15,7 +17,7 @@ impl fmt::Display for NotHeld {
 }
 
 /// The lock is not held by the caller, who therefore can neither release it, nor wait, nor notify.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotOwned;
 
 impl fmt::Display for NotOwned {
@@ -25,7 +27,7 @@ impl fmt::Display for NotOwned {
 }
 
 /// The semaphore would have more permits than it can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overflow;
 
 impl fmt::Display for Overflow {
@@ -35,7 +37,7 @@ impl fmt::Display for Overflow {
 }
 
 /// [`task_done`](crate::Queue::task_done) was called more often than items were put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TooManyTaskDone;
 
 impl fmt::Display for TooManyTaskDone {
@@ -45,7 +47,7 @@ impl fmt::Display for TooManyTaskDone {
 }
 
 /// Why a barrier was not passed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum BarrierError {
     /// The barrier is broken, or broke during the wait: one of those who waited gave up or died, or it was aborted
@@ -65,7 +67,7 @@ impl fmt::Display for BarrierError {
 }
 
 /// Why an item was not put into a queue. The item comes back with the error.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PutError<T> {
     /// There is no room, or there was none in time.
@@ -114,7 +116,7 @@ impl<T> fmt::Display for PutError<T> {
 ///
 /// See [`WorkerPoolExecutor::try_submit`](crate::WorkerPoolExecutor::try_submit) and
 /// [`WorkerPool::try_apply_async`](crate::WorkerPool::try_apply_async).
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Full<T>(pub T);
 
 impl<T> Full<T> {
@@ -145,7 +147,7 @@ impl<T> From<Full<T>> for Error {
 }
 
 /// Why a queue gave no item.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum GetError {
     /// The queue is empty, or was so until the time was up.

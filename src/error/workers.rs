@@ -2,10 +2,15 @@
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
-use super::{Effect, TaskError};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Effect, TaskError,
+    travel::{io_error, shared},
+};
 
 /// How a worker process came to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Death {
     /// It exited with this code.
@@ -63,15 +68,15 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 }
 
 /// A worker process that died before it gave the result of a task.
-#[derive(Clone, PartialEq, Eq)]
-pub struct WorkerDied(Arc<DeathReport>);
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerDied(#[serde(with = "shared")] Arc<DeathReport>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct DeathReport {
     worker: String,
     pid: u32,
     death: Death,
-    task: Option<&'static str>,
+    task: Option<String>,
     effect: Effect,
     stderr: String,
 }
@@ -81,7 +86,7 @@ impl WorkerDied {
         worker: String,
         pid: u32,
         death: Death,
-        task: Option<&'static str>,
+        task: Option<&str>,
         effect: Effect,
         stderr: String,
     ) -> Self {
@@ -89,7 +94,7 @@ impl WorkerDied {
             worker,
             pid,
             death,
-            task,
+            task: task.map(str::to_owned),
             effect,
             stderr,
         }))
@@ -128,7 +133,7 @@ impl WorkerDied {
 
     /// The path of the function of the task that it had, if it had one.
     pub fn task(&self) -> Option<&str> {
-        self.0.task
+        self.0.task.as_deref()
     }
 
     /// Whether the task ran.
@@ -173,14 +178,14 @@ impl fmt::Display for WorkerDied {
 }
 
 /// A task that was ended, together with the worker process that ran it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Killed(Arc<KillReport>);
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed(#[serde(with = "shared")] Arc<KillReport>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct KillReport {
     worker: String,
     pid: u32,
-    task: &'static str,
+    task: String,
     effect: Effect,
     limit: Option<Duration>,
 }
@@ -189,14 +194,14 @@ impl Killed {
     pub(crate) fn new(
         worker: String,
         pid: u32,
-        task: &'static str,
+        task: &str,
         effect: Effect,
         limit: Option<Duration>,
     ) -> Self {
         Killed(Arc::new(KillReport {
             worker,
             pid,
-            task,
+            task: task.into(),
             effect,
             limit,
         }))
@@ -214,7 +219,7 @@ impl Killed {
 
     /// The path of the task's function.
     pub fn task(&self) -> &str {
-        self.0.task
+        &self.0.task
     }
 
     /// Whether the task ran.
@@ -251,12 +256,13 @@ impl fmt::Display for Killed {
 }
 
 /// The system did not let a worker start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartError(Arc<Refusal>);
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartError(#[serde(with = "shared")] Arc<Refusal>);
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Refusal {
     worker: String,
+    #[serde(with = "io_error")]
     cause: io::Error,
 }
 
@@ -301,10 +307,11 @@ impl std::error::Error for StartError {
 }
 
 /// An executor or a pool that gave up on its workers; see [`initializer`](crate::Builder::initializer).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
     initializer: bool,
     attempts: u32,
+    #[serde(with = "shared")]
     cause: Arc<TaskError>,
 }
 

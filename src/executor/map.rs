@@ -233,7 +233,7 @@ impl Buffered<'_> {
 }
 
 fn zero_chunksize() -> TaskError {
-    TaskError::InvalidArgument("a chunk needs at least one item: chunksize is 0")
+    TaskError::InvalidArgument("a chunk needs at least one item: chunksize is 0".into())
 }
 
 /// The results of a [`map`](WorkerPoolExecutor::map), in the order of its items.

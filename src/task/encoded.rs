@@ -66,7 +66,7 @@ impl EncodedTask {
 impl Serialize for EncodedTask {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let function = self.entry.id().ok_or_else(|| {
-            ser::Error::custom(TaskError::SharedLibrary(self.entry.function_name()))
+            ser::Error::custom(TaskError::SharedLibrary(self.entry.function_name().into()))
         })?;
         passage::add(&self.luggage);
         (function, &self.payload[..], self.luggage.ids()).serialize(serializer)

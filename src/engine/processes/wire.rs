@@ -296,7 +296,7 @@ fn call(
 ) -> Result<ToWorker, TaskError> {
     let function = entry
         .id()
-        .ok_or_else(|| TaskError::SharedLibrary(entry.function_name()))?;
+        .ok_or_else(|| TaskError::SharedLibrary(entry.function_name().into()))?;
     Ok(ToWorker::Run(Call {
         id,
         function,
