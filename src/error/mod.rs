@@ -27,6 +27,11 @@ pub use workers::{Broken, Death, Killed, StartError, WorkerDied};
 /// The narrower error types convert into it, so `?` works in a function that returns
 /// `Result<_, freethreading::Error>`. Like them it travels, so that a task may return such a `Result` as
 /// well.
+///
+/// What it says is all there is to say, with the text of the error within. Therefore its
+/// [`source`](std::error::Error::source) is not that one but, as for an [`io::Error`](std::io::Error), what that
+/// one has as its source: whoever prints an error with all its sources prints nothing twice. The error within is
+/// had by a match, as in `Error::Task(error)`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Error {
@@ -165,7 +170,7 @@ impl Effect {
 
 /// Why a task gave no result.
 ///
-/// [`effect`](TaskError::effect) says whether the task ran.
+/// [`effect`](TaskError::effect) says whether the task ran. For text and source see [`Error`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum TaskError {
@@ -287,7 +292,7 @@ impl std::error::Error for TaskError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             TaskError::Start(error) => error.source(),
-            TaskError::Broken(broken) => Some(broken.cause()),
+            TaskError::Broken(error) => error.source(),
             _ => None,
         }
     }

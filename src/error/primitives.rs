@@ -177,7 +177,7 @@ impl error::Error for BarrierError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             BarrierError::Broken => None,
-            BarrierError::Action(error) => Some(error),
+            BarrierError::Action(error) => error.source(),
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::{
     fmt::{Debug, Display},
     io::{self, ErrorKind},
+    iter,
     time::Duration,
 };
 
@@ -157,4 +158,50 @@ fn what_the_system_said_arrives() {
     let short = said(io::Error::new(ErrorKind::WriteZero, "no room"));
     assert_eq!(short.io_error().kind(), ErrorKind::Other);
     assert_eq!(short.io_error().to_string(), "no room");
+}
+
+/// What a report of the error consists of.
+fn report(error: &dyn std::error::Error) -> Vec<String> {
+    iter::successors(Some(error), |&error| error.source())
+        .map(|error| error.to_string())
+        .collect()
+}
+
+#[test]
+fn a_report_says_nothing_twice() {
+    /// Is caused by another error.
+    #[derive(Debug)]
+    struct Outer;
+
+    impl Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the system is to blame")
+        }
+    }
+
+    impl std::error::Error for Outer {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&NotHeld)
+        }
+    }
+
+    let start = || refused(io::Error::other(Outer));
+    let broken = Broken::new(false, 3, TaskError::Start(start()));
+    let caused: [&dyn std::error::Error; _] = [
+        &start(),
+        &broken,
+        &TaskError::Start(start()),
+        &TaskError::Broken(broken.clone()),
+        &BarrierError::Action(TaskError::Start(start())),
+        &Error::Start(start()),
+        &Error::Task(TaskError::Broken(broken.clone())),
+    ];
+    for error in caused {
+        let report = report(error);
+        assert!(report[0].contains("the system is to blame"), "{report:?}");
+        assert_eq!(report[1..], [NotHeld.to_string()]);
+    }
+    for error in errors() {
+        assert_eq!(report(&error), [error.to_string()]);
+    }
 }

@@ -103,6 +103,8 @@ impl fmt::Display for Panic {
     }
 }
 
+impl std::error::Error for Panic {}
+
 /// A value that serde could not carry.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodecError(Box<CodecText>);
@@ -169,6 +171,8 @@ impl fmt::Display for CodecError {
     }
 }
 
+impl std::error::Error for CodecError {}
+
 /// An argument or a result that is larger than a frame may be; see
 /// [`max_frame_len`](crate::Builder::max_frame_len).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,3 +219,5 @@ impl fmt::Display for TooLarge {
         )
     }
 }
+
+impl std::error::Error for TooLarge {}

@@ -177,6 +177,8 @@ impl fmt::Display for WorkerDied {
     }
 }
 
+impl std::error::Error for WorkerDied {}
+
 /// A task that was ended, together with the worker process that ran it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Killed(#[serde(with = "shared")] Arc<KillReport>);
@@ -255,6 +257,8 @@ impl fmt::Display for Killed {
     }
 }
 
+impl std::error::Error for Killed {}
+
 /// The system did not let a worker start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartError(#[serde(with = "shared")] Arc<Refusal>);
@@ -302,7 +306,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0.cause)
+        self.0.cause.source()
     }
 }
 
@@ -351,5 +355,11 @@ impl fmt::Display for Broken {
             f,
             "the executor is broken, make a new one: {what} {attempts} times in a row, the last time so: {cause}"
         )
+    }
+}
+
+impl std::error::Error for Broken {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.source()
     }
 }
