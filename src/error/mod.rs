@@ -28,11 +28,14 @@ pub use workers::{Broken, Death, Killed, StartError, WorkerDied};
 /// `Result<_, freethreading::Error>`. Like them it travels, so that a task may return such a `Result` as
 /// well.
 ///
-/// What it says is all there is to say, with the text of the error within. Therefore its
+/// The text of an error is the whole text, with that of the error within. Therefore its
 /// [`source`](std::error::Error::source) is not that one but, as for an [`io::Error`](std::io::Error), what that
 /// one has as its source: whoever prints an error with all its sources prints nothing twice. The error within is
 /// had by a match, as in `Error::Task(error)`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// `Debug` is the variant's name and the text: it is what one sees where `main` returns an error or somebody
+/// unwraps one.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Error {
     /// A task gave no result.
@@ -171,7 +174,7 @@ impl Effect {
 /// Why a task gave no result.
 ///
 /// [`effect`](TaskError::effect) says whether the task ran. For text and source see [`Error`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum TaskError {
     /// The task panicked.
@@ -297,3 +300,57 @@ impl std::error::Error for TaskError {
         }
     }
 }
+
+// `Debug` is what one sees of an error that `main` returns or somebody unwraps: it has the text, which says what to do.
+
+macro_rules! variant_names {
+    ($type:ident: $($variant:ident)*) => {
+        impl $type {
+            fn variant_name(&self) -> &'static str {
+                match self {
+                    $($type::$variant { .. } => stringify!($variant),)*
+                }
+            }
+        }
+    };
+}
+
+variant_names! {
+    Error:
+    Task InvalidArgument InvalidBackend BackendDecided NotInitialized Unsupported Start AlreadyStarted NotStarted
+    NotRunning StillRunning JoinSelf Timeout NotHeld NotOwned Overflow BrokenBarrier Full Empty TooManyTaskDone
+    Codec Arena
+}
+
+variant_names! {
+    TaskError:
+    Panicked WorkerDied Cancelled Killed TimeLimit Shutdown Terminated Encode Decode TooLarge Mismatch
+    SharedLibrary Start Broken InvalidArgument Timeout Taken
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Task(error) => write!(f, "Task: {error:?}"),
+            error => write!(f, "{}: {error}", error.variant_name()),
+        }
+    }
+}
+
+impl fmt::Debug for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {self}", self.variant_name())
+    }
+}
+
+macro_rules! debug_as_text {
+    ($($type:ident)*) => {
+        $(impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($type), ": {}"), self)
+            }
+        })*
+    };
+}
+
+debug_as_text! { Broken CodecError Killed Panic StartError TooLarge WorkerDied }

@@ -187,7 +187,7 @@ fn a_report_says_nothing_twice() {
 
     let start = || refused(io::Error::other(Outer));
     let broken = Broken::new(false, 3, TaskError::Start(start()));
-    let caused: [&dyn std::error::Error; _] = [
+    let caused: [&dyn std::error::Error; 7] = [
         &start(),
         &broken,
         &TaskError::Start(start()),
@@ -204,4 +204,22 @@ fn a_report_says_nothing_twice() {
     for error in errors() {
         assert_eq!(report(&error), [error.to_string()]);
     }
+}
+
+#[test]
+fn what_one_sees_of_an_error_that_is_unwrapped_is_its_text() {
+    let start = || refused(io::Error::from_raw_os_error(libc::EAGAIN));
+    assert_eq!(
+        format!("{:?}", Error::NotInitialized),
+        format!("NotInitialized: {}", Error::NotInitialized)
+    );
+    assert_eq!(
+        format!("{:?}", Error::Task(TaskError::Taken)),
+        "Task: Taken: the result was taken before"
+    );
+    assert_eq!(
+        format!("{:?}", TaskError::Start(start())),
+        format!("Start: {}", start())
+    );
+    assert_eq!(format!("{:?}", start()), format!("StartError: {}", start()));
 }

@@ -48,7 +48,7 @@ fn shortened(mut text: String) -> String {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Panic(Box<PanicText>);
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PanicText {
     message: String,
     location: Option<String>,
@@ -85,15 +85,6 @@ impl Panic {
     }
 }
 
-impl fmt::Debug for Panic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Panic")
-            .field("message", &self.message())
-            .field("location", &self.location())
-            .finish_non_exhaustive()
-    }
-}
-
 impl fmt::Display for Panic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.location() {
@@ -109,7 +100,7 @@ impl std::error::Error for Panic {}
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodecError(Box<CodecText>);
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct CodecText {
     part: Part,
     is_item: bool,
@@ -150,12 +141,6 @@ impl CodecError {
     }
 }
 
-impl fmt::Debug for CodecError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let CodecText {
@@ -175,10 +160,10 @@ impl std::error::Error for CodecError {}
 
 /// An argument or a result that is larger than a frame may be; see
 /// [`max_frame_len`](crate::Builder::max_frame_len).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TooLarge(Box<Sizes>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Sizes {
     part: Part,
     size: u64,

@@ -71,7 +71,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerDied(#[serde(with = "shared")] Arc<DeathReport>);
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct DeathReport {
     worker: String,
     pid: u32,
@@ -148,12 +148,6 @@ impl WorkerDied {
     }
 }
 
-impl fmt::Debug for WorkerDied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 impl fmt::Display for WorkerDied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let DeathReport {
@@ -180,10 +174,10 @@ impl fmt::Display for WorkerDied {
 impl std::error::Error for WorkerDied {}
 
 /// A task that was ended, together with the worker process that ran it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Killed(#[serde(with = "shared")] Arc<KillReport>);
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct KillReport {
     worker: String,
     pid: u32,
@@ -260,10 +254,10 @@ impl fmt::Display for Killed {
 impl std::error::Error for Killed {}
 
 /// The system did not let a worker start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartError(#[serde(with = "shared")] Arc<Refusal>);
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Refusal {
     worker: String,
     #[serde(with = "io_error")]
@@ -311,7 +305,7 @@ impl std::error::Error for StartError {
 }
 
 /// An executor or a pool that gave up on its workers; see [`initializer`](crate::Builder::initializer).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
     initializer: bool,
     attempts: u32,
