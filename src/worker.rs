@@ -4,6 +4,7 @@ pub(crate) mod record;
 
 use std::{
     fmt,
+    panic::{RefUnwindSafe, UnwindSafe},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,6 +59,10 @@ pub struct Worker {
     record: Arc<Record>,
     body: Arc<Mutex<Body>>,
 }
+
+// No panic leaves a worker half started: what encodes the arguments cannot unwind.
+impl UnwindSafe for Worker {}
+impl RefUnwindSafe for Worker {}
 
 /// What a worker is to do.
 enum Body {

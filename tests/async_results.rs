@@ -81,7 +81,7 @@ fn is_panic(error: &TaskError) -> bool {
     matches!(error, TaskError::Panicked(panic) if panic.message() == "no luck")
 }
 
-fn get<R: Send + 'static>(way: Way, result: AsyncResult<R>) -> Result<R, TaskError> {
+fn get<R>(way: Way, result: AsyncResult<R>) -> Result<R, TaskError> {
     match way {
         Way::Blocking => result.get(),
         Way::Timed => result.get_timeout(LONG),
@@ -89,7 +89,7 @@ fn get<R: Send + 'static>(way: Way, result: AsyncResult<R>) -> Result<R, TaskErr
     }
 }
 
-fn wait<R: Send + 'static>(way: Way, result: &AsyncResult<R>) {
+fn wait<R>(way: Way, result: &AsyncResult<R>) {
     match way {
         Way::Blocking => result.wait(),
         Way::Timed => assert!(result.wait_timeout(LONG)),

@@ -301,6 +301,43 @@ freethreading::test_backends! {
 
 freethreading::test_backends! {
     #[test]
+    fn what_has_ended_is_left_out_of_a_select() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            let pool = WorkerPool::new(2).unwrap();
+            let mut future = executor.submit(|| 1);
+            let mut failure = executor.submit(fail);
+            let mut result = pool.apply_async(|| 10).unwrap();
+            let mut results = pool.map_async(double, 0..3).unwrap();
+            let mut map = executor.map(double, 0..3).into_stream();
+            let mut imap = pool.imap(double, 0..3).unwrap().into_stream();
+            let (mut sum, mut failures, mut ends) = (0, 0, 0);
+            futures::executor::block_on(async {
+                loop {
+                    let item = futures::select! {
+                        one = future => Some(one),
+                        failed = failure => {
+                            failed.unwrap_err();
+                            failures += 1;
+                            continue;
+                        }
+                        ten = result => Some(ten),
+                        all = results => Some(all.map(|all| all.into_iter().sum())),
+                        item = map.next() => item,
+                        item = imap.next() => item,
+                        complete => break,
+                    };
+                    match item {
+                        Some(item) => sum += item.unwrap(),
+                        None => ends += 1,
+                    }
+                }
+            });
+            assert_eq!((sum, failures, ends), (1 + 10 + 3 * (2 + 4), 1, 2));
+        });
+    }
+
+    #[test]
     fn several_runtimes_use_one_executor() {
         watched(|| {
             let executor = WorkerPoolExecutor::new(2).unwrap();

@@ -4,6 +4,7 @@ mod common;
 
 use std::{
     cell::Cell,
+    panic::{RefUnwindSafe, UnwindSafe},
     pin::pin,
     sync::{
         Arc, Barrier, Mutex,
@@ -675,6 +676,11 @@ fn the_callbacks_of_worker_processes_may_wait_for_each_other() {
         assert_eq!(done, [1, 2]);
     });
 }
+
+static_assertions::assert_impl_all!(TaskFuture<Cell<u32>>: UnwindSafe, RefUnwindSafe);
+static_assertions::assert_impl_all!(MapStream<Cell<u32>>: UnwindSafe, RefUnwindSafe);
+static_assertions::assert_impl_all!(Worker: UnwindSafe, RefUnwindSafe);
+static_assertions::assert_impl_all!(Error: UnwindSafe, RefUnwindSafe);
 
 /// `Cell` may be sent but not shared, which must not matter to whoever holds its future.
 #[test]

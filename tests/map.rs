@@ -16,7 +16,7 @@ use common::{
     Gate, GateKeeper, Scratch, Sign, eventually, number_at, square, squares, watched, ways::Liar,
 };
 use freethreading::{Backend, Effect, Map, TaskError, WorkerPoolExecutor};
-use futures::{StreamExt, executor::block_on};
+use futures::{Stream, StreamExt, executor::block_on};
 use serde::{Deserialize, Serialize};
 
 freethreading::init_tests!();
@@ -106,6 +106,29 @@ freethreading::test_backends! {
                 assert_eq!(mapping.map(square, 0..40).into_vec().unwrap(), squares(0..40));
                 assert_eq!(take_stream_apart(mapping.map(square, 0..40)).0, squares(0..40));
             }
+        });
+    }
+
+    #[test]
+    fn a_map_tells_how_many_results_are_to_come() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            for chunksize in [1, 3, 40] {
+                let mut map = executor.chunksize(chunksize).map(square, 0..10);
+                for left in (1..=10).rev() {
+                    let (least, most) = map.size_hint();
+                    assert!((1..=left).contains(&least));
+                    assert_eq!(most, Some(left));
+                    map.next().unwrap().unwrap();
+                }
+                assert_eq!(map.size_hint(), (0, Some(0)));
+                assert_eq!(map.into_stream().size_hint(), (0, Some(0)));
+            }
+            let mut map = executor.chunksize(4).map(|n: u64| assert_ne!(n, 5), 0..10);
+            let ended: Vec<_> = map.by_ref().take(6).collect();
+            assert!(ended[..5].iter().all(Result::is_ok) && ended[5].is_err());
+            assert_eq!(map.size_hint(), (0, Some(0)));
+            assert_eq!(executor.chunksize(0).map(square, 0..10).size_hint(), (1, Some(1)));
         });
     }
 

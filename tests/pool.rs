@@ -31,9 +31,15 @@ use futures::{executor::block_on, stream};
 freethreading::init_tests!();
 
 static_assertions::assert_impl_all!(WorkerPool: Send, Sync, UnwindSafe, RefUnwindSafe);
-static_assertions::assert_impl_all!(AsyncResult<Cell<u8>>: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe);
-static_assertions::assert_impl_all!(Imap<std::ops::Range<u8>, Cell<u8>>: Send, Unpin);
-static_assertions::assert_impl_all!(ImapStream<stream::Pending<u8>, u8>: Send, Unpin);
+static_assertions::assert_impl_all!(
+    AsyncResult<Cell<u8>>: Send, Sync, Unpin, UnwindSafe, RefUnwindSafe
+);
+static_assertions::assert_impl_all!(
+    Imap<std::ops::Range<u8>, Cell<u8>>: Send, Unpin, UnwindSafe, RefUnwindSafe
+);
+static_assertions::assert_impl_all!(
+    ImapStream<stream::Pending<u8>, u8>: Send, Unpin, UnwindSafe, RefUnwindSafe
+);
 
 /// What the methods give that are awaited has no name, but may be awaited on any thread.
 const _: fn(&WorkerPool) = |pool| {

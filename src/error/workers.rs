@@ -1,6 +1,11 @@
 //! What became of workers.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    panic::{RefUnwindSafe, UnwindSafe},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -277,6 +282,10 @@ impl StartError {
         &self.0.cause
     }
 }
+
+// What the system said stays as it is.
+impl UnwindSafe for StartError {}
+impl RefUnwindSafe for StartError {}
 
 /// The system's error is equal to one that has the same kind and says the same.
 impl PartialEq for Refusal {

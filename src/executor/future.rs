@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::FusedFuture;
+
 use crate::{
     coop, deadline,
     engine::{Job, Scheduler, room::Admission},
@@ -62,6 +64,8 @@ use crate::{
 #[must_use = "the task runs all the same, but its errors go unseen"]
 pub struct TaskFuture<R> {
     shared: Arc<dyn Shared<R>>,
+    /// It was polled to its end.
+    ended: bool,
 }
 
 // No panic leaves a task half changed: user code runs outside of its lock.
@@ -70,7 +74,10 @@ impl<R> RefUnwindSafe for TaskFuture<R> {}
 
 impl<R> TaskFuture<R> {
     pub(crate) fn new(shared: Arc<dyn Shared<R>>) -> Self {
-        TaskFuture { shared }
+        TaskFuture {
+            shared,
+            ended: false,
+        }
     }
 
     /// Submits the work, which is encoded first if that is needed.
@@ -280,9 +287,19 @@ impl<R> TaskFuture<R> {
 impl<R> Future for TaskFuture<R> {
     type Output = Result<R, TaskError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         ready!(coop::poll_begin(context));
-        self.poll_result(context)
+        let result = ready!(self.poll_result(context));
+        self.ended = true;
+        Poll::Ready(result)
+    }
+}
+
+/// It is terminated once it was awaited to its end; a result that was taken otherwise is an error, which it has
+/// to give yet.
+impl<R> FusedFuture for TaskFuture<R> {
+    fn is_terminated(&self) -> bool {
+        self.ended
     }
 }
 

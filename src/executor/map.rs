@@ -3,13 +3,14 @@
 use std::{
     collections::VecDeque,
     fmt,
+    panic::{RefUnwindSafe, UnwindSafe},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use futures::Stream;
+use futures::{Stream, stream::FusedStream};
 
 use super::{TaskFuture, WorkerPoolExecutor};
 use crate::{
@@ -105,7 +106,7 @@ impl<'a> Mapping<'a> {
         } = self;
         let deadline = timeout.and_then(deadline::after);
         if chunksize == 0 {
-            return Map::new(VecDeque::new(), deadline, Some(zero_chunksize()));
+            return Map::new(VecDeque::new(), 0, deadline, Some(zero_chunksize()));
         }
         let chunk = Chunk::of(function);
         let mut input = Input::new(items.into_iter());
@@ -113,12 +114,14 @@ impl<'a> Mapping<'a> {
         let is_here = executor.scheduler.carriage().is_none();
         let mut results = is_here.then(|| Carver::in_place(input.expected()));
         let mut chunks = VecDeque::new();
+        let mut to_come = 0usize;
         loop {
             let items = input.cut(chunksize);
             let len = items.len();
             if len == 0 {
                 break;
             }
+            to_come = to_come.saturating_add(len);
             chunks.push_back(executor.submit_work(ChunkWork {
                 chunk,
                 items,
@@ -128,7 +131,7 @@ impl<'a> Mapping<'a> {
                 break;
             }
         }
-        Map::new(chunks, deadline, None)
+        Map::new(chunks, to_come, deadline, None)
     }
 }
 
@@ -244,6 +247,8 @@ fn zero_chunksize() -> TaskError {
 pub struct Map<R> {
     /// What comes after `values`.
     chunks: VecDeque<TaskFuture<ChunkResult<R>>>,
+    /// How many results the chunks are to give.
+    to_come: usize,
     values: Option<Values<R>>,
     /// What comes after `values` and is the last to come.
     error: Option<TaskError>,
@@ -254,11 +259,13 @@ pub struct Map<R> {
 impl<R> Map<R> {
     fn new(
         chunks: VecDeque<TaskFuture<ChunkResult<R>>>,
+        to_come: usize,
         deadline: Option<Instant>,
         error: Option<TaskError>,
     ) -> Self {
         Map {
             chunks,
+            to_come,
             values: None,
             error,
             deadline,
@@ -329,6 +336,7 @@ impl<R> Map<R> {
         MapStream {
             map: self,
             timer: None,
+            ended: false,
         }
     }
 
@@ -337,6 +345,7 @@ impl<R> Map<R> {
         match outcome {
             Ok(ChunkResult { values, panic }) => {
                 self.chunks.pop_front();
+                self.to_come = self.to_come.saturating_sub(values.len());
                 self.values = Some(values);
                 self.error = panic.map(TaskError::Panicked);
             }
@@ -348,9 +357,18 @@ impl<R> Map<R> {
     }
 
     fn cancel_rest(&mut self) {
+        self.to_come = 0;
         for chunk in self.chunks.drain(..) {
             chunk.cancel();
         }
+    }
+
+    /// How many items come at least, and at most.
+    fn bounds(&self) -> (usize, Option<usize>) {
+        let here = self.values.as_ref().map_or(0, Values::len) + usize::from(self.error.is_some());
+        // The first of those to come may be an error, and the last.
+        let least = usize::from(!self.chunks.is_empty());
+        (here.saturating_add(least), here.checked_add(self.to_come))
     }
 
     /// Waits for the next result. Not a part of `next`, which is to be small where it is called.
@@ -392,6 +410,11 @@ impl<R> Iterator for Map<R> {
         }
         self.next_of_chunks()
     }
+
+    /// At most as many as there are items without a result; fewer if an error comes among them.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.bounds()
+    }
 }
 
 impl<R> std::iter::FusedIterator for Map<R> {}
@@ -423,10 +446,16 @@ pub struct MapStream<R> {
     map: Map<R>,
     /// Runs to the deadline, if there is one, once somebody waits.
     timer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// It was polled to its end.
+    ended: bool,
 }
 
 // Nothing is pinned but the box.
 impl<R> Unpin for MapStream<R> {}
+
+// No user code runs where the stream is changed, so that no panic leaves it half changed.
+impl<R> UnwindSafe for MapStream<R> {}
+impl<R> RefUnwindSafe for MapStream<R> {}
 
 impl<R> MapStream<R> {
     fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -451,6 +480,7 @@ impl<R> Stream for MapStream<R> {
                 return Poll::Ready(Some(item));
             }
             let Some(chunk) = self.map.chunks.front() else {
+                self.ended = true;
                 return Poll::Ready(None);
             };
             let outcome = match chunk.poll_result(context) {
@@ -462,6 +492,17 @@ impl<R> Stream for MapStream<R> {
             };
             self.map.receive(outcome);
         }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.map.bounds()
+    }
+}
+
+/// It is terminated once it gave `None`.
+impl<R> FusedStream for MapStream<R> {
+    fn is_terminated(&self) -> bool {
+        self.ended
     }
 }
 

@@ -6,6 +6,7 @@ mod window;
 use std::{
     fmt,
     iter::FusedIterator,
+    panic::{RefUnwindSafe, UnwindSafe},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,6 +48,10 @@ pub struct Imap<I: Iterator, R> {
     feeder: Feeder<I::Item, R>,
     output: Output<R>,
 }
+
+// A panic of the input is an item, and no other user code runs where the iterator is changed.
+impl<I: Iterator, R> UnwindSafe for Imap<I, R> {}
+impl<I: Iterator, R> RefUnwindSafe for Imap<I, R> {}
 
 /// Gives items to the workers.
 struct Feeder<T, R> {

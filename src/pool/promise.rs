@@ -9,7 +9,6 @@
 
 use std::{
     mem,
-    panic::RefUnwindSafe,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -29,9 +28,6 @@ pub(super) struct Promise<T> {
 }
 
 pub(super) type Outcome<T> = Result<T, TaskError>;
-
-// No panic leaves one half kept: user code runs outside of its lock.
-impl<T> RefUnwindSafe for Promise<T> {}
 
 /// Is shown the outcome before it is handed out.
 pub(super) type Hook<T> = Box<dyn FnOnce(&Outcome<T>) + Send>;
@@ -73,7 +69,7 @@ impl<T> State<T> {
     }
 }
 
-impl<T: Send + 'static> Promise<T> {
+impl<T> Promise<T> {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Promise {
             state: Mutex::new(State {
@@ -87,13 +83,19 @@ impl<T: Send + 'static> Promise<T> {
     }
 
     /// Keeps the promise; the first outcome stays.
-    pub(super) fn complete(self: &Arc<Self>, outcome: Outcome<T>) {
+    pub(super) fn complete(self: &Arc<Self>, outcome: Outcome<T>)
+    where
+        T: Send + 'static,
+    {
         self.complete_and_release(outcome, ());
     }
 
     /// Keeps the promise, and drops what was held until then: hooks do not find it any more, and others
     /// find the promise kept once it is gone.
-    pub(super) fn complete_and_release<H>(self: &Arc<Self>, outcome: Outcome<T>, held: H) {
+    pub(super) fn complete_and_release<H>(self: &Arc<Self>, outcome: Outcome<T>, held: H)
+    where
+        T: Send + 'static,
+    {
         let mut state = self.state.lock();
         if !matches!(state.stage, Stage::Pending) {
             drop(state);

@@ -2,11 +2,14 @@
 
 use std::{
     fmt,
+    panic::{RefUnwindSafe, UnwindSafe},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
+
+use futures::future::FusedFuture;
 
 use super::promise::{Hook, Promise};
 use crate::{coop, deadline, error::TaskError, executor::TaskFuture};
@@ -41,6 +44,8 @@ use crate::{coop, deadline, error::TaskError, executor::TaskFuture};
 #[must_use = "the work is done all the same, but its errors go unseen"]
 pub struct AsyncResult<R> {
     source: Source<R>,
+    /// It was polled to its end.
+    ended: bool,
 }
 
 enum Source<R> {
@@ -48,16 +53,22 @@ enum Source<R> {
     Promise(Arc<Promise<R>>),
 }
 
-impl<R: Send + 'static> AsyncResult<R> {
+// No panic leaves a result half made: user code runs outside of its lock.
+impl<R> UnwindSafe for AsyncResult<R> {}
+impl<R> RefUnwindSafe for AsyncResult<R> {}
+
+impl<R> AsyncResult<R> {
     pub(super) fn of_task(task: TaskFuture<R>) -> Self {
         AsyncResult {
             source: Source::Task(task),
+            ended: false,
         }
     }
 
     pub(super) fn of_promise(promise: Arc<Promise<R>>) -> Self {
         AsyncResult {
             source: Source::Promise(promise),
+            ended: false,
         }
     }
 
@@ -173,7 +184,10 @@ impl<R: Send + 'static> AsyncResult<R> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn callback(self, callback: impl FnOnce(&R) + Send + 'static) -> Self {
+    pub fn callback(self, callback: impl FnOnce(&R) + Send + 'static) -> Self
+    where
+        R: Send + 'static,
+    {
         self.hook(Box::new(|outcome| {
             if let Ok(value) = outcome {
                 callback(value);
@@ -183,7 +197,10 @@ impl<R: Send + 'static> AsyncResult<R> {
 
     /// Has the function called with the error, if there is one; see
     /// [`callback`](AsyncResult::callback). If the value was taken before, the error is [`TaskError::Taken`].
-    pub fn error_callback(self, callback: impl FnOnce(&TaskError) + Send + 'static) -> Self {
+    pub fn error_callback(self, callback: impl FnOnce(&TaskError) + Send + 'static) -> Self
+    where
+        R: Send + 'static,
+    {
         self.hook(Box::new(|outcome| {
             if let Err(error) = outcome {
                 callback(error);
@@ -191,7 +208,10 @@ impl<R: Send + 'static> AsyncResult<R> {
         }))
     }
 
-    fn hook(self, hook: Hook<R>) -> Self {
+    fn hook(self, hook: Hook<R>) -> Self
+    where
+        R: Send + 'static,
+    {
         let promise = match self.source {
             Source::Promise(promise) => {
                 promise.hook(hook);
@@ -209,28 +229,35 @@ impl<R: Send + 'static> AsyncResult<R> {
     }
 }
 
-impl<R: Send + 'static> Future for AsyncResult<R> {
+impl<R> Future for AsyncResult<R> {
     type Output = Result<R, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.source {
-            Source::Task(task) => Pin::new(task).poll(context),
-            Source::Promise(promise) => {
-                ready!(coop::poll_begin(context));
-                promise.poll_take(context)
-            }
-        }
+        ready!(coop::poll_begin(context));
+        let result = ready!(match &self.source {
+            Source::Task(task) => task.poll_result(context),
+            Source::Promise(promise) => promise.poll_take(context),
+        });
+        self.ended = true;
+        Poll::Ready(result)
+    }
+}
+
+/// It is terminated once it was awaited to its end.
+impl<R> FusedFuture for AsyncResult<R> {
+    fn is_terminated(&self) -> bool {
+        self.ended
     }
 }
 
 /// Waits for a result and leaves it there; there may be several.
-struct Onlooker<'a, R: Send + 'static> {
+struct Onlooker<'a, R> {
     source: &'a Source<R>,
     /// What it is known by, once it was polled.
     key: Option<u64>,
 }
 
-impl<R: Send + 'static> Future for Onlooker<'_, R> {
+impl<R> Future for Onlooker<'_, R> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -241,7 +268,7 @@ impl<R: Send + 'static> Future for Onlooker<'_, R> {
     }
 }
 
-impl<R: Send + 'static> Drop for Onlooker<'_, R> {
+impl<R> Drop for Onlooker<'_, R> {
     fn drop(&mut self) {
         match (self.key, self.source) {
             (Some(key), Source::Task(task)) => task.forget(key),
@@ -251,7 +278,7 @@ impl<R: Send + 'static> Drop for Onlooker<'_, R> {
     }
 }
 
-impl<R: Send + 'static> fmt::Debug for AsyncResult<R> {
+impl<R> fmt::Debug for AsyncResult<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncResult")
             .field("ready", &self.ready())

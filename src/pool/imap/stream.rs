@@ -2,11 +2,12 @@
 
 use std::{
     fmt,
+    panic::{RefUnwindSafe, UnwindSafe},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream::FusedStream};
 
 use super::{Feeder, Output};
 use crate::{coop, error::TaskError, task::Portable, unwind};
@@ -28,10 +29,16 @@ pub struct ImapStream<S: Stream, R> {
     buffer: Vec<S::Item>,
     feeder: Feeder<S::Item, R>,
     output: Output<R>,
+    /// It was polled to its end.
+    ended: bool,
 }
 
 // Nothing is pinned but the box.
 impl<S: Stream, R> Unpin for ImapStream<S, R> {}
+
+// A panic of the input is an item, and no other user code runs where the stream is changed.
+impl<S: Stream, R> UnwindSafe for ImapStream<S, R> {}
+impl<S: Stream, R> RefUnwindSafe for ImapStream<S, R> {}
 
 impl<S: Stream, R> ImapStream<S, R> {
     pub(super) fn new(input: Option<S>, feeder: Feeder<S::Item, R>, output: Output<R>) -> Self {
@@ -40,6 +47,7 @@ impl<S: Stream, R> ImapStream<S, R> {
             buffer: Vec::new(),
             feeder,
             output,
+            ended: false,
         }
     }
 }
@@ -123,11 +131,25 @@ where
                     }
                 }
                 Poll::Ready(None) if self.input.is_none() => {
-                    return Poll::Ready(self.output.last.take().map(Err));
+                    let last = self.output.last.take();
+                    self.ended = last.is_none();
+                    return Poll::Ready(last.map(Err));
                 }
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
         }
+    }
+}
+
+/// It is terminated once it gave `None`.
+impl<S, R> FusedStream for ImapStream<S, R>
+where
+    S: Stream,
+    S::Item: Portable,
+    R: Portable,
+{
+    fn is_terminated(&self) -> bool {
+        self.ended
     }
 }
 
