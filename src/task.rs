@@ -38,8 +38,8 @@ use entry::Entry;
     message = "`{Self}` cannot travel to a worker",
     label = "not portable",
     note = "what goes to a worker, and what comes back, must be `Serialize + DeserializeOwned + Send + 'static`",
-    note = "derive `serde::Serialize` and `serde::Deserialize` for `{Self}`, or pass an owned value that has them (`String` for `&str`, `Arc` and `Rc` not at all)",
-    note = "where it is `!`, since the task never returns, say that it returns something: `|| -> () {{ … }}`"
+    note = "a type of one's own derives `serde::Serialize` and `serde::Deserialize`; what is borrowed or shared is passed as an owned value (`String` for `&str`, `T` for `Arc<T>`)",
+    note = "an error that serde does not carry travels as its text, `.map_err(|error| error.to_string())`, or as a type of one's own"
 )]
 pub trait Portable: Serialize + DeserializeOwned + Send + 'static {}
 
@@ -143,15 +143,46 @@ pub struct Bare;
 #[derive(Debug)]
 pub struct Built;
 
-impl<F, R> IntoTask<Bare> for F
+impl<F> IntoTask<Bare> for F
 where
-    F: Fn() -> R + Send + Sync + 'static,
-    R: Portable,
+    F: Nullary,
+    F::Output: Portable,
 {
     type Args = ();
+    type Output = F::Output;
+
+    fn into_task(self) -> Task<(), F::Output> {
+        self.task()
+    }
+}
+
+/// A function of no arguments. What is none is said to be no task; the compiler would say how to make it an `Fn()`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a task",
+    label = "not a task",
+    note = "a task is a function of no arguments (`submit(f)`), a call (`submit(task!(f(a, b)))`), or a closure that names what it captures (`submit(task!(|x, y| x + y))`)"
+)]
+pub trait Nullary {
+    /// What it returns.
+    type Output;
+
+    /// The task of calling it.
+    fn task(self) -> Task<(), Self::Output>
+    where
+        Self::Output: Portable;
+}
+
+#[diagnostic::do_not_recommend]
+impl<F, R> Nullary for F
+where
+    F: Fn() -> R + Send + Sync + 'static,
+{
     type Output = R;
 
-    fn into_task(self) -> Task<(), R> {
+    fn task(self) -> Task<(), R>
+    where
+        R: Portable,
+    {
         Task::new(self, ())
     }
 }

@@ -10,5 +10,8 @@ fn main() {
     let _ = executor.submit(5);
     let _ = executor.submit(add);
     let _ = Worker::new(add(1, 2));
+    let _ = executor.submit(add(1, 2));
+    let _ = executor.submit(async { 5 });
+    let _ = executor.submit(Box::new(add(1, 2)));
     let _ = executor.submit(task!(5));
 }
