@@ -254,7 +254,7 @@ callable!(A B C D E G H I J K L M);
 /// # Examples
 ///
 /// ```
-/// use freethreading::{Backend, WorkerPoolExecutor, task};
+/// use freethreading::{Backend, Queue, WorkerPoolExecutor, task};
 ///
 /// fn area(width: u32, height: u32) -> u32 {
 ///     width * height
@@ -267,8 +267,12 @@ callable!(A B C D E G H I J K L M);
 /// let (times, word) = (2usize, String::from("ab"));
 /// let captured = executor.submit(task!(|times, word| word.repeat(times)));
 ///
+/// let queue = Queue::new(0);
+/// let put = executor.submit(task!(|queue = queue.clone()| queue.put(1)));
+///
 /// assert_eq!(called.result()?, 42);
 /// assert_eq!(captured.result()?, "abab");
+/// assert_eq!(queue.get()?, 1);
 /// # Ok(())
 /// # }
 /// ```
@@ -283,31 +287,80 @@ macro_rules! task {
     (| $($rest:tt)+) => {
         $crate::task!(@captures [] [] $($rest)+)
     };
-    // Captured names, one at a time, up to the closing bar.
-    (@captures [$($name:ident)*] [$($pattern:tt)*] | $body:expr) => {
+    // All captures travel by value.
+    (move $($closure:tt)+) => {
+        $crate::task!($($closure)+)
+    };
+    // Captures, one at a time, up to the closing bar: their values in parentheses, and their names.
+    (@captures [$(($value:expr))*] [$($name:tt)*] | $body:expr) => {
         $crate::__private::captured(
-            ($($crate::__private::portable($name),)*),
-            |($($pattern)*)| $body,
+            ($($crate::__private::portable($value),)*),
+            |($($name)*)| $body,
         )
     };
-    (@captures [$($name:ident)*] [$($pattern:tt)*] | -> $result:ty $body:block) => {
+    (@captures [$(($value:expr))*] [$($name:tt)*] | -> $result:ty $body:block) => {
         $crate::__private::captured(
-            ($($crate::__private::portable($name),)*),
-            |($($pattern)*)| -> $result { $body },
+            ($($crate::__private::portable($value),)*),
+            |($($name)*)| -> $result { $body },
         )
     };
-    (@captures [$($name:ident)*] [$($pattern:tt)*] , $($rest:tt)+) => {
-        $crate::task!(@captures [$($name)*] [$($pattern)*] $($rest)+)
+    // A variable is its own value. Taken as any token, it is what messages point at.
+    (@captures [$($value:tt)*] [$($name:tt)*] $next:tt , $($rest:tt)+) => {
+        $crate::task!(@captures [$($value)* ($next)] [$($name)* $next,] $($rest)+)
     };
-    (@captures [$($name:ident)*] [$($pattern:tt)*] mut $next:ident $($rest:tt)+) => {
-        $crate::task!(@captures [$($name)* $next] [$($pattern)* mut $next,] $($rest)+)
+    (@captures [$($value:tt)*] [$($name:tt)*] $next:tt | $($rest:tt)+) => {
+        $crate::task!(@captures [$($value)* ($next)] [$($name)* $next,] | $($rest)+)
     };
-    (@captures [$($name:ident)*] [$($pattern:tt)*] $next:ident $($rest:tt)+) => {
-        $crate::task!(@captures [$($name)* $next] [$($pattern)* $next,] $($rest)+)
+    (@captures [$($value:tt)*] [$($name:tt)*] mut $next:tt , $($rest:tt)+) => {
+        $crate::task!(@captures [$($value)* ($next)] [$($name)* mut $next,] $($rest)+)
+    };
+    (@captures [$($value:tt)*] [$($name:tt)*] mut $next:tt | $($rest:tt)+) => {
+        $crate::task!(@captures [$($value)* ($next)] [$($name)* mut $next,] | $($rest)+)
+    };
+    // An expression for the value goes on up to the next comma or bar.
+    (@captures $values:tt [$($name:tt)*] $next:ident = $($rest:tt)+) => {
+        $crate::task!(@captures $values [$($name)* $next,] = [] $($rest)+)
+    };
+    (@captures $values:tt [$($name:tt)*] mut $next:ident = $($rest:tt)+) => {
+        $crate::task!(@captures $values [$($name)* mut $next,] = [] $($rest)+)
+    };
+    (@captures [$($value:tt)*] $names:tt = [$($expression:tt)+] , $($rest:tt)+) => {
+        $crate::task!(@captures [$($value)* ($($expression)+)] $names $($rest)+)
+    };
+    (@captures [$($value:tt)*] $names:tt = [$($expression:tt)+] | $($rest:tt)+) => {
+        $crate::task!(@captures [$($value)* ($($expression)+)] $names | $($rest)+)
+    };
+    (@captures $values:tt $names:tt = [$($expression:tt)*] $next:tt $($rest:tt)+) => {
+        $crate::task!(@captures $values $names = [$($expression)* $next] $($rest)+)
+    };
+    (@captures $values:tt $names:tt $variable:ident : $($rest:tt)*) => {
+        ::core::compile_error!(
+            "what a task captures are variables, which have a type already: write task!(|x| …) for task!(|x: u64| …)"
+        )
+    };
+    (@captures $($other:tt)*) => {
+        ::core::compile_error!(
+            "a task names what it captures: variables, task!(|x, mut y| …), or what an expression makes here, task!(|x = x.clone()| …)"
+        )
     };
     // A call: everything before the last group of parentheses is the function.
+    (@call [$($macro:tt)+] ! $arguments:tt) => {
+        ::core::compile_error!(
+            "a macro is not a function: write a closure that names what it captures, as in task!(|x| println!(\"{x}\"))"
+        )
+    };
     (@call [$($function:tt)+] ($($arg:expr),* $(,)?)) => {
         $crate::__private::call($($function)+, ($($crate::__private::portable($arg),)*))
+    };
+    (@call [$($function:tt)+] ($($arguments:tt)*) . $($rest:tt)*) => {
+        ::core::compile_error!(
+            "task! takes nothing behind a call: write a closure that names what it captures, as in task!(|x| f(x).unwrap())"
+        )
+    };
+    (@call [$($value:tt)+] . $($rest:tt)*) => {
+        ::core::compile_error!(
+            "task! takes no method call: write task!(Type::method(value, x)), or a closure that names what it captures, task!(|value, x| value.method(x))"
+        )
     };
     (@call [$($function:tt)*] $next:tt $($rest:tt)+) => {
         $crate::task!(@call [$($function)* $next] $($rest)+)

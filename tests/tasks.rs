@@ -382,6 +382,31 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn captures_may_be_what_an_expression_makes_here() {
+        let (text, times) = (letter("a"), 3usize);
+        assert_eq!(run(task!(|text = text.clone(), times| text.repeat(times))), "aaa");
+        let letters = run(task!(|times, mut letters = vec![text.clone(), letter("b")],| {
+            letters.resize(times, letter("c"));
+            letters
+        }));
+        assert_eq!(letters, ["a", "b", "c"]);
+        let is_here = run(task!(|pid = std::process::id()| -> bool { pid == std::process::id() }));
+        assert_eq!(is_here, !on_processes());
+        let sum = run(task!(|bits = (1u32 | 4), next = [1u32, 2].map(|n| n + 1)| {
+            bits + next.iter().sum::<u32>()
+        }));
+        assert_eq!(sum, 10);
+        assert_eq!(text, "a");
+    }
+
+    #[test]
+    fn a_closure_may_say_that_it_moves() {
+        let (x, y) = (40u8, 2u8);
+        assert_eq!(run(task!(move |x, y| x + y)), 42);
+        assert_eq!(run(task!(move || 42)), 42);
+    }
+
+    #[test]
     fn sixteen_captured_variables() {
         let (a, b, c, d, e, f, g, h) = (1u64, 2u64, 3u64, 4u64, 5u64, 6u64, 7u64, 8u64);
         let (i, j, k, l, m, n, o, p) = (9u64, 10u64, 11u64, 12u64, 13u64, 14u64, 15u64, 16u64);
