@@ -61,6 +61,29 @@ use crate::{
 /// # })
 /// # }
 /// ```
+///
+/// Many can be had as they are done, which is Python's `as_completed`, with what the crate `futures` has for that:
+///
+/// ```
+/// use freethreading::{WorkerPoolExecutor, task};
+/// use futures::{executor::block_on_stream, stream::FuturesUnordered};
+///
+/// fn square(x: u32) -> u32 {
+///     x * x
+/// }
+///
+/// # fn main() -> Result<(), freethreading::Error> {
+/// # freethreading::init();
+/// let executor = WorkerPoolExecutor::new(2)?;
+/// let squares: FuturesUnordered<_> = (0..4).map(|x| executor.submit(task!(square(x)))).collect();
+/// let mut sum = 0;
+/// for square in block_on_stream(squares) {
+///     sum += square?;
+/// }
+/// assert_eq!(sum, 14);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "the task runs all the same, but its errors go unseen"]
 pub struct TaskFuture<R> {
     shared: Arc<dyn Shared<R>>,
