@@ -230,12 +230,11 @@ every_type! {
     fn a_process_does_not_wait_behind_who_has_given_up<A: Awaitable>() {
         for way in [Way::Blocking, Way::Timed, Way::Async] {
             let object = known::<A>();
-            let (first, woken) = pending(&object);
+            let (first, _) = pending(&object);
             let second = Victim::asleep(&object, way);
             drop(first);
             object.let_through();
             second.assert_passes();
-            assert_eq!(woken.count(), 0);
             assert_closed_again(&object);
         }
     }
