@@ -523,19 +523,12 @@ mod an_exit_in_a_worker_after_main_ends_the_program {
 
 mod an_exit_in_a_callback_of_a_task_that_is_given_up_ends_the_program {
     use super::*;
-    use freethreading::{WorkerPoolExecutor, cancelled};
-
-    fn run_until_cancelled() {
-        sign("running").give();
-        while !cancelled() {
-            thread::yield_now();
-        }
-    }
+    use freethreading::WorkerPoolExecutor;
 
     pub fn main() {
         let executor = WorkerPoolExecutor::new(1).unwrap();
-        let future = executor.submit(run_until_cancelled);
-        sign("running").wait();
+        let future = executor.submit(spin);
+        eventually("it runs", || future.running());
         future.add_done_callback(|_| std::process::exit(7));
         executor.kill_workers();
         unreachable!("the program has ended");

@@ -78,10 +78,6 @@ impl Scheduler {
             idle.iter().for_each(|runner| runner.stop());
             at_hand
         });
-        // Processes are gone in a moment. A thread goes on for as long as it likes, for nobody.
-        if self.carriage().is_none() {
-            self.released.set(());
-        }
     }
 
     /// Fails jobs that were accepted, once something else is done, which may give others that have failed. The end does
@@ -141,6 +137,9 @@ impl Scheduler {
         let called = self.call(&mut state);
         let vacated = state.is_over() && state.live == 0 && state.handed == 0 && !state.has_jobs();
         let finished = vacated && state.calling == 0;
+        // Processes are gone in a moment. A thread goes on for as long as it likes, for nobody.
+        let is_settled = state.terminated && state.handed == 0 && state.calling == 0;
+        let released = finished || is_settled && self.carriage().is_none();
         drop(state);
         called.tell();
         if vacated {
@@ -149,6 +148,8 @@ impl Scheduler {
         if finished {
             exit::unwatch(self.id);
             self.finished.set(());
+        }
+        if released {
             self.released.set(());
         }
     }
