@@ -16,7 +16,7 @@ use tokio::{
     net::unix::pipe,
     runtime::Handle,
     sync::{Notify, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{engine::aside, latch::Latch};
@@ -31,7 +31,7 @@ const IN_PIPE: usize = 64 << 10;
 const KEPT: usize = 4 << 10;
 const KEPT_LINES: usize = 10;
 
-/// How long the rest of a line is waited for.
+/// How long the rest of a line that has begun is waited for.
 const LINE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long a worker's death may be held up by what it has written last.
@@ -79,7 +79,7 @@ impl Errors {
 
 async fn pass_on(from: pipe::Receiver, shared: Arc<Shared>) {
     let mut is_dead = false;
-    let mut begun = Vec::new();
+    let (mut begun, mut since) = (Vec::new(), Instant::now());
     loop {
         tokio::select! {
             biased;
@@ -96,7 +96,7 @@ async fn pass_on(from: pipe::Receiver, shared: Arc<Shared>) {
             readable = from.readable() => if readable.is_err() {
                 break;
             },
-            () = sleep(LINE_PATIENCE), if !begun.is_empty() => {
+            () = sleep_until(since + LINE_PATIENCE), if !begun.is_empty() => {
                 shared.take(std::mem::take(&mut begun)).await;
                 continue;
             }
@@ -105,7 +105,13 @@ async fn pass_on(from: pipe::Receiver, shared: Arc<Shared>) {
         match from.try_read(&mut piece) {
             Ok(0) => break,
             Ok(len) => {
-                shared.take(lines(&mut begun, &piece[..len])).await;
+                let goes_on = !begun.is_empty();
+                let ended = lines(&mut begun, &piece[..len]);
+                let begins = !goes_on || !ended.is_empty();
+                shared.take(ended).await;
+                if begins {
+                    since = Instant::now();
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => break,
@@ -187,7 +193,9 @@ fn write(mut bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::thread;
+
+    use super::{super::reactor, *};
 
     #[test]
     fn lines_are_passed_on_as_a_whole() {
@@ -202,6 +210,23 @@ mod tests {
         let long = "x".repeat(PIECE);
         assert_eq!(pass(&long), long);
         assert_eq!(pass("\n"), "\n");
+    }
+
+    #[test]
+    fn what_comes_bit_by_bit_is_not_kept_until_it_ends() {
+        let reactor = reactor::handle().unwrap();
+        let (sender, receiver) = {
+            let _context = reactor.enter();
+            pipe::pipe().unwrap()
+        };
+        let errors = Errors::pass_on(receiver, &reactor);
+        // With twice as many it would be passed on for its length.
+        let is_passed_on = (0..PIECE / 2).any(|_| {
+            rustix::io::write(&sender, b".").unwrap();
+            thread::sleep(Duration::from_millis(1));
+            !errors.last_lines().is_empty()
+        });
+        assert!(is_passed_on);
     }
 
     #[test]
