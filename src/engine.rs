@@ -66,8 +66,8 @@ pub(crate) trait Job: Send + Sync {
     fn take_request(&self, runner: Arc<dyn Runner>, limit: Option<Duration>) -> Option<Request>;
 
     /// The worker did not get to see the request: the task is pending again, unless it was killed
-    /// meanwhile.
-    fn put_back(self: Arc<Self>, request: Request);
+    /// meanwhile; then it is settled, and to be published.
+    fn put_back(&self, request: Request) -> Option<Settled>;
 
     /// Has the request of a pending task posted, which gives the place if it has fit.
     fn post(&self, post: &mut dyn FnMut(&Request) -> Option<Posting>) -> Post;
@@ -213,12 +213,6 @@ pub(crate) type SettledJob = (Arc<dyn Job>, Settled);
 pub(crate) fn settle(job: Arc<dyn Job>, error: TaskError) -> SettledJob {
     let settled = job.settle(Err(error));
     (job, settled)
-}
-
-/// Ends a job that no worker has.
-pub(crate) fn fail(job: Arc<dyn Job>, error: TaskError) {
-    let (job, _) = settle(job, error);
-    job.publish();
 }
 
 /// The engine of a backend.

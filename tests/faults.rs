@@ -446,6 +446,27 @@ fn a_task_that_its_worker_did_not_look_at_goes_to_another() {
 }
 
 #[test]
+fn callbacks_of_a_task_that_no_worker_will_come_to_are_waited_for() {
+    watched(|| {
+        let executor = processes(1);
+        let pid = pid_of_worker(&executor);
+        stop(pid);
+        let future = executor.submit(task!(double(2)));
+        let called = Arc::new(AtomicBool::new(false));
+        let calls = Arc::clone(&called);
+        future.add_done_callback(move |future| {
+            // Long enough for an end that does not wait to be over.
+            thread::sleep(Duration::from_millis(20));
+            calls.store(future.cancelled(), Ordering::Relaxed);
+        });
+        executor.shutdown(false, true);
+        signal(pid, libc::SIGKILL);
+        executor.shutdown(true, true);
+        assert!(called.load(Ordering::Relaxed));
+    });
+}
+
+#[test]
 fn a_worker_may_be_killed_while_it_receives_a_large_argument() {
     watched(|| {
         let executor = processes(1);

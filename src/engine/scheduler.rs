@@ -23,7 +23,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    Carriage, Engine, Job, Runner, fail,
+    Carriage, Engine, Job, Request, Runner,
     inbox::Inbox,
     room::{Admission, Called, Census, Room},
 };
@@ -102,10 +102,11 @@ impl Hold {
     pub(crate) fn submit(self: Arc<Self>, job: Arc<dyn Job>) {
         let state = self.0.state.lock();
         if let Some(error) = self.0.verdict(&state) {
+            let scheduler = Arc::clone(&self.0);
             drop(state);
             // Who is told may wait for the workers' end.
             drop(self);
-            return fail(job, error);
+            return scheduler.fail(job, error);
         }
         self.0.queue(state, job, None, End::Back);
     }
@@ -243,7 +244,7 @@ impl Scheduler {
     ) {
         if let Some(error) = refusal {
             drop(state);
-            return fail(job, error);
+            return self.fail(job, error);
         }
         if let Some(runner) = state.idle.pop() {
             return self.hand_over(state, runner, job);
@@ -298,7 +299,10 @@ impl Scheduler {
     }
 
     /// A worker could not take the job that it was given: the job comes first again.
-    pub(crate) fn give_back(self: &Arc<Self>, job: Arc<dyn Job>) {
+    pub(super) fn give_back(self: &Arc<Self>, job: Arc<dyn Job>, request: Request) {
+        if let Some(settled) = job.put_back(request) {
+            return self.publish(job, settled);
+        }
         let state = self.state.lock();
         let refusal = self.verdict(&state);
         self.queue(state, job, refusal, End::Front);

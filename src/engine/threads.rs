@@ -8,7 +8,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    Carriage, Engine, Heed, Job, Runner, Scheduler, Settled, SettledJob, fail, runner_id,
+    Carriage, Engine, Heed, Job, Runner, Scheduler, Settled, SettledJob, runner_id,
     scheduler::{After, Next, Setback},
     settle,
     tray::Tray,
@@ -166,7 +166,7 @@ impl ThreadRunner {
     }
 
     /// Runs jobs until there are no more; says how the one job of a `Worker` went.
-    fn serve(self: &Arc<Self>, scheduler: &Scheduler) -> Result<(), TaskError> {
+    fn serve(self: &Arc<Self>, scheduler: &Arc<Scheduler>) -> Result<(), TaskError> {
         let solo = scheduler.is_solo();
         let mut verdict = Ok(());
         let mut left = scheduler.max_tasks();
@@ -182,7 +182,7 @@ impl ThreadRunner {
                 return verdict;
             };
             if !self.take_up(Some(Arc::clone(&job))) {
-                fail(job, TaskError::Terminated(Effect::DidNotRun));
+                scheduler.fail(job, TaskError::Terminated(Effect::DidNotRun));
                 next = scheduler.next(self, After::Nothing);
                 continue;
             }

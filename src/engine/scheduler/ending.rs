@@ -154,6 +154,12 @@ impl Scheduler {
         }
     }
 
+    /// Ends a job that no worker has.
+    pub(in crate::engine) fn fail(self: &Arc<Self>, job: Arc<dyn Job>, error: TaskError) {
+        let (job, settled) = settle(job, error);
+        self.publish(job, settled);
+    }
+
     /// Tells who waits for a job that it is settled. Callbacks are called by the thread that does, or, if that serves
     /// worker processes, on behalf of the workers by another one, and the end comes after them.
     pub(in crate::engine) fn publish(self: &Arc<Self>, job: Arc<dyn Job>, settled: Settled) {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Input, Outcome, Stage, State, TaskCell};
 use crate::{
-    engine::{self, Job, Orders, Payload, Post, Posting, Request, Runner, Settled},
+    engine::{Job, Orders, Payload, Post, Posting, Request, Runner, Settled},
     error::TaskError,
     executor::TaskFuture,
     fork,
@@ -38,15 +38,15 @@ impl<W: Work> Job for TaskCell<W> {
         }
     }
 
-    fn put_back(self: Arc<Self>, request: Request) {
+    fn put_back(&self, request: Request) -> Option<Settled> {
         let mut state = self.state.lock();
         if !matches!(state.stage, Stage::Running(_)) {
-            return;
+            return None;
         }
         if let Some(waiting) = &mut state.waiting {
             if waiting.orders.stop {
                 drop(state);
-                return engine::fail(self, TaskError::Cancelled);
+                return Some(self.settle(Err(TaskError::Cancelled)));
             }
             waiting.orders.deadline = None;
         }
@@ -54,6 +54,7 @@ impl<W: Work> Job for TaskCell<W> {
         let running = std::mem::replace(&mut state.stage, pending);
         drop(state);
         drop(running);
+        None
     }
 
     fn post(&self, post: &mut dyn FnMut(&Request) -> Option<Posting>) -> Post {

@@ -96,8 +96,7 @@ impl Link {
         }
         let solo = self.scheduler.is_solo();
         if untouched && !solo {
-            Arc::clone(&job).put_back(request);
-            self.scheduler.give_back(job);
+            self.scheduler.give_back(job, request);
             return false;
         }
         let error = self.died(death, Some(job.name()), effect);

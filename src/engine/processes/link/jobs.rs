@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     engine::{
-        Heed, Job, PATIENCE, Request, Runner, fail,
+        Heed, Job, PATIENCE, Request, Runner,
         processes::{
             launcher::PIPE_SIZE,
             wire::{self, PREFIX},
@@ -87,8 +87,7 @@ impl Link {
         let serves = state.death.is_none() && !state.kill && !state.leaving;
         let Some(input) = state.input.clone().filter(|_| serves) else {
             drop(state);
-            Arc::clone(&job).put_back(request);
-            self.scheduler.give_back(job);
+            self.scheduler.give_back(job, request);
             // Who waits for it may have come here already.
             return self.rouse();
         };
@@ -96,7 +95,7 @@ impl Link {
         let orders = job.orders();
         if orders.stop {
             drop(state);
-            fail(job, TaskError::Cancelled);
+            self.scheduler.fail(job, TaskError::Cancelled);
             self.rouse();
             return self.advance(After::Nothing);
         }
