@@ -101,14 +101,17 @@ impl Hold {
     /// Takes a job; if it cannot be run, the job says so.
     pub(crate) fn submit(self: Arc<Self>, job: Arc<dyn Job>) {
         let state = self.0.state.lock();
-        if let Some(error) = self.0.verdict(&state) {
-            let scheduler = Arc::clone(&self.0);
+        let refusal = self.0.verdict(&state);
+        let scheduler = Arc::clone(&self.0);
+        // Who is told that the job has failed may wait for the workers' end, so nothing is held by then.
+        if let Some(error) = refusal {
             drop(state);
-            // Who is told may wait for the workers' end.
             drop(self);
-            return scheduler.fail(job, error);
+            scheduler.fail(job, error);
+        } else if scheduler.place(state, job, End::Back) {
+            drop(self);
+            scheduler.start();
         }
-        self.0.queue(state, job, None, End::Back);
     }
 }
 
@@ -234,36 +237,45 @@ impl Scheduler {
         self.queue(state, job, refusal, End::Back);
     }
 
-    /// Gives the job to an idle worker, or puts it into the queue; or refuses it.
+    /// Places the job; or refuses it.
     fn queue(
         self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
+        state: MutexGuard<'_, State>,
         job: Arc<dyn Job>,
         refusal: Option<TaskError>,
         end: End,
     ) {
         if let Some(error) = refusal {
             drop(state);
-            return self.fail(job, error);
+            self.fail(job, error);
+        } else if self.place(state, job, end) {
+            self.start();
         }
+    }
+
+    /// Gives the job to an idle worker, or puts it into the queue; says whether to start a worker for it, which is
+    /// counted already.
+    #[must_use]
+    fn place(&self, mut state: MutexGuard<'_, State>, job: Arc<dyn Job>, end: End) -> bool {
         if let Some(runner) = state.idle.pop() {
-            return self.hand_over(state, runner, job);
+            self.hand_over(state, runner, job);
+            return false;
         }
         match end {
             End::Front => {
                 state.retract();
                 state.queue.push_front(job);
             }
-            End::Back if self.may_open(&state) => return self.inbox.open(job),
+            End::Back if self.may_open(&state) => {
+                self.inbox.open(job);
+                return false;
+            }
             End::Back => state.queue.push_back(job),
         }
         state.post();
-        let grow = state.live < self.max();
-        if grow {
-            state.live += 1;
-            drop(state);
-            self.start();
-        }
+        let grows = state.live < self.max();
+        state.live += usize::from(grows);
+        grows
     }
 
     /// Whether to keep a job is all that there is to do for those who submit, as long as the workers are busy.
@@ -379,5 +391,59 @@ impl Scheduler {
             stats.running += usize::from(worker.task.is_some());
         }
         stats
+    }
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use std::{io, sync::mpsc};
+
+    use super::*;
+    use crate::{
+        backend::Backend, deadline, error::StartError, executor::TaskFuture, task::IntoTask,
+        task::cell::TaskCell, worker::record::Record,
+    };
+
+    /// Starts no worker.
+    struct Refuses;
+
+    impl Engine for Refuses {
+        fn start(&self, _: &Arc<Scheduler>, record: &Arc<Record>) -> Result<(), TaskError> {
+            let error = io::Error::other("on purpose");
+            Err(TaskError::Start(StartError::new(&record.name(), error)))
+        }
+
+        fn carriage(&self) -> Option<Carriage> {
+            None
+        }
+    }
+
+    #[test]
+    fn who_is_told_that_no_worker_could_be_started_may_wait_for_the_end() {
+        let plan = Plan {
+            crew: Crew::Many {
+                max: 1,
+                prefix: "Refused".into(),
+                backend: Backend::Threading,
+                hiring: Hiring::AtOnce,
+            },
+            initializer: None,
+            max_pending: None,
+            task_timeout: None,
+            max_tasks: None,
+            idle_timeout: None,
+        };
+        let scheduler = Scheduler::new(Box::new(Refuses), plan);
+        let hold = Arc::new(scheduler.hold().unwrap());
+        let cell = TaskCell::new((|| ()).into_task());
+        let (tell, told) = mpsc::channel();
+        let ends = Arc::clone(&scheduler);
+        TaskFuture::new(Arc::clone(&cell) as _).add_done_callback(move |_| {
+            ends.close(Queued::Runs);
+            let has_ended = ends.finished.wait(deadline::after(Duration::from_secs(10)));
+            tell.send(has_ended.is_some()).unwrap();
+        });
+        hold.submit(cell);
+        assert!(told.recv().unwrap());
     }
 }
