@@ -13,8 +13,8 @@ mod imp {
     use crate::{
         codec::Encoded,
         engine::{Carriage, Request},
-        error::TaskError,
-        task::work::Work,
+        error::{Panic, TaskError},
+        task::{entry::Failure, work::Work},
         unwind,
     };
 
@@ -33,15 +33,22 @@ mod imp {
             Origin(None)
         }
 
-        /// Runs a task that came from there.
-        pub(crate) fn run<T>(self, function: &'static str, task: impl FnOnce() -> T) -> T {
-            let span = match self.0 {
-                Some((origin_id, origin)) => {
-                    tracing::info_span!("task", function, origin, origin_id)
-                }
-                None => tracing::info_span!("task", function),
+        /// Runs a task that came from there. What a subscriber does is the task's own doing, as on a thread.
+        pub(crate) fn run<T>(
+            self,
+            function: &'static str,
+            task: impl FnOnce() -> Result<T, Failure>,
+        ) -> Result<T, Failure> {
+            let run = || {
+                let span = match self.0 {
+                    Some((origin_id, origin)) => {
+                        tracing::info_span!("task", function, origin, origin_id)
+                    }
+                    None => tracing::info_span!("task", function),
+                };
+                span.in_scope(task)
             };
-            span.in_scope(task)
+            unwind::catch(run).unwrap_or_else(|panic| Err(Failure::Panicked(panic)))
         }
     }
 
@@ -53,9 +60,9 @@ mod imp {
             Scope(Span::current())
         }
 
-        /// Submits some of it.
-        pub(crate) fn run<T>(&self, submit: impl FnOnce() -> T) -> T {
-            self.0.in_scope(submit)
+        /// Makes some of it, unless a subscriber panics.
+        pub(crate) fn run<T>(&self, make: impl FnOnce() -> T) -> Result<T, Panic> {
+            unwind::catch(|| self.0.in_scope(make))
         }
     }
 
@@ -109,7 +116,10 @@ mod imp {
 mod imp {
     use serde::{Deserialize, Serialize};
 
-    use crate::{error::TaskError, task::work::Work};
+    use crate::{
+        error::{Panic, TaskError},
+        task::work::Work,
+    };
 
     #[derive(Clone, Debug, Serialize, Deserialize)]
     pub(crate) struct Origin;
@@ -135,8 +145,8 @@ mod imp {
             Scope
         }
 
-        pub(crate) fn run<T>(&self, submit: impl FnOnce() -> T) -> T {
-            submit()
+        pub(crate) fn run<T>(&self, make: impl FnOnce() -> T) -> Result<T, Panic> {
+            Ok(make())
         }
     }
 

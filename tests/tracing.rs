@@ -9,11 +9,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use common::watched;
-use freethreading::{Backend, WorkerPool, WorkerPoolExecutor};
-use tracing_subscriber::fmt::MakeWriter;
+use common::{Scratch, Sign, watched};
+use freethreading::{Backend, TaskError, WorkerPool, WorkerPoolExecutor};
+use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
 freethreading::init_tests!();
 
@@ -53,6 +54,15 @@ impl Log {
         tracing_subscriber::fmt()
             .with_ansi(false)
             .with_max_level(tracing::Level::DEBUG)
+            .with_writer(self.clone())
+            .finish()
+    }
+
+    /// The same, which also logs that a span is entered.
+    fn subscriber_of_spans(&self) -> impl tracing::Subscriber + Send + Sync + 'static {
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_span_events(FmtSpan::ENTER)
             .with_writer(self.clone())
             .finish()
     }
@@ -107,8 +117,38 @@ fn a_task_says_where_it_was_submitted() {
         assert!(text.contains("a worker has ended"), "{text}");
         in_maps_of_a_pool(&log);
         in_a_worker_process();
+        where_no_span_can_be_entered_any_more();
         with_a_subscriber_that_panics();
     });
+}
+
+fn where_no_span_can_be_entered_any_more() {
+    fn fail() {
+        tracing::subscriber::set_global_default(Log::default().subscriber_of_spans()).unwrap();
+        FAILS.store(true, Ordering::Relaxed);
+    }
+
+    let executor = WorkerPoolExecutor::builder().max_workers(1);
+    let executor = executor.backend(Backend::Multiprocessing).build().unwrap();
+    executor.submit(fail).result().unwrap();
+    for _ in 0..2 {
+        let error = executor.submit(work).result().unwrap_err();
+        assert!(matches!(error, TaskError::Panicked(_)), "{error}");
+    }
+    // A map enters the span in which it was called with each chunk.
+    let pool = WorkerPool::builder().max_workers(1);
+    let pool = pool.backend(Backend::Multiprocessing).build().unwrap();
+    let scratch = Scratch::new();
+    let go = scratch.sign("go");
+    let signs = vec![go.clone(); 100];
+    let map = tracing::subscriber::with_default(Log::default().subscriber_of_spans(), || {
+        let request = tracing::info_span!("request", number = 10);
+        request.in_scope(|| pool.map_async(|sign: Sign| sign.wait(), signs).unwrap())
+    });
+    FAILS.store(true, Ordering::Relaxed);
+    go.give();
+    let error = map.get_timeout(Duration::from_secs(10)).unwrap_err();
+    assert!(matches!(error, TaskError::Panicked(_)), "{error}");
 }
 
 fn in_maps_of_a_pool(log: &Log) {

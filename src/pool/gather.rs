@@ -141,7 +141,11 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 piece,
             };
             // Encoding is code of a user: not under the lock.
-            let cell = (self.scope).run(|| TaskCell::of(trace::traced(work), self.carriage));
+            let make = || TaskCell::of(trace::traced(work), self.carriage);
+            let cell = match self.scope.run(make) {
+                Ok(cell) => cell,
+                Err(panic) => return self.fail(TaskError::Panicked(panic)),
+            };
             let future = TaskFuture::new(Arc::clone(&cell) as _);
             let watched = future.watch(Arc::clone(self) as _, number);
             let hold = self.hold.lock().clone();
