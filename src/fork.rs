@@ -4,10 +4,11 @@
 
 use std::sync::{
     Once,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicU32, Ordering},
 };
 
-static IS_FORKED: AtomicBool = AtomicBool::new(false);
+/// How many forks lie between this process and the one that has used the crate first.
+static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// From now on a process that is forked from this one knows.
 pub(crate) fn watch() {
@@ -22,16 +23,16 @@ pub(crate) fn watch() {
 
 extern "C" fn note() {
     // Relaxed: the process has one thread.
-    IS_FORKED.store(true, Ordering::Relaxed);
+    FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Calls code of a task, which may fork and come back twice. Only here does it come back from this: the other process
 /// must not answer, too, nor go on to what comes next.
 #[inline]
 pub(crate) fn once<T>(code: impl FnOnce() -> T) -> T {
-    let was_forked = is_forked();
+    let forks = FORKS.load(Ordering::Relaxed);
     let result = code();
-    if is_forked() != was_forked {
+    if FORKS.load(Ordering::Relaxed) != forks {
         end();
     }
     result
@@ -47,5 +48,5 @@ fn end() -> ! {
 /// Whether this process was forked from one that used the crate before.
 #[inline]
 pub(crate) fn is_forked() -> bool {
-    IS_FORKED.load(Ordering::Relaxed)
+    FORKS.load(Ordering::Relaxed) != 0
 }

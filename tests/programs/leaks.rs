@@ -25,6 +25,11 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario!(
         true,
+        THREADS,
+        nothing_is_left_of_those_of_a_forked_process_either
+    ),
+    scenario!(
+        true,
         PROCESSES,
         workers_end_well_where_somebody_else_waits_for_them
     ),
@@ -423,6 +428,30 @@ mod nothing_is_left_of_tasks_that_come_back_twice {
         executor.shutdown(true, false);
         assert_eq!(sign("ran").notes().len(), 20);
         assert_eq!(sign("told").notes().len(), 20);
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod nothing_is_left_of_those_of_a_forked_process_either {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+
+    pub fn main() {
+        // The program has begun to use workers.
+        drop(WorkerPoolExecutor::new(1).unwrap());
+        // SAFETY: this is the only thread.
+        match unsafe { libc::fork() } {
+            0 => nothing_is_left_of_tasks_that_come_back_twice::main(),
+            pid => {
+                let mut status = 0;
+                // SAFETY: the status is this thread's.
+                assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+                assert_eq!(status, 0);
+            }
+        }
     }
 
     pub fn check(program: Program) {
