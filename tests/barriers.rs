@@ -230,6 +230,28 @@ every_way! {
         assert_works(|n| ways.of(n), &barrier);
     }
 
+    /// They do not take part in what comes after it, and are not missed there.
+    fn who_came_while_the_action_ran_is_of_the_round_that_is_broken_or_reset(ways) {
+        for breaks in [Barrier::abort, Barrier::reset] {
+            let (begun, end) = (Event::new(), Event::new());
+            let barrier = Barrier::new(2).unwrap();
+            let acting = barrier.clone().action(task!(hold_up(begun.clone(), end.clone())));
+            let team = team(2, |n| ways.of(n), &acting);
+            begun.wait();
+            let mut early = [(); 2].map(|()| Hand::waiting(barrier.wait_async()));
+            breaks(&barrier);
+            barrier.reset();
+            end.set();
+            assert_eq!(team.results(), [None; 2]);
+            let [first, second] = &mut early;
+            assert_eq!(index(first.ready()), None);
+            assert_eq!(index(second.ready()), None);
+            drop(early);
+            assert!(!barrier.broken());
+            assert_works(|n| ways.of(n), &barrier);
+        }
+    }
+
     fn abort_breaks_the_barrier_for_those_who_wait(ways) {
         let barrier = Barrier::new(5).unwrap();
         let team = team(4, |n| ways.of(n), &barrier);

@@ -141,6 +141,10 @@ impl Node {
         self.outcome.store(outcome, Ordering::Relaxed);
     }
 
+    pub(crate) fn outcome(&self) -> u32 {
+        self.outcome.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn list(&self) -> ListId {
         ListId::unpack(self.list.load(Ordering::Relaxed))
     }

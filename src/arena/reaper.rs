@@ -99,7 +99,7 @@ fn remove(node: &'static Node) {
         }
         message => {
             drop(locked);
-            bereaved::pass_on(slot, kind, list, message, node.owner());
+            bereaved::pass_on(slot, kind, list, message, node);
         }
     }
 }

@@ -161,7 +161,7 @@ impl Waiter {
     }
 
     pub(crate) fn outcome(&self) -> u32 {
-        self.node.outcome.load(Ordering::Relaxed)
+        self.node.outcome()
     }
 
     /// Looks, gives way to other threads once, and sleeps until the waiter was told something: `false` if the time was

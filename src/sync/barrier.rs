@@ -47,7 +47,7 @@ const FORSAKEN: usize = 5;
 /// The list of those who have come.
 const COME: usize = 0;
 
-/// The list of those who come while the action runs: they will try again.
+/// The list of those who come while the action runs: they will try again, if the barrier is passed.
 const OUTSIDE: usize = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,7 +152,11 @@ impl RawBarrier {
         self.set(FORSAKEN, 0);
         self.set(PHASE, phase as u64);
         slot.pop_all(COME, wakes, outcome);
-        slot.pop_all(OUTSIDE, wakes, TRY_AGAIN);
+        let next = match phase {
+            Phase::Filling if outcome == PASSED => TRY_AGAIN,
+            _ => BROKEN,
+        };
+        slot.pop_all(OUTSIDE, wakes, next);
     }
 
     /// Somebody has given up who was in this list.
@@ -176,11 +180,11 @@ impl RawBarrier {
         self.end_round(slot, Phase::Broken, BROKEN, wakes);
     }
 
-    /// Somebody has given up who was told something: to try again, if he was in that list.
-    pub(super) fn bequeath(self, list: usize) {
-        if list == OUTSIDE {
+    /// Somebody has given up who was told this.
+    pub(super) fn bequeath(self, outcome: u32) {
+        if outcome == TRY_AGAIN {
             let mut wakes = Wakes::default();
-            self.left(&self.slot.lock(), list, &mut wakes);
+            self.left(&self.slot.lock(), OUTSIDE, &mut wakes);
             wakes.wake();
         }
     }
@@ -304,9 +308,7 @@ impl Resource for Arriving {
     }
 
     fn pass_on(&mut self, _message: State, outcome: u32) {
-        if outcome == TRY_AGAIN {
-            self.barrier.bequeath(OUTSIDE);
-        }
+        self.barrier.bequeath(outcome);
     }
 }
 

@@ -28,12 +28,12 @@ pub(crate) fn left(slot: &Locked, kind: Kind, list: usize, wakes: &mut Wakes) {
 }
 
 /// One of the waiters of the process was told something, and may not have heard it.
-pub(crate) fn pass_on(slot: SlotRef, kind: Kind, list: usize, message: State, process: u16) {
+pub(crate) fn pass_on(slot: SlotRef, kind: Kind, list: usize, message: State, waiter: &Node) {
     match kind {
-        Kind::Lock | Kind::RLock => RawLock(slot).bequeath(message, process),
+        Kind::Lock | Kind::RLock => RawLock(slot).bequeath(message, waiter.owner()),
         Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot).bequeath(message),
         Kind::Queue | Kind::SimpleQueue => RawQueue(slot).tell_another(list),
-        Kind::Barrier => RawBarrier::of(slot).bequeath(list),
+        Kind::Barrier => RawBarrier::of(slot).bequeath(waiter.outcome()),
         // Everybody was told; and notifications are known by the waiter, wherever it is.
         Kind::Event | Kind::Condition => {}
     }
