@@ -67,7 +67,8 @@ impl Locked {
         self.slot.enter(|dead| self.reopen(dead, wakes))
     }
 
-    fn reopen(&self, dead: u16, wakes: &mut Wakes) {
+    /// As of a slot whose mutex is not held.
+    pub(super) fn reopen(&self, dead: u16, wakes: &mut Wakes) {
         if self.far.gate.seize(dead, me()) {
             let gate = Gate { slot: self.slot };
             bereaved::repair_gate(self, &gate, wakes);

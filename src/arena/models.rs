@@ -189,6 +189,24 @@ fn loom_a_dead_process_is_out_of_a_line_whose_mutex_it_had() {
     });
 }
 
+/// As above: one that had the gate, too.
+#[test]
+fn loom_a_slot_is_in_order_again_whose_mutex_and_gate_a_dead_process_had() {
+    model(None, || {
+        let queue = Handle::new(Kind::Queue, |_| {}).unwrap();
+        let slot = queue.slot();
+        let killed = elsewhere(move || {
+            let slot = SlotRef::new(slot.index(), slot.slot).lock();
+            std::mem::forget(slot.gate(&mut Wakes::default()));
+            std::mem::forget(slot);
+        });
+        killed.join().unwrap();
+        reaper::reap(2, 0, true);
+        drop(slot.lock());
+        drop(slot.gate());
+    });
+}
+
 #[test]
 fn loom_a_gate_excludes_with_or_without_the_mutex_and_nobody_sleeps_on() {
     model(3, || {

@@ -4,6 +4,7 @@ use super::{
     arena, bell,
     handle::{Held, SlotId, free_after, release_all_of},
     node::{Node, State, Wakes},
+    pool::Tag,
     slot::{Kind, LISTS, Locked, SlotRef},
 };
 use crate::{shim::Ordering, sync::bereaved};
@@ -26,19 +27,16 @@ pub(crate) fn reap(process: u16, pid: u32, crashed: bool) {
         crashed,
     };
     let arena = arena();
-    let primitives = || {
-        arena.slots.used().filter_map(|(index, slot, tag)| {
-            let kind = Kind::of(tag.kind)?;
-            let generation = tag.generation;
-            let held = Held::of(SlotId { index, generation });
-            Some((kind, held, SlotRef::new(index, slot)))
-        })
-    };
+    let hold = |index, Tag { generation, .. }| Held::of(SlotId { index, generation });
     // First of all: where the system does not tell which processes there are, nobody else can do this, and whoever
     // locks one of these waits for it.
-    for (_, held, slot) in primitives() {
-        match held {
-            Some(_) => {
+    for (index, slot, tag) in arena.slots.used() {
+        let slot = SlotRef::new(index, slot);
+        if !slot.is_locked_by(process) {
+            continue;
+        }
+        match hold(index, tag) {
+            Some(_held) => {
                 slot.seize(process);
                 slot.reopen(process);
             }
@@ -54,9 +52,12 @@ pub(crate) fn reap(process: u16, pid: u32, crashed: bool) {
             arena.waiters.free(index, node);
         }
     }
-    for (kind, held, slot) in primitives() {
-        if held.is_some() {
-            bereaved::inherit(slot, kind, dead);
+    for (index, _, tag) in arena.slots.used() {
+        // One that nobody has any more is nothing that the process may have left in disorder for others.
+        if let Some(kind) = Kind::of(tag.kind)
+            && let Some(held) = hold(index, tag)
+        {
+            bereaved::inherit(held.slot(), kind, dead);
         }
     }
     // It may have told somebody something and not woken him: one that has ended well, too, by a thread that was about
@@ -105,7 +106,7 @@ fn remove(node: &'static Node) {
 }
 
 /// Puts a slot in order whose mutex was held by a process that is gone; says whom to wake.
-pub(super) fn repair(slot: &Locked) -> Wakes {
+pub(super) fn repair(slot: &Locked, dead: u16) -> Wakes {
     let mut wakes = Wakes::default();
     for list in 0..LISTS {
         let mut waiters: Vec<_> = arena()
@@ -117,6 +118,8 @@ pub(super) fn repair(slot: &Locked) -> Wakes {
         waiters.sort_by_key(|(_, node)| node.ticket.load(Ordering::Relaxed));
         slot.relink(list, &waiters);
     }
+    // It may have had the gate, too: who waits for that finds out late that it is gone, or never.
+    slot.reopen(dead, &mut wakes);
     if let Some(kind) = slot.slot.kind() {
         bereaved::repair(slot, kind, &mut wakes);
     }

@@ -223,11 +223,16 @@ impl SlotRef {
         let seized = self.slot.mutex.seize(dead, me());
         if seized {
             let locked = Locked { slot: self };
-            let mut wakes = super::reaper::repair(&locked);
+            let mut wakes = super::reaper::repair(&locked, dead);
             drop(locked);
             wakes.wake();
         }
         seized
+    }
+
+    /// Whether the mutex, or the gate, is held by a process that is gone, as was found out after all that it did.
+    pub(super) fn is_locked_by(self, dead: u16) -> bool {
+        self.slot.mutex.holder() == dead || self.gatekeeper() == dead
     }
 
     /// The process that has the mutex, or none, 0.
