@@ -157,7 +157,8 @@ pub use pool::{AsyncResult, Chunks, Imap, ImapStream, WorkerPool, WorkerPoolBuil
 pub use stats::{Stats, WorkerStats};
 pub use sync::{
     Barrier, BoundedSemaphore, BoundedSemaphorePermit, Condition, ConditionGuard, Event, Lock,
-    LockGuard, Queue, RLock, RLockGuard, Semaphore, SemaphorePermit, SimpleQueue,
+    LockGuard, OwnedBoundedSemaphorePermit, OwnedLockGuard, OwnedSemaphorePermit, Queue, RLock,
+    RLockGuard, Semaphore, SemaphorePermit, SimpleQueue,
 };
 pub use task::{Bare, Built, Callable, IntoTask, Portable, Task, duty::cancelled};
 pub use worker::{Worker, active_children, active_count, current_worker, enumerate, get_ident};

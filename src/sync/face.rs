@@ -1,20 +1,40 @@
 //! What the faces of the primitives have in common.
 
-/// What a guard does, and the ways to get one, over the ways to acquire: four methods with the given names.
+/// What a guard and its owned twin do, and the ways to get a guard, over the ways to acquire: four methods with the
+/// given names.
 macro_rules! guards {
     (
-        $type:ident, $guard:ident, $error:ident, $errors:literal,
+        $type:ident, $guard:ident, $owned:ident, $error:ident, $errors:literal,
         $lock:ident, $try_lock:ident, $lock_timeout:ident, $lock_async:ident
     ) => {
-        impl<'a> $guard<'a> {
-            #[inline]
-            fn of(lock: &'a $type) -> Self {
-                $guard {
-                    lock: std::borrow::Cow::Borrowed(lock),
+        impl $guard<'_> {
+            /// Releases, as dropping the guard does.
+            ///
+            /// # Errors
+            ///
+            #[doc = $errors]
+            pub fn release(self) -> Result<(), $error> {
+                std::mem::ManuallyDrop::new(self).lock.release()
+            }
+
+            /// A guard with a handle of its own: it can outlive the one that it came from, and move into an async task.
+            pub fn into_owned(self) -> $owned {
+                $owned {
+                    lock: $type::clone(std::mem::ManuallyDrop::new(self).lock),
                     held: true,
                 }
             }
+        }
 
+        impl Drop for $guard<'_> {
+            #[inline]
+            fn drop(&mut self) {
+                // Somebody may have released it meanwhile, or too much.
+                let _ = self.lock.release();
+            }
+        }
+
+        impl $owned {
             /// Releases, as dropping the guard does.
             ///
             /// # Errors
@@ -24,22 +44,11 @@ macro_rules! guards {
                 self.held = false;
                 self.lock.release()
             }
-
-            /// A guard with a handle of its own, which can outlive the one that it came from, and move into a task;
-            /// what tokio has `acquire_owned` and `lock_owned` for.
-            pub fn into_owned(mut self) -> $guard<'static> {
-                $guard {
-                    lock: std::borrow::Cow::Owned($type::clone(&self.lock)),
-                    held: std::mem::take(&mut self.held),
-                }
-            }
         }
 
-        impl Drop for $guard<'_> {
-            #[inline]
+        impl Drop for $owned {
             fn drop(&mut self) {
                 if self.held {
-                    // Somebody may have released it meanwhile, or too much.
                     let _ = self.lock.release();
                 }
             }
@@ -54,14 +63,14 @@ macro_rules! guards {
             #[inline]
             pub fn $lock(&self) -> $guard<'_> {
                 self.acquire();
-                $guard::of(self)
+                $guard { lock: self }
             }
 
             /// Acquires if that can be done at once, and gives a guard.
             #[inline]
             #[must_use = "what was acquired is released when the guard is dropped"]
             pub fn $try_lock(&self) -> Option<$guard<'_>> {
-                self.try_acquire().then(|| $guard::of(self))
+                self.try_acquire().then(|| $guard { lock: self })
             }
 
             /// Acquires if that can be done in time, and gives a guard.
@@ -71,7 +80,7 @@ macro_rules! guards {
             /// For so long at most.
             #[must_use = "what was acquired is released when the guard is dropped"]
             pub fn $lock_timeout(&self, timeout: std::time::Duration) -> Option<$guard<'_>> {
-                self.acquire_timeout(timeout).then(|| $guard::of(self))
+                self.acquire_timeout(timeout).then(|| $guard { lock: self })
             }
 
             #[doc = concat!(
@@ -86,7 +95,7 @@ macro_rules! guards {
             pub fn $lock_async(&self) -> impl Future<Output = $guard<'_>> + Send {
                 async move {
                     self.acquire_async().await;
-                    $guard::of(self)
+                    $guard { lock: self }
                 }
             }
         }

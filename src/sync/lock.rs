@@ -1,6 +1,6 @@
 //! Mutual exclusion.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use super::{face, raw::RawLock};
 use crate::{
@@ -47,7 +47,15 @@ pub struct Lock(pub(super) Handle);
 #[must_use = "the lock is released when the guard is dropped"]
 #[derive(Debug)]
 pub struct LockGuard<'a> {
-    lock: Cow<'a, Lock>,
+    lock: &'a Lock,
+}
+
+/// A [`LockGuard`] with a handle of its own, as [`into_owned`](LockGuard::into_owned) gives it; tokio's
+/// `OwnedMutexGuard`.
+#[must_use = "the lock is released when the guard is dropped"]
+#[derive(Debug)]
+pub struct OwnedLockGuard {
+    lock: Lock,
     held: bool,
 }
 
@@ -136,6 +144,7 @@ impl Lock {
 face::guards!(
     Lock,
     LockGuard,
+    OwnedLockGuard,
     NotHeld,
     "[`NotHeld`] if somebody else has released the lock before.",
     lock,

@@ -3,7 +3,7 @@
 mod given_up;
 mod raw;
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use super::{face, owner::Owner};
 use crate::{
@@ -48,9 +48,8 @@ pub struct RLock(pub(super) Handle);
 #[must_use = "the lock is released when the guard is dropped"]
 #[derive(Debug)]
 pub struct RLockGuard<'a> {
-    lock: Cow<'a, RLock>,
-    /// Until it is released.
-    hold: Option<Hold>,
+    lock: &'a RLock,
+    hold: Hold,
 }
 
 impl RLock {
@@ -145,14 +144,6 @@ impl RLock {
         self.raw().count_of(Owner::current()) as usize
     }
 
-    #[inline]
-    fn guard(&self, hold: Hold) -> RLockGuard<'_> {
-        RLockGuard {
-            lock: Cow::Borrowed(self),
-            hold: Some(hold),
-        }
-    }
-
     /// Acquires the lock and gives a guard that releases it, once, when it is dropped.
     ///
     /// # Blocking
@@ -160,7 +151,8 @@ impl RLock {
     /// Like [`acquire`](RLock::acquire).
     #[inline]
     pub fn lock(&self) -> RLockGuard<'_> {
-        self.guard(self.raw().acquire(Owner::current()))
+        let hold = self.raw().acquire(Owner::current());
+        RLockGuard { lock: self, hold }
     }
 
     /// Acquires the lock if that can be done at once, and gives a guard.
@@ -168,7 +160,7 @@ impl RLock {
     #[must_use = "the lock is released when the guard is dropped"]
     pub fn try_lock(&self) -> Option<RLockGuard<'_>> {
         let hold = self.raw().try_acquire(Owner::current())?;
-        Some(self.guard(hold))
+        Some(RLockGuard { lock: self, hold })
     }
 
     /// Acquires the lock if that can be done in time, and gives a guard.
@@ -180,7 +172,7 @@ impl RLock {
     pub fn lock_timeout(&self, timeout: Duration) -> Option<RLockGuard<'_>> {
         let owner = Owner::current();
         let hold = self.raw().acquire_until(owner, deadline::after(timeout))?;
-        Some(self.guard(hold))
+        Some(RLockGuard { lock: self, hold })
     }
 
     /// Acquires the lock and gives a guard; the async twin of [`lock`](RLock::lock). The owner is the tokio task,
@@ -191,7 +183,8 @@ impl RLock {
     /// A future that is dropped has not acquired the lock, and loses its place in line.
     #[inline]
     pub async fn lock_async(&self) -> RLockGuard<'_> {
-        self.guard(self.raw().acquire_async().await)
+        let hold = self.raw().acquire_async().await;
+        RLockGuard { lock: self, hold }
     }
 }
 
@@ -201,28 +194,17 @@ impl RLockGuard<'_> {
     /// # Errors
     ///
     /// [`NotOwned`] if the guard does not hold the lock any more: it was released otherwise, by [`RLock::release`].
-    pub fn release(mut self) -> Result<(), NotOwned> {
-        let hold = self.hold.take().ok_or(NotOwned)?;
-        self.lock.raw().release_in(hold)
-    }
-
-    /// A guard with a handle of its own, which can outlive the one that it came from, and move into a task. The owner
-    /// stays who it was.
-    pub fn into_owned(mut self) -> RLockGuard<'static> {
-        RLockGuard {
-            lock: Cow::Owned(RLock::clone(&self.lock)),
-            hold: self.hold.take(),
-        }
+    pub fn release(self) -> Result<(), NotOwned> {
+        let guard = std::mem::ManuallyDrop::new(self);
+        guard.lock.raw().release_in(guard.hold)
     }
 }
 
 impl Drop for RLockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(hold) = self.hold {
-            // It may have been released behind the guard's back.
-            let _ = self.lock.raw().release_in(hold);
-        }
+        // It may have been released behind the guard's back.
+        let _ = self.lock.raw().release_in(self.hold);
     }
 }
 

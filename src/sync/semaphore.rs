@@ -1,6 +1,6 @@
 //! Permits that are taken and given back.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use super::face;
 use crate::{
@@ -233,7 +233,7 @@ impl Resource for RawSemaphore {
 macro_rules! semaphore {
     (
         $(#[$doc:meta])* $type:ident, $release:ident,
-        $(#[$guard_doc:meta])* $guard:ident,
+        $(#[$guard_doc:meta])* $guard:ident, $owned:ident,
         $release_errors:literal
     ) => {
         $(#[$doc])*
@@ -244,7 +244,17 @@ macro_rules! semaphore {
         #[must_use = "the permit is given back when the guard is dropped"]
         #[derive(Debug)]
         pub struct $guard<'a> {
-            lock: Cow<'a, $type>,
+            lock: &'a $type,
+        }
+
+        #[doc = concat!(
+            "A [`", stringify!($guard), "`] with a handle of its own, as [`into_owned`](", stringify!($guard),
+            "::into_owned) gives it; tokio's `OwnedSemaphorePermit`."
+        )]
+        #[must_use = "the permit is given back when the guard is dropped"]
+        #[derive(Debug)]
+        pub struct $owned {
+            lock: $type,
             held: bool,
         }
 
@@ -349,7 +359,7 @@ macro_rules! semaphore {
         }
 
         face::guards!(
-            $type, $guard, Overflow, $release_errors,
+            $type, $guard, $owned, Overflow, $release_errors,
             permit, try_permit, permit_timeout, permit_async
         );
         face::travels!($type, Kind::$type);
@@ -408,7 +418,7 @@ semaphore! {
     /// ```
     Semaphore, release,
     /// A permit of a [`Semaphore`], which is given back when this is dropped.
-    SemaphorePermit,
+    SemaphorePermit, OwnedSemaphorePermit,
     "[`Overflow`] if there would be more than `u32::MAX` permits then."
 }
 
@@ -428,7 +438,7 @@ semaphore! {
     /// ```
     BoundedSemaphore, release_bounded,
     /// A permit of a [`BoundedSemaphore`], which is given back when this is dropped.
-    BoundedSemaphorePermit,
+    BoundedSemaphorePermit, OwnedBoundedSemaphorePermit,
     "[`Overflow`] if there would be more permits then than at first."
 }
 

@@ -568,9 +568,6 @@ pub trait Lockable: Portable + Clone + Sync + fmt::Debug {
 
     /// Whether a guard can be had at once.
     fn try_guard(&self) -> bool;
-
-    /// A guard that does not need this handle.
-    fn owned_guard(&self) -> Box<dyn Send>;
 }
 
 macro_rules! lockable {
@@ -619,10 +616,6 @@ macro_rules! lockable {
 
             fn try_guard(&self) -> bool {
                 self.$try_lock().is_some()
-            }
-
-            fn owned_guard(&self) -> Box<dyn Send> {
-                Box::new(self.$lock().into_owned())
             }
         }
     };

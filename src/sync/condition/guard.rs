@@ -1,8 +1,8 @@
 //! Holding the lock of a condition for as long as a guard lives: what a guard does, and the ways to get one.
 
 use std::{
-    borrow::Cow,
     future::poll_fn,
+    mem::ManuallyDrop,
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use crate::{deadline, error::NotOwned, sync::rlock::Hold};
 #[must_use = "the lock is released when the guard is dropped"]
 #[derive(Debug)]
 pub struct ConditionGuard<'a> {
-    condition: Cow<'a, Condition>,
+    condition: &'a Condition,
     /// What it has of the lock; a wait that was dropped half-way has lost it.
     hold: Option<Hold>,
 }
@@ -25,7 +25,7 @@ pub struct ConditionGuard<'a> {
 impl Condition {
     fn guard(&self, hold: Option<Hold>) -> ConditionGuard<'_> {
         ConditionGuard {
-            condition: Cow::Borrowed(self),
+            condition: self,
             hold,
         }
     }
@@ -75,18 +75,10 @@ impl ConditionGuard<'_> {
     ///
     /// [`NotOwned`] if the guard does not hold the lock any more: it was released otherwise, or a wait was dropped
     /// half-way.
-    pub fn release(mut self) -> Result<(), NotOwned> {
-        let hold = self.hold.take().ok_or(NotOwned)?;
-        self.condition.raw().release_in(hold)
-    }
-
-    /// A guard with handles of its own, which can outlive the condition that it came from, and move into a task. The
-    /// owner of the lock stays who it was.
-    pub fn into_owned(mut self) -> ConditionGuard<'static> {
-        ConditionGuard {
-            condition: Cow::Owned(Condition::clone(&self.condition)),
-            hold: self.hold.take(),
-        }
+    pub fn release(self) -> Result<(), NotOwned> {
+        let guard = ManuallyDrop::new(self);
+        let hold = guard.hold.ok_or(NotOwned)?;
+        guard.condition.raw().release_in(hold)
     }
 
     fn check(&self) -> Result<Hold, NotOwned> {
