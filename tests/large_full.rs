@@ -16,8 +16,8 @@ static EARLY: extern "C" fn() = early;
 
 extern "C" fn early() {
     let limit = libc::rlimit {
-        rlim_cur: 800 << 20,
-        rlim_max: 800 << 20,
+        rlim_cur: 1000 << 20,
+        rlim_max: 1000 << 20,
     };
     // SAFETY: the pointer is to a limit that is there during the call.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
