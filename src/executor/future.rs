@@ -66,7 +66,11 @@ use crate::{
 ///
 /// ```
 /// use freethreading::{WorkerPoolExecutor, task};
-/// use futures::{executor::block_on_stream, stream::FuturesUnordered};
+/// use futures::{
+///     executor::{block_on, block_on_stream},
+///     future::join_all,
+///     stream::FuturesUnordered,
+/// };
 ///
 /// fn square(x: u32) -> u32 {
 ///     x * x
@@ -81,6 +85,10 @@ use crate::{
 ///     sum += square?;
 /// }
 /// assert_eq!(sum, 14);
+///
+/// // All of them, in order: Python's `wait`.
+/// let squares = join_all((0..4).map(|x| executor.submit(task!(square(x)))));
+/// assert_eq!(block_on(squares), [Ok(0), Ok(1), Ok(4), Ok(9)]);
 /// # Ok(())
 /// # }
 /// ```
