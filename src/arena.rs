@@ -3,8 +3,8 @@
 //! - [`sys`] has the system calls, [`pool`] allocates units of one size in the mapping,
 //! - [`slot`] is the state of a primitive with its [`mutex`], [`gate`] a second one, [`handle`] what keeps it
 //!   alive, and [`passage`] how it travels,
-//! - a [`node`] is what others know of a waiter; [`waiter`] and [`wait`] are the event count, and [`bell`] wakes tasks
-//!   from other processes,
+//! - a [`node`] is what others know of a waiter; [`waiter`] and [`wait`] are the event count. A task
+//!   leaves its [`waker`], and [`bell`] wakes it from other processes,
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
 //! - [`blocks`] are memory in larger pieces, [`ring`] holds the items of shared queues in them, and a
 //!   [`parcel`] is one of these on its way,
@@ -40,6 +40,7 @@ pub(crate) mod slot;
 mod sys;
 pub(crate) mod wait;
 pub(crate) mod waiter;
+mod waker;
 
 #[cfg(freethreading_loom)]
 mod modelled;
@@ -59,7 +60,8 @@ use node::Node;
 use pool::Pool;
 use process::Process;
 use slot::Slot;
-use waiter::{Local, Seat};
+use waiter::Seat;
+use waker::WakerCell;
 
 pub(crate) struct Arena {
     /// Tells this program's arena from any other.
@@ -71,7 +73,7 @@ pub(crate) struct Arena {
     pub(crate) blocks: blocks::Blocks,
     pub(crate) extents: extents::Extents,
     /// Where this process's tasks leave their wakers.
-    locals: boxcar::Vec<Local>,
+    locals: boxcar::Vec<WakerCell>,
     /// This process's waiters that nobody uses now.
     idle: Mutex<Vec<&'static Seat>>,
     /// Another process has, or has had, the arena too.

@@ -13,7 +13,7 @@ pub(crate) enum Scope {
 #[cfg(not(freethreading_loom))]
 mod imp {
     use super::Scope;
-    pub(crate) use crate::spin::{SpinLock, SpinLockGuard};
+    pub(crate) use crate::spin::{SpinLock, SpinLockGuard, take_turns};
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::{
         hint,
@@ -135,6 +135,13 @@ mod imp {
     impl<T: Default> Default for Mutex<T> {
         fn default() -> Self {
             Mutex::new(T::default())
+        }
+    }
+
+    /// Waits for something that another thread does as soon as it runs.
+    pub(crate) fn take_turns(mut attempt: impl FnMut() -> bool) {
+        while !attempt() {
+            thread::yield_now();
         }
     }
 

@@ -62,18 +62,23 @@ unsafe impl RawMutex for RawSpinLock {
 impl RawSpinLock {
     #[cold]
     fn lock_slow(&self) {
-        let attempt = || (!self.is_locked() && self.try_lock()).then_some(());
-        if look(Looker::Items, attempt).is_some() {
-            return;
+        take_turns(|| !self.is_locked() && self.try_lock());
+    }
+}
+
+/// Waits for something that takes another thread some nanoseconds, once it runs.
+#[cold]
+pub(crate) fn take_turns(mut attempt: impl FnMut() -> bool) {
+    if look(Looker::Items, || attempt().then_some(())).is_some() {
+        return;
+    }
+    for round in 0u32.. {
+        match round {
+            ..YIELDS => thread::yield_now(),
+            _ => thread::sleep(PAUSE),
         }
-        for round in 0u32.. {
-            match round {
-                ..YIELDS => thread::yield_now(),
-                _ => thread::sleep(PAUSE),
-            }
-            if attempt().is_some() {
-                return;
-            }
+        if attempt() {
+            return;
         }
     }
 }

@@ -22,7 +22,8 @@ use super::{
     pool::{Pool, Shared, Unit, Units},
     reaper,
     slot::{Kind, SlotRef},
-    waiter::{Local, Sleeper, Waiter},
+    waiter::{Sleeper, Waiter},
+    waker::WakerCell,
 };
 use crate::shim::{AtomicBool, AtomicU64};
 
@@ -500,7 +501,8 @@ fn loom_a_bell_wakes_whom_it_is_rung_for() {
             })
         });
         let places = tasks.clone().map(|task| {
-            let place = Local::new(Some(Waker::from(task)));
+            let place = WakerCell::new();
+            place.fill(Waker::from(task));
             arena().locals.push(place) as u32
         });
         let other = elsewhere({

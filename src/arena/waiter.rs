@@ -13,6 +13,7 @@ use std::{
 use super::{
     arena, bell, me,
     node::{Node, State},
+    waker::WakerCell,
 };
 use crate::{
     deadline,
@@ -24,19 +25,12 @@ use crate::{
 /// What waiters' tags say that they are.
 const WAITER: u16 = 1;
 
-/// Where a task of this process leaves its waker.
-#[cfg(not(freethreading_loom))]
-pub(super) type Local = crate::spin::SpinLock<Option<Waker>>;
-#[cfg(freethreading_loom)]
-pub(super) type Local = crate::shim::Mutex<Option<Waker>>;
-
 /// Wakes the task that has left its waker there, if there is one.
 pub(super) fn wake_task(local: u32) {
     let Some(place) = arena().locals.get(local as usize) else {
         return;
     };
-    let waker = place.lock().take();
-    if let Some(waker) = waker {
+    if let Some(waker) = place.take() {
         unwind::contain(|| waker.wake());
     }
 }
@@ -47,7 +41,7 @@ pub(crate) struct Seat {
     pub(crate) index: u32,
     pub(crate) node: &'static Node,
     /// Where the waiter leaves its waker,
-    waker: &'static Local,
+    waker: &'static WakerCell,
     /// and the number of that in this process.
     local: u32,
 }
@@ -79,7 +73,7 @@ impl Seat {
             .waiters
             .claim(me(), WAITER)
             .unwrap_or_else(|error| panic!("no memory to wait in: {error}"));
-        let local = arena.locals.push(Local::new(None));
+        let local = arena.locals.push(WakerCell::new());
         Box::leak(Box::new(Seat {
             index,
             node,
@@ -105,10 +99,7 @@ impl Waiter {
             Sleeper::Thread => 0,
             Sleeper::Task(waker) => {
                 bell::attend(waker);
-                // Cloning and dropping a waker is code of a user: not under the lock.
-                let new = waker.clone();
-                let old = self.waker.lock().replace(new);
-                drop(old);
+                self.waker.fill(waker.clone());
                 self.local + 1
             }
         };
@@ -129,23 +120,13 @@ impl Waiter {
     /// From now on this waker is woken.
     pub(crate) fn leave(&self, waker: &Waker) {
         bell::attend(waker);
-        {
-            let left = self.waker.lock();
-            if left.as_ref().is_some_and(|left| left.will_wake(waker)) {
-                return;
-            }
-        }
-        // Cloning and dropping a waker is code of a user: not under the lock.
-        let new = waker.clone();
-        let old = self.waker.lock().replace(new);
-        drop(old);
+        self.waker.replace(waker);
     }
 
     /// Takes the waker back.
     fn clear(&self) {
         if self.node.local.load(Ordering::Relaxed) != 0 {
-            let waker = self.waker.lock().take();
-            drop(waker);
+            drop(self.waker.take());
         }
     }
 
