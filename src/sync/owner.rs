@@ -46,8 +46,9 @@ impl Owner {
     #[inline]
     pub(super) fn is_current(self) -> bool {
         match self.number() & TASK {
-            0 => self == Owner::of(number_of_thread(), 0),
-            _ => self == Owner::current(),
+            // A thread that has no number yet owns nothing.
+            0 => self == Owner::of(NUMBER.with(Cell::get), 0),
+            _ => tokio::task::try_id().is_some_and(|task| self == Owner::of(number_of(task), TASK)),
         }
     }
 

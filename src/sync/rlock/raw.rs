@@ -1,10 +1,16 @@
 //! A slot as a re-entrant lock: a lock word, and beside it who owns it and how often.
 
-use std::{future::poll_fn, time::Instant};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use futures::FutureExt;
 
 use super::given_up::GIVEN_UP;
 use crate::{
-    arena::slot::SlotRef,
+    arena::{slot::SlotRef, wait::WaitAsync},
     coop,
     error::NotOwned,
     shim::{AtomicU64, Ordering},
@@ -28,16 +34,19 @@ pub(in crate::sync) struct RawRLock(pub(in crate::sync) SlotRef);
 /// Who owns it, or was the last to do so.
 const OWNER: usize = 1;
 
-/// How often its owner has acquired it, and above that a number which every new owner changes.
+/// How often its owner has acquired it, whether its hold is [resumed](RESUMED), and above that a number which every new
+/// owner changes, and so does who has the lock again after a wait.
 ///
 /// A guard may be dropped while its owner, on another thread, acquires once more. So the count goes up
 /// and down by compare-and-swap, which fails when the lock has changed hands since the word was read;
 /// only the owner itself need not, for the first and the last time.
 const TENURE: usize = 2;
-const COUNT_BITS: u32 = 32;
-const COUNT: u64 = (1 << COUNT_BITS) - 1;
+const COUNT: u64 = RESUMED - 1;
+/// The owner has the lock again after a wait: the number of its hold is an earlier one, which is in [`HOLD`].
+const RESUMED: u64 = 1 << 31;
+const NUMBER_SHIFT: u32 = 32;
 
-/// The number of the owner's [`Hold`]: what stood above the count when it began.
+/// The number of a [`Hold`] that is [resumed](RESUMED). Of others it is the one in the word, which saves storing it.
 const HOLD: usize = 4;
 
 impl RawRLock {
@@ -56,9 +65,14 @@ impl RawRLock {
         &self.0.slot.words[TENURE]
     }
 
+    /// The number of the hold whose word this is.
     #[inline]
-    fn number(&self) -> &AtomicU64 {
-        &self.0.slot.words[HOLD]
+    fn number_in(self, tenure: u64) -> u64 {
+        match tenure & RESUMED {
+            0 => tenure >> NUMBER_SHIFT,
+            // Relaxed: it was there before the word.
+            _ => self.0.slot.words[HOLD].load(Ordering::Relaxed),
+        }
     }
 
     /// The word, if the lock is the owner's; its count is not zero.
@@ -71,12 +85,13 @@ impl RawRLock {
         (is_its && tenure & COUNT != 0).then_some(tenure)
     }
 
-    /// The same, if it is this hold.
+    /// The word, if the lock is held in this hold.
     #[inline]
     fn tenure_in(self, hold: Hold) -> Option<u64> {
-        let tenure = self.tenure_of(hold.owner)?;
-        // Relaxed: as of the owner.
-        (self.number().load(Ordering::Relaxed) == hold.number).then_some(tenure)
+        // Acquire: what was done in the hold before is seen, and its number if that is elsewhere.
+        let tenure = self.tenure().load(Ordering::Acquire);
+        // No two holds have one number, so whose it is need not be asked.
+        (tenure & COUNT != 0 && self.number_in(tenure) == hold.number).then_some(tenure)
     }
 
     #[inline]
@@ -91,8 +106,7 @@ impl RawRLock {
 
     /// What the owner has at this moment, if it has the lock. It asks this itself.
     pub(in crate::sync) fn hold_of(self, owner: Owner) -> Option<Hold> {
-        self.tenure_of(owner)?;
-        let number = self.number().load(Ordering::Relaxed);
+        let number = self.number_in(self.tenure_of(owner)?);
         Some(Hold { owner, number })
     }
 
@@ -105,25 +119,29 @@ impl RawRLock {
     #[inline]
     fn next_tenure(self) -> u64 {
         let before = self.tenure().load(Ordering::Relaxed);
-        (before & !COUNT).wrapping_add(COUNT + 1)
+        (before >> NUMBER_SHIFT).wrapping_add(1) << NUMBER_SHIFT
     }
 
     /// The owner has just acquired the lock.
     #[inline]
     fn own(self, owner: Owner) -> Hold {
         let tenure = self.next_tenure();
-        let number = tenure >> COUNT_BITS;
-        let hold = Hold { owner, number };
-        self.begin(hold, tenure | 1);
-        hold
+        let number = tenure >> NUMBER_SHIFT;
+        self.begin(owner, tenure | 1);
+        Hold { owner, number }
     }
 
     #[inline]
-    fn begin(self, hold: Hold, tenure: u64) {
-        self.owner().store(hold.owner.number(), Ordering::Relaxed);
-        self.number().store(hold.number, Ordering::Relaxed);
+    fn begin(self, owner: Owner, tenure: u64) {
+        self.owner().store(owner.number(), Ordering::Relaxed);
         // Release: who finds this word finds this owner, and its hold.
         self.tenure().store(tenure, Ordering::Release);
+    }
+
+    /// The owner has the lock again.
+    fn resume(self, hold: Hold, count: u64) {
+        self.0.slot.words[HOLD].store(hold.number, Ordering::Relaxed);
+        self.begin(hold.owner, self.next_tenure() | RESUMED | count);
     }
 
     /// How often whoever owns it has acquired it.
@@ -144,7 +162,7 @@ impl RawRLock {
     fn again(self, owner: Owner) -> Option<Hold> {
         loop {
             let tenure = self.tenure_of(owner)?;
-            let number = self.number().load(Ordering::Relaxed);
+            let number = self.number_in(tenure);
             if self.change(tenure, tenure + 1) {
                 return Some(Hold { owner, number });
             }
@@ -196,22 +214,18 @@ impl RawRLock {
     }
 
     /// The owner is who polls it.
-    pub(in crate::sync) async fn acquire_async(self) -> Hold {
-        poll_fn(coop::poll_begin).await;
-        let owner = Owner::current();
-        match self.try_acquire(owner) {
-            Some(hold) => hold,
-            None => {
-                self.lock().acquire_async().await;
-                self.own(owner)
-            }
+    #[inline]
+    pub(in crate::sync) fn acquire_async(self) -> AcquireAsync {
+        AcquireAsync {
+            lock: self,
+            waiting: None,
         }
     }
 
-    /// Lowers the count of the owner; `false` if the word has changed meanwhile.
+    /// Lowers the count of the owner, who may be the one that calls; `false` if the word has changed meanwhile.
     #[inline]
-    fn lower(self, owner: Owner, from: u64, to: u64) -> bool {
-        if from & COUNT != 1 || !owner.is_current() {
+    fn lower(self, is_owner: bool, from: u64, to: u64) -> bool {
+        if from & COUNT != 1 || !is_owner {
             return self.change(from, to);
         }
         // Nobody else has anything to release, unless by mistake, and it is not about to acquire.
@@ -221,18 +235,19 @@ impl RawRLock {
 
     /// Once, if the owner has it, whose word this finds; says whether it was the last time.
     #[inline]
-    fn lower_once(self, owner: Owner, find: impl Fn() -> Option<u64>) -> Result<bool, NotOwned> {
+    fn lower_once(self, is_owner: bool, find: impl Fn() -> Option<u64>) -> Result<bool, NotOwned> {
         while let Some(tenure) = find() {
-            if self.lower(owner, tenure, tenure - 1) {
+            if self.lower(is_owner, tenure, tenure - 1) {
                 return Ok(tenure & COUNT == 1);
             }
         }
         Err(NotOwned)
     }
 
+    /// Once, for the owner, who calls.
     #[inline]
     pub(in crate::sync) fn release(self, owner: Owner) -> Result<(), NotOwned> {
-        if self.lower_once(owner, || self.tenure_of(owner))? {
+        if self.lower_once(true, || self.tenure_of(owner))? {
             self.lock().release();
         }
         Ok(())
@@ -241,7 +256,20 @@ impl RawRLock {
     /// What a guard does in the end, wherever it is.
     #[inline]
     pub(in crate::sync) fn release_in(self, hold: Hold) -> Result<(), NotOwned> {
-        match self.lower_once(hold.owner, || self.tenure_in(hold)) {
+        let once = hold.number << NUMBER_SHIFT | 1;
+        // As in `lower`.
+        if self.tenure().load(Ordering::Acquire) == once && hold.owner.is_current() {
+            self.tenure().store(once - 1, Ordering::Relaxed);
+            self.lock().release();
+            return Ok(());
+        }
+        self.release_level_in(hold)
+    }
+
+    /// The same, where it may be one level of several, or somebody else's.
+    #[inline(never)]
+    fn release_level_in(self, hold: Hold) -> Result<(), NotOwned> {
+        match self.lower_once(false, || self.tenure_in(hold)) {
             Ok(false) => {}
             Ok(true) => {
                 self.lock().release();
@@ -262,7 +290,7 @@ impl RawRLock {
                 return Ok(());
             }
             // It may have the lock again meanwhile.
-            self.lower_once(hold.owner, || self.tenure_in(hold))?
+            self.lower_once(false, || self.tenure_in(hold))?
         };
         if is_last {
             self.lock().release();
@@ -276,7 +304,7 @@ impl RawRLock {
         if guard
             && let Some(tenure) = self.tenure_in(hold)
             && tenure & COUNT == 1
-            && self.lower(hold.owner, tenure, tenure - 1)
+            && self.lower(hold.owner.is_current(), tenure, tenure - 1)
         {
             self.lock().release();
             return Ok(false);
@@ -298,15 +326,14 @@ impl RawRLock {
 
     /// The lock was acquired again for who gave it up. It is released if all its guards were dropped meanwhile.
     pub(in crate::sync) fn take_back(self, hold: Hold, noted: bool) {
-        let resume = |count| self.begin(hold, self.next_tenure() | count);
         if !noted {
-            return resume(1);
+            return self.resume(hold, 1);
         }
         {
             let mut given_up = GIVEN_UP.lock();
             let count = given_up.remove(&(self.0.id(), hold)).unwrap_or(0);
             if count != 0 {
-                return resume(count);
+                return self.resume(hold, count);
             }
         }
         self.lock().release();
@@ -315,5 +342,38 @@ impl RawRLock {
     /// The wait of who gave the lock up has ended without it. Guards that there are besides have nothing to release.
     pub(in crate::sync) fn forget(self, hold: Hold) {
         GIVEN_UP.lock().remove(&(self.0.id(), hold));
+    }
+}
+
+/// An acquisition as a future. The one of an `async fn` would not be compiled into its caller.
+pub(in crate::sync) struct AcquireAsync {
+    lock: RawRLock,
+    /// Who waits, where it was not to be had at once.
+    waiting: Option<(Owner, WaitAsync<RawLock>)>,
+}
+
+impl AcquireAsync {
+    #[inline(never)]
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Hold> {
+        let lock = self.lock;
+        let begin = || (Owner::current(), lock.lock().acquire_async());
+        let (owner, waiting) = self.waiting.get_or_insert_with(begin);
+        ready!(waiting.poll_unpin(context));
+        Poll::Ready(lock.own(*owner))
+    }
+}
+
+impl Future for AcquireAsync {
+    type Output = Hold;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Hold> {
+        if self.waiting.is_none() {
+            ready!(coop::poll_begin(context));
+            if let Some(hold) = self.lock.try_acquire(Owner::current()) {
+                return Poll::Ready(hold);
+            }
+        }
+        self.wait(context)
     }
 }
