@@ -37,6 +37,9 @@ pub fn cases() -> Vec<Case> {
         Unit::Micros.case("Condition, 2 tasks, current_thread", 1, || {
             condition_tasks(current_thread())
         }),
+        Unit::Micros.case("Condition, 2 tasks in turn, current_thread", 1, || {
+            condition_turns(current_thread())
+        }),
     ]
 }
 
@@ -252,6 +255,33 @@ fn tasks<F: AsyncFlag>(name: &'static str, runtime: &Arc<Runtime>, new: fn() -> 
     })
 }
 
+/// Two tasks, one condition that says whose turn it is, and one critical section each way.
+fn turns(runtime: &Arc<Runtime>) -> Contender {
+    async fn play((changed, turn): &(Condition, AtomicBool), mine: bool) {
+        let mut guard = changed.lock_async().await;
+        for _ in 0..TRIPS.get() {
+            let is_mine = || turn.load(Relaxed) == mine;
+            guard.wait_for_async(is_mine).await.expect(HELD);
+            turn.store(!mine, Relaxed);
+            guard.notify(1).expect(HELD);
+        }
+    }
+
+    let runtime = Arc::clone(runtime);
+    let game = Arc::new((Condition::new(), AtomicBool::new(false)));
+    contender("ours", move || {
+        let game = Arc::clone(&game);
+        on(&runtime, async move {
+            let theirs = Arc::clone(&game);
+            let other = tokio::spawn(async move { play(&theirs, true).await });
+            let clock = Clock::start();
+            play(&game, false).await;
+            other.await.expect("samples do not panic");
+            clock.micros_each(TRIPS.get())
+        })
+    })
+}
+
 type StdFlag = (Mutex<bool>, Condvar);
 type ParkingLotFlag = (parking_lot::Mutex<bool>, parking_lot::Condvar);
 
@@ -288,6 +318,14 @@ fn condition_tasks(runtime: Runtime) -> Vec<Contender> {
     let runtime = Arc::new(runtime);
     vec![
         tasks::<Conditioned>("ours", &runtime, Default::default),
+        tasks::<Notify>("tokio Notify", &runtime, Default::default),
+    ]
+}
+
+fn condition_turns(runtime: Runtime) -> Vec<Contender> {
+    let runtime = Arc::new(runtime);
+    vec![
+        turns(&runtime),
         tasks::<Notify>("tokio Notify", &runtime, Default::default),
     ]
 }
