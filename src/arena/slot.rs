@@ -326,6 +326,8 @@ impl Locked {
     /// Takes a waiter, which is in this list, out of it.
     #[inline]
     pub(crate) fn unlink(&self, list: usize, waiter: &Node) {
+        #[cfg(any(debug_assertions, freethreading_loom))]
+        assert_eq!(waiter.list(), self.id(list), "it is in this list");
         let ends = &self.lists[list];
         let next = waiter.next.load(Ordering::Relaxed);
         let previous = waiter.previous.load(Ordering::Relaxed);

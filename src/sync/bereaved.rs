@@ -19,11 +19,11 @@ use crate::{
 /// One of the waiters of the process has left this list.
 pub(crate) fn left(slot: &Locked, kind: Kind, list: usize, wakes: &mut Wakes) {
     match kind {
-        Kind::Lock | Kind::RLock => RawLock(slot.slot).tidy(slot),
+        Kind::Lock | Kind::RLock | Kind::Condition => RawLock(slot.slot).tidy(slot),
         Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot.slot).tidy(slot),
         Kind::Event => RawEvent(slot.slot).tidy(slot),
         Kind::Barrier => RawBarrier::of(slot.slot).left(slot, list, wakes),
-        Kind::Condition | Kind::Queue | Kind::SimpleQueue => {}
+        Kind::Queue | Kind::SimpleQueue => {}
     }
 }
 
@@ -31,11 +31,14 @@ pub(crate) fn left(slot: &Locked, kind: Kind, list: usize, wakes: &mut Wakes) {
 pub(crate) fn pass_on(slot: SlotRef, kind: Kind, list: usize, message: State, waiter: &Node) {
     match kind {
         Kind::Lock | Kind::RLock => RawLock(slot).bequeath(message, waiter.owner()),
+        // Notifications are known by the waiter, wherever it is.
+        Kind::Condition if list == condition::LINE => {}
+        Kind::Condition => RawLock(slot).bequeath(message, waiter.owner()),
         Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot).bequeath(message),
         Kind::Queue | Kind::SimpleQueue => RawQueue(slot).tell_another(list),
         Kind::Barrier => RawBarrier::of(slot).bequeath(waiter.outcome()),
-        // Everybody was told; and notifications are known by the waiter, wherever it is.
-        Kind::Event | Kind::Condition => {}
+        // Everybody was told.
+        Kind::Event => {}
     }
 }
 
@@ -53,7 +56,7 @@ pub(crate) fn notify_another(waiter: &Node) {
 pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
     let released = match kind {
         Kind::Lock => RawLock(slot).inherit(dead, || {}),
-        Kind::RLock => {
+        Kind::RLock | Kind::Condition => {
             let lock = RawRLock(slot);
             lock.lock().inherit(dead, || lock.disown())
         }
@@ -81,12 +84,11 @@ pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
 /// The process held the mutex of the slot, whose lists have been put in order.
 pub(crate) fn repair(slot: &Locked, kind: Kind, wakes: &mut Wakes) {
     match kind {
-        Kind::Lock | Kind::RLock => RawLock(slot.slot).repair(slot, wakes),
+        Kind::Lock | Kind::RLock | Kind::Condition => RawLock(slot.slot).repair(slot, wakes),
         Kind::Semaphore | Kind::BoundedSemaphore => RawSemaphore(slot.slot).repair(slot, wakes),
         Kind::Event => RawEvent(slot.slot).repair(slot, wakes),
         Kind::Barrier => RawBarrier::of(slot.slot).repair(slot, wakes),
         Kind::Queue | Kind::SimpleQueue => RawQueue(slot.slot).repair(slot, wakes),
-        Kind::Condition => {}
     }
 }
 

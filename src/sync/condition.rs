@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Lock, RLock, face};
+use super::{Lock, RLock, face, rlock::RawRLock};
 use crate::{
     arena::{handle::Handle, slot::Kind},
     deadline,
     error::{Error, NotOwned},
 };
 pub use guard::ConditionGuard;
-pub(super) use wait::notify_another;
-use wait::{ConditionWait, LINE, Raw, RawAnyLock};
+use wait::{ConditionWait, Raw, RawAnyLock};
+pub(super) use wait::{LINE, notify_another};
 
 /// A condition variable; Python's `threading.Condition` and `multiprocessing.Condition`.
 ///
@@ -65,7 +65,8 @@ pub struct Condition {
     lock: AnyLock,
 }
 
-/// The condition's own slot, where those wait who are to be notified.
+/// The condition's own slot, where those wait who are to be notified. It is a re-entrant lock besides, which is that of
+/// the condition unless it shares another.
 #[derive(Clone)]
 struct Line(Handle);
 
@@ -74,6 +75,7 @@ face::travels!(Line, Kind::Condition);
 /// The lock of a condition.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 enum AnyLock {
+    Own,
     Lock(Lock),
     RLock(RLock),
 }
@@ -94,7 +96,7 @@ impl Condition {
     ///
     /// [`Error::Arena`] if the system has no memory for it.
     pub fn try_new() -> Result<Self, Error> {
-        Condition::over(AnyLock::RLock(RLock::try_new()?))
+        Condition::over(AnyLock::Own)
     }
 
     /// A new condition that shares a lock: to acquire the lock is to acquire the condition, and the other way round.
@@ -127,9 +129,11 @@ impl Condition {
     }
 
     fn raw(&self) -> Raw {
+        let line = self.line.0.slot();
         Raw {
-            line: self.line.0.slot(),
+            line,
             lock: match &self.lock {
+                AnyLock::Own => RawAnyLock::RLock(RawRLock(line)),
                 AnyLock::Lock(lock) => RawAnyLock::Lock(lock.raw()),
                 AnyLock::RLock(lock) => RawAnyLock::RLock(lock.raw()),
             },
@@ -323,7 +327,12 @@ impl Default for Condition {
 
 impl fmt::Debug for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own;
         let lock: &dyn fmt::Debug = match &self.lock {
+            AnyLock::Own => {
+                own = RLock(self.line.0.clone());
+                &own
+            }
             AnyLock::Lock(lock) => lock,
             AnyLock::RLock(lock) => lock,
         };

@@ -191,6 +191,19 @@ impl RawLock {
             || self.release_slow()
     }
 
+    /// The same for who has it, and its mutex; `false` if somebody waits for it. Only who has one of the two changes the
+    /// word of a lock that is held, so no exchange is needed.
+    #[inline]
+    pub(super) fn release_under(self, _slot: &Locked, before: impl FnOnce()) -> bool {
+        let is_mine = self.word().load(Ordering::Relaxed) == self.held();
+        if is_mine {
+            before();
+            // Release: as above.
+            self.word().store(0, Ordering::Release);
+        }
+        is_mine
+    }
+
     #[cold]
     fn release_slow(self) -> bool {
         let mut word = self.word().load(Ordering::Relaxed);

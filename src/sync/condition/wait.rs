@@ -3,6 +3,7 @@
 use std::{
     cell::OnceCell,
     pin::Pin,
+    ptr,
     task::{Context, Poll},
     time::Instant,
 };
@@ -23,8 +24,8 @@ use crate::{
     },
 };
 
-/// The list of those who wait to be notified.
-pub(super) const LINE: usize = 0;
+/// The list of those who wait to be notified. The one before it is that of the lock, if the condition has its own.
+pub(in crate::sync) const LINE: usize = 1;
 
 /// Notifies another one who waited when this one was notified, which is gone; that one will look for the lock itself.
 pub(in crate::sync) fn notify_another(slot: SlotRef, gone: &Node) {
@@ -74,6 +75,11 @@ impl Raw {
             RawAnyLock::Lock(lock) => lock,
             RawAnyLock::RLock(lock) => lock.lock(),
         }
+    }
+
+    /// Whether one slot is both.
+    fn has_own_lock(self) -> bool {
+        ptr::eq(self.line.slot, self.lock().0.slot)
     }
 
     /// What the caller has of the lock.
@@ -147,6 +153,14 @@ impl Raw {
         }
     }
 
+    /// The same under the mutex of the lock's slot, for a guard, where that is all there is to do.
+    fn give_up_under(self, line: &Locked, hold: Hold) -> bool {
+        match self.lock {
+            RawAnyLock::RLock(lock) if self.has_own_lock() => lock.give_up_under(line, hold),
+            _ => false,
+        }
+    }
+
     /// The lock was acquired again for who gave it up.
     fn take_back(self, hold: Hold, noted: bool) {
         match self.lock {
@@ -175,9 +189,13 @@ impl Raw {
             if line.is_empty(LINE) {
                 return;
             }
-            // Nobody takes the two the other way round.
             let lock = self.lock();
-            let lock_slot = OnceCell::new();
+            let other_slot = OnceCell::new();
+            let lock_slot = || match self.has_own_lock() {
+                true => &line,
+                // Nobody takes the two the other way round.
+                false => other_slot.get_or_init(|| lock.0.lock()),
+            };
             let last = last.min(line.last_ticket());
             for _ in 0..count {
                 let Some((index, waiter)) = take(&line, last) else {
@@ -186,9 +204,7 @@ impl Raw {
                 // A task is told at once: by its turn the lock is most likely free, and if it is not polled for
                 // long the others need not wait for it. A thread would be there too early, and stays in the
                 // lock's line until then.
-                if waiter.is_task()
-                    || !lock.enrol(lock_slot.get_or_init(|| lock.0.lock()), index, waiter)
-                {
+                if waiter.is_task() || !lock.enrol(lock_slot(), index, waiter) {
                     // Or somebody has released the lock behind the notifier's back.
                     wakes.add(waiter.tell(State::Notified));
                 }
@@ -255,14 +271,18 @@ impl ConditionWait {
                 Stage::Start => {
                     let waiter = Waiter::claim();
                     waiter.prepare(sleeper);
-                    {
+                    let released = {
                         let line = self.condition.line.lock();
                         line.stamp(waiter.node);
                         line.push(LINE, waiter.index, waiter.node, false);
-                    }
+                        self.guard && self.condition.give_up_under(&line, self.hold)
+                    };
                     self.stage = Stage::InLine(waiter);
-                    // If it is not there to be given up any more, what the wait was told goes to another.
-                    self.given_up = Some(self.condition.give_up(self.hold, self.guard)?);
+                    self.given_up = Some(match released {
+                        true => false,
+                        // If it is not there to be given up any more, what the wait was told goes to another.
+                        false => self.condition.give_up(self.hold, self.guard)?,
+                    });
                     return Poll::Pending;
                 }
                 Stage::InLine(waiter) => {
@@ -349,11 +369,11 @@ impl Drop for ConditionWait {
     }
 }
 
-/// Takes a waiter out of the condition's line; `false` if it was notified.
+/// Takes a waiter out of the condition's line; `false` if it was notified, and is in the lock's by now or was told.
 fn leave(condition: Raw, waiter: &Waiter) -> bool {
     let line = condition.line.lock();
     // Under this mutex nobody notifies it.
-    let waits = line.has(waiter.node);
+    let waits = line.has(waiter.node) && waiter.node.list().list as usize == LINE;
     if waits {
         line.unlink(LINE, waiter.node);
         waiter.retire();

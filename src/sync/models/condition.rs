@@ -6,11 +6,20 @@ use crate::{
     sync::{Condition, Lock},
 };
 
-#[test]
-fn loom_condition_hears_every_change() {
-    model(5, || {
-        let lock = Lock::new();
-        let condition = Condition::with_lock(&lock);
+fn with_lock() -> Condition {
+    Condition::with_lock(&Lock::new())
+}
+
+/// Nobody is in either line, as far as is counted, and the lock is free.
+fn assert_at_rest(condition: &Condition) {
+    let look = format!("{condition:?}");
+    assert_eq!(look.matches("waiters: 0").count(), 2, "{look}");
+    assert!(look.contains("locked: false"), "{look}");
+}
+
+fn hears_every_change(new: fn() -> Condition) {
+    model(4, move || {
+        let condition = new();
         let value = Protected::new();
         let notifier = {
             let (condition, value) = (condition.clone(), Arc::clone(&value));
@@ -24,8 +33,18 @@ fn loom_condition_hears_every_change() {
         guard.wait_for(|| value.get() == 1).unwrap();
         drop(guard);
         notifier.join().unwrap();
-        assert!(!lock.locked());
+        assert_at_rest(&condition);
     });
+}
+
+#[test]
+fn loom_condition_hears_every_change() {
+    hears_every_change(with_lock);
+}
+
+#[test]
+fn loom_condition_with_its_own_lock_hears_every_change() {
+    hears_every_change(Condition::new);
 }
 
 #[test]
@@ -86,14 +105,13 @@ fn loom_condition_notifies_all() {
         thread.join().unwrap();
         task.join().unwrap();
         assert_eq!(value.get(), 3);
-        assert!(condition.try_acquire());
+        assert_at_rest(&condition);
     });
 }
 
-#[test]
-fn loom_condition_passes_on_what_a_dropped_waiter_was_told() {
-    model(4, || {
-        let condition = Condition::with_lock(&Lock::new());
+fn passes_on_what_a_dropped_waiter_was_told(new: fn() -> Condition) {
+    model(4, move || {
+        let condition = new();
         condition.acquire();
         let mut fickle = Box::pin(condition.wait_async());
         assert!(poll(fickle.as_mut()).is_pending());
@@ -115,10 +133,18 @@ fn loom_condition_passes_on_what_a_dropped_waiter_was_told() {
 }
 
 #[test]
-fn loom_condition_holds_the_lock_when_the_time_is_up() {
-    model(4, || {
-        let lock = Lock::new();
-        let condition = Condition::with_lock(&lock);
+fn loom_condition_passes_on_what_a_dropped_waiter_was_told() {
+    passes_on_what_a_dropped_waiter_was_told(with_lock);
+}
+
+#[test]
+fn loom_condition_with_its_own_lock_passes_on_what_a_dropped_waiter_was_told() {
+    passes_on_what_a_dropped_waiter_was_told(Condition::new);
+}
+
+fn holds_the_lock_when_the_time_is_up(new: fn() -> Condition) {
+    model(3, move || {
+        let condition = new();
         let value = Protected::new();
         let notifier = {
             let (condition, value) = (condition.clone(), Arc::clone(&value));
@@ -136,8 +162,18 @@ fn loom_condition_holds_the_lock_when_the_time_is_up() {
         drop(guard);
         notifier.join().unwrap();
         assert_eq!(value.get(), 2);
-        assert!(!lock.locked());
+        assert_at_rest(&condition);
     });
+}
+
+#[test]
+fn loom_condition_holds_the_lock_when_the_time_is_up() {
+    holds_the_lock_when_the_time_is_up(with_lock);
+}
+
+#[test]
+fn loom_condition_holds_its_own_lock_when_the_time_is_up() {
+    holds_the_lock_when_the_time_is_up(Condition::new);
 }
 
 /// The lock of a condition may be released by anybody, also while a notification is under way.

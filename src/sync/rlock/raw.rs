@@ -10,7 +10,10 @@ use futures::FutureExt;
 
 use super::given_up::GIVEN_UP;
 use crate::{
-    arena::{slot::SlotRef, wait::WaitAsync},
+    arena::{
+        slot::{Locked, SlotRef},
+        wait::WaitAsync,
+    },
     coop,
     error::NotOwned,
     shim::{AtomicU64, Ordering},
@@ -322,6 +325,17 @@ impl RawRLock {
         }
         self.lock().release();
         Ok(true)
+    }
+
+    /// The same under the mutex, if all that there is to give up is the guard that waits, and nobody waits for the lock.
+    pub(in crate::sync) fn give_up_under(self, slot: &Locked, hold: Hold) -> bool {
+        let once = |tenure: &u64| tenure & COUNT == 1 && hold.owner.is_current();
+        let Some(tenure) = self.tenure_in(hold).filter(once) else {
+            return false;
+        };
+        self.lock().release_under(slot, || {
+            self.tenure().store(tenure - 1, Ordering::Relaxed);
+        })
     }
 
     /// The lock was acquired again for who gave it up. It is released if all its guards were dropped meanwhile.
