@@ -1,8 +1,11 @@
+use std::sync::atomic::Ordering::Relaxed;
+
 use loom::{future::block_on, sync::Arc, thread};
 
 use super::{NO_TIME, poll};
 use crate::{
     arena::models::{Protected, elsewhere, leak, model},
+    shim::AtomicBool,
     sync::{Condition, Lock},
 };
 
@@ -252,5 +255,56 @@ fn loom_condition_gives_back_nothing_if_no_guard_is_left() {
         elsewhere(|| assert!(condition.try_acquire()))
             .join()
             .unwrap();
+    });
+}
+
+/// A guard waits on another thread, and gives up what its owner acquires meanwhile, or not.
+#[test]
+fn loom_condition_whose_guard_waits_elsewhere_while_its_owner_acquires_is_free_in_the_end() {
+    model(3, || {
+        let condition = leak(Condition::new());
+        let mut guard = condition.lock();
+        let waiting = thread::spawn(move || {
+            guard.wait_timeout(NO_TIME).unwrap();
+            guard.release().unwrap();
+        });
+        drop(condition.lock());
+        waiting.join().unwrap();
+        elsewhere(|| assert!(condition.try_acquire()))
+            .join()
+            .unwrap();
+    });
+}
+
+/// The owner waits once another guard was dropped elsewhere.
+#[test]
+fn loom_condition_whose_guard_was_dropped_elsewhere_shows_what_was_done_before() {
+    model(3, || {
+        let condition = leak(Condition::new());
+        let value = Protected::new();
+        let mut guard = condition.lock();
+        let sent = condition.lock();
+        let is_dropped = leak(AtomicBool::new(false));
+        let dropping = {
+            let value = Arc::clone(&value);
+            thread::spawn(move || {
+                value.add();
+                drop(sent);
+                is_dropped.store(true, Relaxed);
+            })
+        };
+        let other = {
+            let value = Arc::clone(&value);
+            elsewhere(move || {
+                if let Some(_guard) = condition.try_lock() {
+                    value.add();
+                }
+            })
+        };
+        if is_dropped.load(Relaxed) {
+            guard.wait_timeout(NO_TIME).unwrap();
+        }
+        dropping.join().unwrap();
+        other.join().unwrap();
     });
 }

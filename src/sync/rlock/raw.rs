@@ -16,7 +16,7 @@ use crate::{
     },
     coop,
     error::NotOwned,
-    shim::{AtomicU64, Ordering},
+    shim::{AtomicU64, Ordering, first_look},
     sync::{owner::Owner, raw::RawLock},
 };
 
@@ -261,7 +261,7 @@ impl RawRLock {
     pub(in crate::sync) fn release_in(self, hold: Hold) -> Result<(), NotOwned> {
         let once = hold.number << NUMBER_SHIFT | 1;
         // As in `lower`.
-        if self.tenure().load(Ordering::Acquire) == once && hold.owner.is_current() {
+        if first_look(self.tenure(), Ordering::Acquire) == once && hold.owner.is_current() {
             self.tenure().store(once - 1, Ordering::Relaxed);
             self.lock().release();
             return Ok(());
