@@ -87,10 +87,14 @@ impl WakerCell {
     /// Drops the waker of a wait before this one, or waits until who has it in hand has taken it away.
     #[cold]
     fn empty(&self) {
-        take_turns(|| {
+        let attempt = || {
             drop(self.hold().map(Held::take));
             self.is_empty()
-        });
+        };
+        // Mostly nobody has it in hand.
+        if !attempt() {
+            take_turns(attempt);
+        }
     }
 }
 
@@ -203,9 +207,9 @@ mod models {
                 let cell = Arc::clone(&cell);
                 thread::spawn(move || wake(&cell))
             });
-            for _ in 0..2 {
-                cell.replace(&Arc::clone(&wakers[1]).into());
-            }
+            cell.fill(Arc::clone(&wakers[1]).into());
+            // It is put back, if it is there still.
+            cell.replace(&Arc::clone(&wakers[1]).into());
             cell.fill(Arc::clone(&wakers[2]).into());
             for taker in takers {
                 taker.join().unwrap();
