@@ -21,6 +21,9 @@ pub(super) use raw::{Hold, RawRLock};
 /// and in the future that `block_on` runs, all futures of a thread. Only the owner can release the lock, as often as it
 /// has acquired it.
 ///
+/// Futures of one owner do not exclude each other if they find the lock free. While another owner has it they wait in
+/// line like everybody, and have it one after the other: a `join!` of two that each keep a guard may never end.
+///
 /// It can be given to any worker of this machine, at any time; see [`Lock`](crate::Lock) for what the two have in
 /// common.
 ///
