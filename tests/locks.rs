@@ -19,7 +19,7 @@ use std::{
 
 use common::{
     Scratch, Sign, watched,
-    ways::{Way, Ways, every_way, spawned},
+    ways::{Hand, Way, Ways, every_way, spawned},
 };
 use freethreading::{
     Backend, BoundedSemaphore, Condition, Error, Lock, NotHeld, RLock, Semaphore, TaskError,
@@ -567,6 +567,37 @@ fn tasks_of_a_local_set_are_different_owners() {
             assert!(!tried.await.unwrap());
             assert!(!lock.is_owned());
         });
+    });
+}
+
+#[test]
+fn futures_of_one_owner_that_wait_have_an_r_lock_one_after_the_other() {
+    watched(|| {
+        let lock = RLock::new();
+        {
+            let (mut one, mut other) = (Hand::new(lock.lock_async()), Hand::new(lock.lock_async()));
+            let guards = (one.ready(), other.ready());
+            assert_eq!(lock.recursion_count(), 2);
+            drop(guards);
+        }
+        let (held, wanted) = (Meet::new(2), Meet::new(2));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _guard = lock.lock();
+                held.wait();
+                wanted.wait();
+            });
+            held.wait();
+            let mut one = Hand::waiting(lock.lock_async());
+            let mut other = Hand::waiting(lock.lock_async());
+            wanted.wait();
+            one.wait_woken();
+            let guard = one.ready();
+            assert!(other.poll().is_pending());
+            drop(guard);
+            drop(other.finish());
+        });
+        assert!(is_free_for_others(&lock));
     });
 }
 
