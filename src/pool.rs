@@ -253,7 +253,7 @@ impl WorkerPool {
         admission: Admission<'_>,
     ) -> AsyncResult<T::Output> {
         let future = TaskFuture::submit(task.into_task(), &self.scheduler, Some(&admission));
-        AsyncResult::of_task(future)
+        AsyncResult::of(future)
     }
 
     /// Calls the function with each item on the workers, and gives all results in the order of the

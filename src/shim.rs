@@ -14,7 +14,7 @@ pub(crate) enum Scope {
 mod imp {
     use super::Scope;
     pub(crate) use crate::spin::{SpinLock, SpinLockGuard, take_turns};
-    pub(crate) use parking_lot::{Mutex, MutexGuard};
+    pub(crate) use parking_lot::Mutex;
     pub(crate) use std::{
         hint,
         sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},

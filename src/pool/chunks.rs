@@ -93,18 +93,19 @@ impl Chunks<'_> {
         // From now on the pool may be closed: all items are accepted, or, if it was meanwhile, none.
         let hold = Arc::new(scheduler.hold().map_err(refused)?);
         let promise = Promise::new();
+        let result = AsyncResult::of(promise.future());
         let is_thread_map = scheduler.carriage().is_none() && items.len() <= u32::MAX as usize;
         match self.size {
             None if is_thread_map => {
-                Spread::start(&hold, *workers, function, items, &promise);
+                Spread::start(&hold, *workers, function, items, promise);
             }
             size => {
                 let cut = size.map_or(Cut::Adaptive, Cut::Fixed);
                 let chunk = Chunk::of(function);
-                Gather::start(hold, *workers, chunk, cut, items, &promise);
+                Gather::start(hold, *workers, chunk, cut, items, promise);
             }
         }
-        Ok(AsyncResult::of_promise(promise))
+        Ok(result)
     }
 
     /// See [`WorkerPool::starmap`].

@@ -47,14 +47,14 @@ pub(super) enum Cut {
     Adaptive,
 }
 
-pub(super) struct Gather<I, R> {
+pub(super) struct Gather<I, R: Portable> {
     hold: Mutex<Option<Arc<Hold>>>,
     carriage: Option<Carriage>,
     chunk: Chunk<I, R>,
     workers: usize,
     adaptive: bool,
     state: Mutex<State<I, R>>,
-    promise: Arc<Promise<Vec<R>>>,
+    promise: Promise<Vec<R>>,
     scope: Scope,
 }
 
@@ -96,7 +96,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
         chunk: Chunk<I, R>,
         cut: Cut,
         items: Items<I>,
-        promise: &Arc<Promise<Vec<R>>>,
+        promise: Promise<Vec<R>>,
     ) {
         let carriage = hold.scheduler().carriage();
         let outputs = carriage.is_none().then(|| Carver::in_place(items.len()));
@@ -120,7 +120,7 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 results: Vec::new(),
                 over: false,
             }),
-            promise: Arc::clone(promise),
+            promise,
             scope: Scope::here(),
         });
         gather.feed();

@@ -1,18 +1,19 @@
 //! The result of a call of a pool, to come.
 
 use std::{
+    collections::VecDeque,
     fmt,
     panic::{RefUnwindSafe, UnwindSafe},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::future::FusedFuture;
 
-use super::promise::{Hook, Promise};
-use crate::{coop, deadline, error::TaskError, executor::TaskFuture};
+use super::promise::Promise;
+use crate::{deadline, error::TaskError, executor::TaskFuture, shim::Mutex, unwind};
 
 /// The result of [`apply_async`](crate::WorkerPool::apply_async),
 /// [`map_async`](crate::WorkerPool::map_async) or [`starmap_async`](crate::WorkerPool::starmap_async).
@@ -43,14 +44,39 @@ use crate::{coop, deadline, error::TaskError, executor::TaskFuture};
 /// ```
 #[must_use = "the work is done all the same, but its errors go unseen"]
 pub struct AsyncResult<R> {
-    source: Source<R>,
-    /// It was polled to its end.
-    ended: bool,
+    future: TaskFuture<R>,
+    /// Those that are called before that is ready.
+    hooks: Option<Arc<Hooks<R>>>,
 }
 
-enum Source<R> {
-    Task(TaskFuture<R>),
-    Promise(Arc<Promise<R>>),
+/// Is shown the outcome before it is handed out.
+type Hook<R> = Box<dyn FnOnce(&Result<R, TaskError>) + Send>;
+
+/// The hooks that were not called yet, or `None` after the last one.
+struct Hooks<R>(Mutex<Option<VecDeque<Hook<R>>>>);
+
+impl<R> Hooks<R> {
+    fn of(hook: Hook<R>) -> Arc<Self> {
+        Arc::new(Hooks(Mutex::new(Some([hook].into()))))
+    }
+
+    /// Gives the hook back if it comes after the last one.
+    fn add(&self, hook: Hook<R>) -> Option<Hook<R>> {
+        match &mut *self.0.lock() {
+            Some(hooks) => hooks.push_back(hook),
+            None => return Some(hook),
+        }
+        None
+    }
+
+    fn next(&self) -> Option<Hook<R>> {
+        let mut hooks = self.0.lock();
+        let next = hooks.as_mut()?.pop_front();
+        if next.is_none() {
+            *hooks = None;
+        }
+        next
+    }
 }
 
 // No panic leaves a result half made: user code runs outside of its lock.
@@ -58,17 +84,10 @@ impl<R> UnwindSafe for AsyncResult<R> {}
 impl<R> RefUnwindSafe for AsyncResult<R> {}
 
 impl<R> AsyncResult<R> {
-    pub(super) fn of_task(task: TaskFuture<R>) -> Self {
+    pub(super) fn of(future: TaskFuture<R>) -> Self {
         AsyncResult {
-            source: Source::Task(task),
-            ended: false,
-        }
-    }
-
-    pub(super) fn of_promise(promise: Arc<Promise<R>>) -> Self {
-        AsyncResult {
-            source: Source::Promise(promise),
-            ended: false,
+            future,
+            hooks: None,
         }
     }
 
@@ -83,7 +102,7 @@ impl<R> AsyncResult<R> {
     ///
     /// The [`TaskError`] says why there is no result; of several tasks it is the first error.
     pub fn get(&self) -> Result<R, TaskError> {
-        self.get_until(None)
+        self.future.result()
     }
 
     /// Waits for the result for so long at most, and takes it.
@@ -97,14 +116,7 @@ impl<R> AsyncResult<R> {
     /// Those of [`get`](AsyncResult::get), and [`TaskError::Timeout`] if the time is up: the work goes on, and the
     /// result can be had later.
     pub fn get_timeout(&self, timeout: Duration) -> Result<R, TaskError> {
-        self.get_until(deadline::after(timeout))
-    }
-
-    fn get_until(&self, deadline: Option<Instant>) -> Result<R, TaskError> {
-        match &self.source {
-            Source::Task(task) => task.result_until(deadline),
-            Source::Promise(promise) => promise.take(deadline),
-        }
+        self.future.result_timeout(timeout)
     }
 
     /// Waits until the result is there, and leaves it there.
@@ -113,7 +125,7 @@ impl<R> AsyncResult<R> {
     ///
     /// Until the result is there; [`wait_async`](AsyncResult::wait_async) is the async twin.
     pub fn wait(&self) {
-        self.wait_until(None);
+        self.future.wait_until(None);
     }
 
     /// Waits for so long at most; says whether the result is there.
@@ -122,14 +134,7 @@ impl<R> AsyncResult<R> {
     ///
     /// Until the result is there or the time is up.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.wait_until(deadline::after(timeout))
-    }
-
-    fn wait_until(&self, deadline: Option<Instant>) -> bool {
-        match &self.source {
-            Source::Task(task) => task.wait_until(deadline),
-            Source::Promise(promise) => promise.wait(deadline),
-        }
+        self.future.wait_until(deadline::after(timeout))
     }
 
     /// The async twin of [`wait`](AsyncResult::wait).
@@ -139,7 +144,7 @@ impl<R> AsyncResult<R> {
     /// Dropping the future has no effect.
     pub async fn wait_async(&self) {
         Onlooker {
-            source: &self.source,
+            task: &self.future,
             key: None,
         }
         .await;
@@ -147,20 +152,14 @@ impl<R> AsyncResult<R> {
 
     /// Whether the result is there.
     pub fn ready(&self) -> bool {
-        match &self.source {
-            Source::Task(task) => task.done(),
-            Source::Promise(promise) => promise.is_ready(),
-        }
+        self.future.done()
     }
 
     /// Whether there is a value rather than an error; `None` as long as neither is there.
     ///
     /// (A value that came from another process and cannot be decoded counts as one, until it is taken.)
     pub fn successful(&self) -> Option<bool> {
-        match &self.source {
-            Source::Task(task) => task.succeeded(),
-            Source::Promise(promise) => promise.is_ok(),
-        }
+        self.future.succeeded()
     }
 
     /// Has the function called with the value, if there is one.
@@ -208,24 +207,31 @@ impl<R> AsyncResult<R> {
         }))
     }
 
+    /// The result once the hook was shown it.
     fn hook(self, hook: Hook<R>) -> Self
     where
         R: Send + 'static,
     {
-        let promise = match self.source {
-            Source::Promise(promise) => {
-                promise.hook(hook);
-                promise
-            }
-            Source::Task(task) => {
-                let promise = Promise::new();
-                promise.hook(hook);
-                let keeper = Arc::clone(&promise);
-                task.add_done_callback(move |task| keeper.complete(task.result()));
-                promise
-            }
+        let late = match &self.hooks {
+            Some(hooks) => hooks.add(hook),
+            None => Some(hook),
         };
-        AsyncResult::of_promise(promise)
+        let Some(hook) = late else {
+            return self;
+        };
+        let (promise, hooks) = (Promise::new(), Hooks::of(hook));
+        let shown = AsyncResult {
+            future: promise.future(),
+            hooks: Some(Arc::clone(&hooks)),
+        };
+        self.future.add_done_callback(move |future| {
+            let outcome = future.result();
+            while let Some(hook) = hooks.next() {
+                unwind::contain(|| hook(&outcome));
+            }
+            promise.complete(outcome);
+        });
+        shown
     }
 }
 
@@ -233,26 +239,20 @@ impl<R> Future for AsyncResult<R> {
     type Output = Result<R, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        ready!(coop::poll_begin(context));
-        let result = ready!(match &self.source {
-            Source::Task(task) => task.poll_result(context),
-            Source::Promise(promise) => promise.poll_take(context),
-        });
-        self.ended = true;
-        Poll::Ready(result)
+        Pin::new(&mut self.future).poll(context)
     }
 }
 
 /// It is terminated once it was awaited to its end.
 impl<R> FusedFuture for AsyncResult<R> {
     fn is_terminated(&self) -> bool {
-        self.ended
+        self.future.is_terminated()
     }
 }
 
 /// Waits for a result and leaves it there; there may be several.
 struct Onlooker<'a, R> {
-    source: &'a Source<R>,
+    task: &'a TaskFuture<R>,
     /// What it is known by, once it was polled.
     key: Option<u64>,
 }
@@ -261,19 +261,14 @@ impl<R> Future for Onlooker<'_, R> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        match self.source {
-            Source::Task(task) => task.poll_done(&mut self.key, context),
-            Source::Promise(promise) => promise.poll_ready(&mut self.key, context),
-        }
+        self.task.poll_done(&mut self.key, context)
     }
 }
 
 impl<R> Drop for Onlooker<'_, R> {
     fn drop(&mut self) {
-        match (self.key, self.source) {
-            (Some(key), Source::Task(task)) => task.forget(key),
-            (Some(key), Source::Promise(promise)) => promise.forget(key),
-            (None, _) => {}
+        if let Some(key) = self.key {
+            self.task.forget(key);
         }
     }
 }

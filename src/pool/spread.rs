@@ -41,7 +41,7 @@ use memory::Memory;
 use progress::Progress;
 use ranges::Ranges;
 
-pub(super) struct Spread<I, R> {
+pub(super) struct Spread<I, R: Portable> {
     /// Those that are in no range are gone.
     items: Source<I>,
     /// The results; those that are there are in `written`, once their worker has stopped.
@@ -52,7 +52,7 @@ pub(super) struct Spread<I, R> {
     stopped: AtomicBool,
     written: Mutex<Vec<Range<usize>>>,
     drivers: Mutex<Vec<Option<TaskFuture<()>>>>,
-    promise: Arc<Promise<Vec<R>>>,
+    promise: Promise<Vec<R>>,
 }
 
 /// Where the items are.
@@ -80,7 +80,7 @@ impl<I: Portable, R: Portable> Spread<I, R> {
         workers: usize,
         function: F,
         items: Items<I>,
-        promise: &Arc<Promise<Vec<R>>>,
+        promise: Promise<Vec<R>>,
     ) where
         F: Fn(I) -> R + Send + Sync + 'static,
     {
@@ -100,7 +100,7 @@ impl<I: Portable, R: Portable> Spread<I, R> {
             stopped: AtomicBool::new(false),
             written: Mutex::default(),
             drivers: Mutex::new((0..drivers).map(|_| None).collect()),
-            promise: Arc::clone(promise),
+            promise,
         });
         // The value that makes it sound to summon it on the workers: it lives for ever.
         mem::forget(function);
@@ -155,7 +155,7 @@ impl<I: Portable, R: Portable> Spread<I, R> {
     }
 }
 
-impl<I, R> Drop for Spread<I, R> {
+impl<I, R: Portable> Drop for Spread<I, R> {
     fn drop(&mut self) {
         for range in self.ranges.left() {
             // SAFETY: nobody has claimed these, and nobody is left who could.
@@ -185,7 +185,7 @@ impl<I: Portable, R: Portable> Watcher for Spread<I, R> {
 }
 
 /// One worker's part, as a task.
-struct Driver<I, R> {
+struct Driver<I, R: Portable> {
     spread: Arc<Spread<I, R>>,
     number: usize,
     name: fn() -> &'static str,

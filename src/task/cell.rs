@@ -121,6 +121,11 @@ impl<W: Work> TaskCell<W> {
         Self::with_stage(work.name(), Stage::Pending(Input::Work(work)))
     }
 
+    /// The place of a result that no worker gives.
+    pub(crate) fn without_work(name: fn() -> &'static str) -> Arc<Self> {
+        Self::with_stage(name, Stage::Running(None))
+    }
+
     /// A task to be run by another process: encoded right here, once. If that fails it is settled.
     fn encoded(work: W, carriage: Carriage) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -174,6 +179,15 @@ impl<W: Work> TaskCell<W> {
         };
         change(&mut state.waiting().orders, runner.is_some());
         runner.flatten()
+    }
+
+    /// Decides the outcome, which was found here, unless it is decided.
+    pub(crate) fn decide(&self, outcome: Result<W::Output, TaskError>) -> Settled {
+        self.settle_with(match outcome {
+            Ok(value) => Outcome::Value(value),
+            Err(TaskError::Taken) => Outcome::Taken,
+            Err(error) => Outcome::Error(error),
+        })
     }
 
     fn settle_with(&self, outcome: Outcome<W::Output>) -> Settled {

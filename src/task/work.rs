@@ -11,6 +11,9 @@ use crate::{
 pub(crate) trait Work: Send + 'static {
     type Output: Send + 'static;
 
+    /// Whether it may take but a moment, so that whoever waits for it looks a few times before going to sleep.
+    const MAY_BE_SHORT: bool = true;
+
     /// Gives the path of the function, for messages.
     fn name(&self) -> fn() -> &'static str;
 

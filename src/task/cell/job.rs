@@ -21,11 +21,8 @@ impl<W: Work> Job for TaskCell<W> {
         let Input::Work(work) = self.begin(None, limit)? else {
             unreachable!("an encoded task was given to a thread");
         };
-        let outcome = match fork::once(|| unwind::catch(|| work.call())) {
-            Ok(value) => Outcome::Value(value),
-            Err(panic) => Outcome::Error(TaskError::Panicked(panic)),
-        };
-        Some(self.settle_with(outcome))
+        let outcome = fork::once(|| unwind::catch(|| work.call()));
+        Some(self.decide(outcome.map_err(TaskError::Panicked)))
     }
 
     fn take_request(&self, runner: Arc<dyn Runner>, limit: Option<Duration>) -> Option<Request> {

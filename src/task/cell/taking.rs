@@ -23,7 +23,7 @@ impl<W: Work> TaskCell<W> {
         deadline: Option<Instant>,
     ) -> Option<SpinLockGuard<'_, State<W>>> {
         let is_published = || self.state.lock().is_published().then_some(());
-        let (mut noticed, mut looked, mut first) = (false, false, true);
+        let (mut noticed, mut looked, mut first) = (false, !W::MAY_BE_SHORT, true);
         loop {
             let mut state = self.state.lock();
             // Those who look again and again wait to be told, like those who sleep: the worker is to
@@ -73,7 +73,7 @@ impl<W: Work> TaskCell<W> {
     ) -> Poll<SpinLockGuard<'_, State<W>>> {
         // Wakers are cloned and dropped outside of the lock: they may do anything.
         let mut waker = None;
-        let (mut noticed, mut attended, mut looked) = (false, false, false);
+        let (mut noticed, mut attended, mut looked) = (false, false, !W::MAY_BE_SHORT);
         loop {
             let mut state = self.state.lock();
             if state.is_settled() {
