@@ -465,6 +465,3 @@ impl<T> fmt::Debug for Builder<T> {
             .finish()
     }
 }
-
-#[cfg(all(test, not(freethreading_loom)))]
-mod tests;

@@ -174,6 +174,24 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn workers_are_replaced_when_they_have_done_their_share() {
+        watched(|| {
+            let prefix = unique_prefix();
+            let builder = WorkerPool::builder().max_workers(2).max_tasks_per_child(1);
+            let pool = builder.name_prefix(&prefix).build().unwrap();
+            let before = workers_of(&prefix);
+            // One of them may be slow to start, and the others, one after another, do its work.
+            eventually("both are replaced", || {
+                assert!(pool.apply(|| current_worker().rank()).unwrap().unwrap() < 2);
+                workers_of(&prefix).iter().all(|ident| !before.contains(ident))
+            });
+            eventually("both are there, though nothing is queued", || {
+                workers_of(&prefix).len() == 2
+            });
+        });
+    }
+
+    #[test]
     fn there_are_as_many_workers_as_cpus_unless_said() {
         watched(|| {
             let cpus = thread::available_parallelism().map_or(1, NonZero::get);
@@ -735,6 +753,16 @@ freethreading::test_backends! {
             gates.open();
             pool.join().unwrap();
             held.get().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_pool_may_be_closed_with_nothing_done() {
+        watched(|| {
+            let (pool, prefix) = named_pool(2);
+            pool.close();
+            pool.join().unwrap();
+            assert!(workers_of(&prefix).is_empty());
         });
     }
 

@@ -333,11 +333,13 @@ fn workers_that_die_idle_are_replaced() {
     let (workers, prefix) = (3, unique_prefix());
     watched(|| {
         let pool = builder(workers).name_prefix(&prefix).build().unwrap();
-        for _ in 0..10 {
+        for round in 0..10 {
             let before = workers_of(&prefix);
             assert_eq!(before.len(), workers);
-            // One of use in between: a pool whose workers do nothing but die gives up.
-            is_well(&pool);
+            // One of use now and then: a pool whose workers do nothing but die gives up.
+            if round % 2 == 0 {
+                is_well(&pool);
+            }
             for &pid in &before {
                 signal(pid as u32, libc::SIGKILL);
             }
@@ -349,6 +351,17 @@ fn workers_that_die_idle_are_replaced() {
         is_well(&pool);
         pool.close();
         pool.join().unwrap();
+        assert!(workers_of(&prefix).is_empty());
+    });
+}
+
+#[test]
+fn a_pool_of_which_a_worker_is_refused_leaves_none() {
+    watched(|| {
+        let prefix = unique_prefix();
+        let builder = builder(3).name_prefix(&prefix);
+        let refused = builder.current_dir("/nowhere/at/all").build();
+        assert!(matches!(refused, Err(Error::Start(_))), "{refused:?}");
         assert!(workers_of(&prefix).is_empty());
     });
 }
