@@ -269,10 +269,10 @@ impl RawRLock {
         self.release_level_in(hold)
     }
 
-    /// The same, where it may be one level of several, or somebody else's.
+    /// The same, where the hold may be resumed, one level of several, or somebody else's.
     #[inline(never)]
     fn release_level_in(self, hold: Hold) -> Result<(), NotOwned> {
-        match self.lower_once(false, || self.tenure_in(hold)) {
+        match self.lower_once(hold.owner.is_current(), || self.tenure_in(hold)) {
             Ok(false) => {}
             Ok(true) => {
                 self.lock().release();
