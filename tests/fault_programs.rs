@@ -10,7 +10,7 @@ use std::{
     env, fs,
     io::{Read, Write},
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
     time::Duration,
@@ -213,13 +213,21 @@ fn programs_that_are_no_workers_break_the_executor() {
     }
 }
 
+/// Makes a copy of this executable, with something more at its end. Another process writes it: if this one did, so
+/// would, for a moment, the processes that other tests start meanwhile, and the system runs no file that is being written.
+fn copy_executable(to: &Path, more: &str) {
+    let copied = Command::new("sh")
+        .args(["-c", r#"cp "$0" "$1" && printf %s "$2" >>"$1""#])
+        .args([this_executable().as_path(), to])
+        .arg(more)
+        .status();
+    assert!(copied.unwrap().success());
+}
+
 fn another_build_is_refused_before_anything_runs() {
     let scratch = Scratch::new();
     let other = scratch.path().join("other-build");
-    fs::copy(this_executable(), &other).unwrap();
-    let mut file = fs::OpenOptions::new().append(true).open(&other).unwrap();
-    file.write_all(b"one more line").unwrap();
-    drop(file);
+    copy_executable(&other, "one more line");
     let sign = scratch.sign("ran");
     let executor = processes(2)
         .launcher(Launcher::new(&other))
@@ -534,7 +542,7 @@ fn workers_end_with_a_program_that_is_interrupted() {
 fn a_program_whose_file_is_replaced_goes_on() {
     let scratch = Scratch::new();
     let copy = scratch.path().join("program");
-    fs::copy(this_executable(), &copy).unwrap();
+    copy_executable(&copy, "");
     let output = Command::new(&copy)
         .env("PROGRAM", "replaces itself")
         .output()
