@@ -34,12 +34,12 @@ impl WakerCell {
 
     /// Takes the waker in hand, if there is one and nobody else has.
     #[inline]
-    fn hold(&self) -> Option<Held<'_>> {
+    fn hold(&self) -> Option<InHand<'_>> {
         // Acquire: the waker is there as it was left.
         self.state
             .compare_exchange(FULL, HELD, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
-            .then(|| Held(self))
+            .then(|| InHand(self))
     }
 
     /// Takes the waker away, to wake the owner, who was told something before. Who finds nothing need not do so.
@@ -50,7 +50,7 @@ impl WakerCell {
             fence(Ordering::SeqCst);
             self.hold()
         });
-        held.map(Held::take)
+        held.map(InHand::take)
     }
 
     /// Leaves a waker, before anybody can have something to tell its owner, who calls this.
@@ -88,7 +88,7 @@ impl WakerCell {
     #[cold]
     fn empty(&self) {
         let attempt = || {
-            drop(self.hold().map(Held::take));
+            drop(self.hold().map(InHand::take));
             self.is_empty()
         };
         // Mostly nobody has it in hand.
@@ -105,9 +105,9 @@ impl Drop for WakerCell {
 }
 
 /// The waker in hand; it is put back when this is dropped.
-struct Held<'a>(&'a WakerCell);
+struct InHand<'a>(&'a WakerCell);
 
-impl Held<'_> {
+impl InHand<'_> {
     fn will_wake(&self, waker: &Waker) -> bool {
         // SAFETY: it was full, and who holds it is alone with it.
         self.0
@@ -128,7 +128,7 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for InHand<'_> {
     fn drop(&mut self) {
         // Release: as when it was left there.
         self.0.state.store(FULL, Ordering::Release);

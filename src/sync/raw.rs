@@ -191,8 +191,8 @@ impl RawLock {
             || self.release_slow()
     }
 
-    /// The same for who has it, and its mutex; `false` if somebody waits for it. Only who has one of the two changes the
-    /// word of a lock that is held, so no exchange is needed.
+    /// The same for who has a re-entrant lock, and its mutex; `false` if somebody waits for it. Only who has one of the
+    /// two changes the word of such a lock while it is held, so no exchange is needed. Others anybody may release.
     #[inline]
     pub(super) fn release_under(self, _slot: &Locked, before: impl FnOnce()) -> bool {
         let is_mine = self.word().load(Ordering::Relaxed) == self.held();
