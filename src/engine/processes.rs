@@ -84,7 +84,7 @@ impl Engine for Processes {
             let _context = reactor.enter();
             launcher::launch(self.launcher.as_ref(), &self.surroundings).map_err(failed)?
         };
-        let errors = Errors::pass_on(errors, &reactor);
+        let (errors, passing) = Errors::new(errors);
         let link = Link::new(
             id,
             Arc::clone(record),
@@ -96,8 +96,11 @@ impl Engine for Processes {
         let link = Arc::new(link);
         link.enlist();
         record.begin(Some(launched.pid), Arc::clone(&link) as Arc<dyn Runner>);
-        // The link's task ends by itself, with the process.
-        drop(reactor.spawn(link.drive(launched)));
+        // These tasks end by themselves, with the process. The reactor is woken once for both.
+        drop(reactor.spawn(async {
+            drop(tokio::spawn(passing));
+            link.drive(launched).await;
+        }));
         Ok(())
     }
 

@@ -15,7 +15,10 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::{
+    io::ioctl_fionbio,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+};
 use tokio::{
     net::unix::pipe,
     process::{Child, Command},
@@ -127,7 +130,7 @@ pub(super) struct Launched {
     pub(super) child: Child,
     pub(super) pid: u32,
     /// Where its requests go.
-    pub(super) input: pipe::Sender,
+    pub(super) input: OwnedFd,
     /// Where its replies come from.
     pub(super) output: pipe::Receiver,
     /// Its place in the memory that it shares, if it does.
@@ -144,13 +147,12 @@ pub(super) fn launch(
     let (input_end, input) = io::pipe()?;
     let (output, output_end) = io::pipe()?;
     let (errors, errors_end) = io::pipe()?;
-    for pipe in [input.as_fd(), output.as_fd()] {
-        // The kernel may have run out of room for large pipes: a small one is slower, nothing else.
-        let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
+    for pipe in [input.as_fd(), output.as_fd(), errors.as_fd()] {
+        ioctl_fionbio(pipe, true)?;
     }
-    let input = pipe::Sender::from_owned_fd(input.into())?;
-    let output = pipe::Receiver::from_owned_fd(output.into())?;
-    let errors = pipe::Receiver::from_owned_fd(errors.into())?;
+    // They were made here, so there is nothing to check.
+    let output = pipe::Receiver::from_owned_fd_unchecked(output.into())?;
+    let errors = pipe::Receiver::from_owned_fd_unchecked(errors.into())?;
     let mut place = None;
     let mut command = match launcher {
         None => {
@@ -187,6 +189,12 @@ pub(super) fn launch(
             let program = launcher.map_or(OsStr::new(THIS_PROGRAM), |launcher| &launcher.program);
             surroundings.explain(error, program)
         })?;
+    if place.is_none() {
+        // All goes through the pipes. The kernel may have run out of room for large ones: a small one is slower.
+        for pipe in [input.as_fd(), output.as_fd()] {
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
+        }
+    }
     let pid = child.id().expect("the child was not waited for yet");
     if let Some((place, _)) = &place {
         place.fill(pid);
@@ -194,7 +202,7 @@ pub(super) fn launch(
     let launched = Launched {
         pid,
         child,
-        input,
+        input: input.into(),
         output,
         place,
     };

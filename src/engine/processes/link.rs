@@ -23,6 +23,7 @@ mod replies;
 mod state;
 
 use std::{
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -32,7 +33,7 @@ use std::{
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::{net::unix::pipe, process::Child, sync::Notify, time::timeout};
+use tokio::{process::Child, sync::Notify, time::timeout};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::{
@@ -247,7 +248,7 @@ impl Link {
 
     async fn serve(
         self: &Arc<Self>,
-        input: pipe::Sender,
+        input: OwnedFd,
         replies: &mut Replies,
         child: &mut Child,
         ticket: Option<arena::Ticket>,

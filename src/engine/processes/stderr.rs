@@ -14,7 +14,6 @@ use rustix::{
 };
 use tokio::{
     net::unix::pipe,
-    runtime::Handle,
     sync::{Notify, oneshot},
     time::{Instant, sleep_until, timeout},
 };
@@ -51,15 +50,15 @@ struct Shared {
 }
 
 impl Errors {
-    /// Passes on what comes out of the pipe, on the reactor.
-    pub(super) fn pass_on(from: pipe::Receiver, reactor: &Handle) -> Errors {
+    /// What comes out of the pipe is passed on by the future, which belongs on the reactor.
+    pub(super) fn new(from: pipe::Receiver) -> (Errors, impl Future<Output = ()> + Send) {
         let shared = Arc::new(Shared {
             tail: Mutex::new(Vec::new()),
             dead: Notify::new(),
             drained: Latch::new(),
         });
-        drop(reactor.spawn(pass_on(from, Arc::clone(&shared))));
-        Errors { shared }
+        let passing = pass_on(from, Arc::clone(&shared));
+        (Errors { shared }, passing)
     }
 
     /// The process is gone: waits until what it has written is passed on, if that can be.
@@ -219,7 +218,8 @@ mod tests {
             let _context = reactor.enter();
             pipe::pipe().unwrap()
         };
-        let errors = Errors::pass_on(receiver, &reactor);
+        let (errors, passing) = Errors::new(receiver);
+        drop(reactor.spawn(passing));
         // With twice as many it would be passed on for its length.
         let is_passed_on = (0..PIECE / 2).any(|_| {
             rustix::io::write(&sender, b".").unwrap();

@@ -1,6 +1,6 @@
 //! How the parent and a new worker process come to know each other.
 
-use std::sync::Arc;
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use futures::StreamExt;
 use tokio::{net::unix::pipe, process::Child};
@@ -22,14 +22,14 @@ use crate::{
         },
         scheduler::Setback,
     },
-    error::TaskError,
+    error::{StartError, TaskError},
 };
 
 impl Link {
     /// Tells the process what it is, and hears what it is.
     pub(super) async fn greet(
         &self,
-        input: pipe::Sender,
+        input: OwnedFd,
         replies: &mut Replies,
         ticket: Option<arena::Ticket>,
     ) -> Result<(), Ending> {
@@ -48,6 +48,12 @@ impl Link {
             lanes: self.lanes.as_ref().map(Lanes::block),
             initializes: self.scheduler.initializer().is_some(),
         }));
+        let failed = |error| {
+            let error = StartError::new(&self.record.name(), error);
+            Ending::Useless(Setback::Death(TaskError::Start(error)))
+        };
+        // Registered by the reactor itself, since that makes it look at the pipe, which can be written to.
+        let input = pipe::Sender::from_owned_fd_unchecked(input).map_err(failed)?;
         let input = Arc::new(input);
         // Before anything is said: the process must not see the pipe's end while it is being killed.
         self.state.lock().input = Some(Arc::clone(&input));
