@@ -51,7 +51,6 @@ impl Looker {
             Looker::Waiter => 0..=7,
             Looker::Lock => 1..=3,
             Looker::LockPolled => 5..=7,
-            Looker::Queue if pace::is_one_by_one() => 0..=10,
             Looker::Queue => 8..=10,
             Looker::Items => 6..=9,
             Looker::Frame => 5..=8,
@@ -69,11 +68,40 @@ impl Looker {
 ///
 /// If whoever is waited for cannot run meanwhile, on the same core for instance, this is in vain: then
 /// the next times are left out, more and more of them as long as it stays so.
-pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+pub(crate) fn look<T>(looker: Looker, attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    look_for(looker.moments(), looker, attempt)
+}
+
+/// The same for what gathers in a queue, at most so many, or any number where it is 0. The first moment is long enough
+/// for some of them; where they come one by one, that would be in vain.
+pub(crate) fn look_for_one_of<T>(
+    most: usize,
+    attempt: impl FnMut() -> Option<T>,
+    was_alone: impl FnOnce() -> bool,
+) -> Option<T> {
+    let (longest, last) = Looker::Queue.moments().into_inner();
+    let first = match most.checked_ilog2() {
+        _ if pace::is_one_by_one() => 0,
+        // As measured: four times as long for eight times as many.
+        Some(most) => longest.min(most * 2 / 3),
+        None => longest,
+    };
+    let found = look_for(first..=last, Looker::Queue, attempt);
+    if found.is_some() {
+        pace::learn(was_alone());
+    }
+    found
+}
+
+fn look_for<T>(
+    mut moments: RangeInclusive<u32>,
+    looker: Looker,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> Option<T> {
     if luck::skips(looker) {
         return None;
     }
-    let found = looker.moments().find_map(|length| {
+    let found = moments.find_map(|length| {
         for _ in 0..1u32 << length {
             std::hint::spin_loop();
         }
@@ -81,12 +109,6 @@ pub(crate) fn look<T>(looker: Looker, mut attempt: impl FnMut() -> Option<T>) ->
     });
     luck::learn(looker, found.is_some());
     found
-}
-
-/// What was found was the only one of its kind, or not: where things come one by one, each is waited for by who
-/// brought the one before, and to let them gather is in vain.
-pub(crate) fn found_alone(alone: bool) {
-    pace::learn(alone);
 }
 
 /// To be woken takes less.
@@ -201,7 +223,8 @@ mod luck {
     }
 }
 
-/// How what this thread waits for has come.
+/// How what this thread waits for has come: where each was the only one of its kind, it is waited for by who brought the
+/// one before.
 mod pace {
     use std::cell::Cell;
 

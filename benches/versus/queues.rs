@@ -19,6 +19,9 @@ use crate::{
 /// Where the queue is bounded.
 const SIZE: usize = 1024;
 
+/// The same where the ends wait for each other again and again.
+const FEW: usize = 16;
+
 /// The last item, for each that gets.
 const END: u64 = u64::MAX;
 
@@ -33,18 +36,21 @@ pub fn cases() -> Vec<Case> {
             2,
             uncontended_awaited,
         ),
-        unit.case("Queue(1024), 1-1 threads", 2, || bounded(1, 1)),
-        unit.case("Queue(1024), 2-2 threads", 2, || bounded(2, 2)),
-        unit.case("Queue(1024), 4-4 threads", 2, || bounded(4, 4)),
-        unit.case("Queue(1024), 4-1 threads", 2, || bounded(4, 1)),
+        unit.case("Queue(1024), 1-1 threads", 2, || bounded(SIZE, 1, 1)),
+        unit.case("Queue(1024), 2-2 threads", 2, || bounded(SIZE, 2, 2)),
+        unit.case("Queue(1024), 4-4 threads", 2, || bounded(SIZE, 4, 4)),
+        unit.case("Queue(1024), 4-1 threads", 2, || bounded(SIZE, 4, 1)),
+        unit.case("Queue(16), 1-1 threads", 2, || bounded(FEW, 1, 1)),
+        unit.case("Queue(16), 4-4 threads", 2, || bounded(FEW, 4, 4)),
         unit.case("Queue, 1-1 threads", 2, || unbounded(1, 1)),
         unit.case("Queue, 2-2 threads", 2, || unbounded(2, 2)),
         unit.case("Queue, 4-4 threads", 2, || unbounded(4, 4)),
         unit.case("Queue, 4-1 threads", 2, || unbounded(4, 1)),
         Unit::Micros.case("Queue, there and back, 2 threads", 2, there_and_back),
-        unit.case("Queue(1024), 1-1 tasks", 2, || bounded_tasks(1, 1)),
-        unit.case("Queue(1024), 4-4 tasks", 2, || bounded_tasks(4, 4)),
-        unit.case("Queue(1024), 4-1 tasks", 2, || bounded_tasks(4, 1)),
+        unit.case("Queue(1024), 1-1 tasks", 2, || bounded_tasks(SIZE, 1, 1)),
+        unit.case("Queue(1024), 4-4 tasks", 2, || bounded_tasks(SIZE, 4, 4)),
+        unit.case("Queue(1024), 4-1 tasks", 2, || bounded_tasks(SIZE, 4, 1)),
+        unit.case("Queue(16), 4-4 tasks", 2, || bounded_tasks(FEW, 4, 4)),
         unit.case("Queue, 1-1 tasks", 2, || unbounded_tasks(1, 1)),
         unit.case("Queue, 4-4 tasks", 2, || unbounded_tasks(4, 4)),
         unit.case("Queue, 4-1 tasks", 2, || unbounded_tasks(4, 1)),
@@ -347,21 +353,21 @@ fn there_and_back() -> Vec<Contender> {
     ]
 }
 
-fn bounded(p: usize, c: usize) -> Vec<Contender> {
+fn bounded(size: usize, p: usize, c: usize) -> Vec<Contender> {
     let mut contenders = vec![
-        threads("ours", move || ours(p, c, Queue::new(SIZE))),
+        threads("ours", move || ours(p, c, Queue::new(size))),
         threads("async-channel", move || {
-            many(p, c, async_channel::bounded(SIZE))
+            many(p, c, async_channel::bounded(size))
         }),
         threads("crossbeam-channel", move || {
-            many(p, c, crossbeam_channel::bounded(SIZE))
+            many(p, c, crossbeam_channel::bounded(size))
         }),
-        threads("flume", move || many(p, c, flume::bounded(SIZE))),
-        threads("kanal", move || many(p, c, kanal::bounded(SIZE))),
+        threads("flume", move || many(p, c, flume::bounded(size))),
+        threads("kanal", move || many(p, c, kanal::bounded(size))),
     ];
     if c == 1 {
         contenders.push(threads("std mpsc", move || {
-            sole(p, mpsc::sync_channel(SIZE))
+            sole(p, mpsc::sync_channel(size))
         }));
     }
     contenders
@@ -386,19 +392,19 @@ fn unbounded(p: usize, c: usize) -> Vec<Contender> {
     contenders
 }
 
-fn bounded_tasks(p: usize, c: usize) -> Vec<Contender> {
+fn bounded_tasks(size: usize, p: usize, c: usize) -> Vec<Contender> {
     let on = Arc::new(multi_thread());
     let mut contenders = vec![
-        tasks("ours", &on, move || ours(p, c, Queue::new(SIZE))),
+        tasks("ours", &on, move || ours(p, c, Queue::new(size))),
         tasks("async-channel", &on, move || {
-            many(p, c, async_channel::bounded(SIZE))
+            many(p, c, async_channel::bounded(size))
         }),
-        tasks("flume", &on, move || many(p, c, flume::bounded(SIZE))),
-        tasks("kanal", &on, move || many(p, c, kanal::bounded_async(SIZE))),
+        tasks("flume", &on, move || many(p, c, flume::bounded(size))),
+        tasks("kanal", &on, move || many(p, c, kanal::bounded_async(size))),
     ];
     if c == 1 {
         contenders.push(tasks("tokio mpsc", &on, move || {
-            sole(p, tokio_mpsc::channel(SIZE))
+            sole(p, tokio_mpsc::channel(size))
         }));
     }
     contenders

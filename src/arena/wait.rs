@@ -14,15 +14,15 @@ use super::{
 };
 use crate::{
     coop,
-    look::{Looker, found_alone, give_way_and, look},
+    look::{Looker, give_way_and, look},
 };
 
 /// What is waited for. The methods that are given a [`Locked`] hold the slot's mutex.
 pub(crate) trait Resource {
     type Output;
 
-    /// Whether those who want it hold it only for a moment, so that it pays to try a few times.
-    const CONTENDED: Option<Looker> = None;
+    /// Whether those who want it hold it only for a moment, so that it pays to [look](Self::look).
+    const CONTENDED: bool = false;
 
     /// The same where a task waits. While it tries, other tasks wait for the thread; but to be woken again and again
     /// takes longer.
@@ -31,18 +31,18 @@ pub(crate) trait Resource {
     /// When a wait that is over at once takes of its task's budget.
     const BUDGET: Budget<Self::Output> = Budget::Before;
 
-    /// Whether what was just taken was the only one there; who looks a few times learns from it whether that pays.
-    fn was_alone(&self) -> bool {
-        false
-    }
-
     /// The slot whose mutex guards the line.
     fn slot(&self) -> SlotRef;
 
     /// Takes what is waited for, if it is there. Whoever comes by may do so, also ahead of those who wait.
     fn attempt(&mut self) -> Option<Self::Output>;
 
-    /// The same; if it is not there, sees to it that whoever brings it looks for waiters.
+    /// Tries a few times, where it is contended.
+    fn look(&mut self) -> Option<Self::Output> {
+        None
+    }
+
+    /// Takes it; if it is not there, sees to it that whoever brings it looks for waiters.
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<Self::Output, Miss>;
 
     /// The mutex is free again.
@@ -220,9 +220,9 @@ impl<R: Resource> Waiting<R> {
     /// Blocks until it is there or the time is up.
     pub(crate) fn block(&mut self, deadline: Option<Instant>) -> Option<R::Output> {
         loop {
-            if let Some(looker) = R::CONTENDED
+            if R::CONTENDED
                 && !self.joined
-                && let Some(output) = self.compete(looker, deadline)
+                && let Some(output) = self.compete(deadline)
             {
                 return Some(output);
             }
@@ -234,7 +234,7 @@ impl<R: Resource> Waiting<R> {
                 if self.leave() {
                     return None;
                 }
-            } else if R::CONTENDED.is_some() && waiter.state() == State::Notified {
+            } else if R::CONTENDED && waiter.state() == State::Notified {
                 self.joined = false;
                 self.vain += 1;
             }
@@ -242,14 +242,11 @@ impl<R: Resource> Waiting<R> {
     }
 
     /// Tries to get it without getting in line, for a moment.
-    fn compete(&mut self, looker: Looker, deadline: Option<Instant>) -> Option<R::Output> {
+    fn compete(&mut self, deadline: Option<Instant>) -> Option<R::Output> {
         let free = self.resource.attempt();
-        if free.is_some() {
-            return free;
-        }
-        if let Some(output) = look(looker, || self.resource.attempt()) {
-            found_alone(self.resource.was_alone());
-            return Some(output);
+        let found = free.or_else(|| self.resource.look());
+        if found.is_some() {
+            return found;
         }
         give_way_and(deadline, || self.resource.attempt())
     }

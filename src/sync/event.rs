@@ -138,6 +138,7 @@ impl Resource for RawEvent {
         self.0
     }
 
+    #[inline]
     fn attempt(&mut self) -> Option<()> {
         self.is_set().then_some(())
     }

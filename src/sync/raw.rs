@@ -16,7 +16,7 @@ use crate::{
         slot::{Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
     },
-    look::Looker,
+    look::{Looker, look},
     shim::Ordering,
     sync::owner::Owner,
 };
@@ -402,16 +402,21 @@ impl RawLock {
 impl Resource for RawLock {
     type Output = ();
 
-    const CONTENDED: Option<Looker> = Some(Looker::Lock);
+    const CONTENDED: bool = true;
     const CONTENDED_BY_TASKS: Option<Looker> = Some(Looker::LockPolled);
 
     fn slot(&self) -> SlotRef {
         self.0
     }
 
+    #[inline]
     fn attempt(&mut self) -> Option<()> {
         // Only a look, while it is taken: others want to write the word.
         (!self.is_held() && self.try_acquire()).then_some(())
+    }
+
+    fn look(&mut self) -> Option<()> {
+        look(Looker::Lock, || self.attempt())
     }
 
     fn attempt_or_join(&mut self, _slot: &Locked) -> Result<(), Miss> {

@@ -12,7 +12,7 @@ use crate::{
     },
     deadline,
     error::{Error, Overflow},
-    look::Looker,
+    look::{Looker, look},
     shim::{AtomicU64, Ordering},
 };
 
@@ -183,15 +183,20 @@ impl RawSemaphore {
 impl Resource for RawSemaphore {
     type Output = ();
 
-    const CONTENDED: Option<Looker> = Some(Looker::Lock);
+    const CONTENDED: bool = true;
     const CONTENDED_BY_TASKS: Option<Looker> = Some(Looker::LockPolled);
 
     fn slot(&self) -> SlotRef {
         self.0
     }
 
+    #[inline]
     fn attempt(&mut self) -> Option<()> {
         self.try_acquire().then_some(())
+    }
+
+    fn look(&mut self) -> Option<()> {
+        look(Looker::Lock, || self.attempt())
     }
 
     fn attempt_or_join(&mut self, _slot: &Locked) -> Result<(), Miss> {

@@ -10,7 +10,7 @@ use std::{
 use super::{
     convoy,
     core::Core,
-    plain::{MOVED_BY_CALLER, Stage},
+    plain::{First, MOVED_BY_CALLER, Stage},
     shared::{GETTERS, PUTTERS},
 };
 use crate::{
@@ -18,26 +18,27 @@ use crate::{
         node::{State, Wakes},
         parcel::{Parcel, Reserve},
         slot::{Locked, SlotRef},
-        wait::{Miss, Resource, WaitAsync, Waiting},
+        wait::{Miss, Resource, Waiting},
+        waiter::Sleeper,
     },
     coop,
     error::{CodecError, GetError, Part},
-    look::Looker,
+    look::look_for_one_of,
 };
 
 impl<T: Send + 'static> Core<T> {
     #[inline]
     pub(super) fn get(&self, deadline: Option<Instant>) -> Result<T, GetError> {
-        match self.get_at_once() {
-            Ok(item) => Ok(item),
-            Err(stage) => self.get_later(stage, deadline),
+        match self.first() {
+            Some(first) => self.take(first),
+            None => self.get_later(deadline),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn get_later(&self, stage: Stage, deadline: Option<Instant>) -> Result<T, GetError> {
-        if stage == Stage::Shared {
+    fn get_later(&self, deadline: Option<Instant>) -> Result<T, GetError> {
+        if self.local.is_shared() {
             let mut item = None;
             if let Some(taken) = self.get_shared(&mut item) {
                 return opened(taken, item);
@@ -50,7 +51,17 @@ impl<T: Send + 'static> Core<T> {
         self.unpack(taken)
     }
 
+    #[inline]
     pub(super) fn get_nowait(&self) -> Result<T, GetError> {
+        match self.first() {
+            Some(first) => self.take(first),
+            None => self.get_if_there_is_one(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn get_if_there_is_one(&self) -> Result<T, GetError> {
         let mut getting = Getting::new(self);
         loop {
             match getting.try_once() {
@@ -115,10 +126,26 @@ impl<T> Core<T> {
         decoded.map_err(GetError::Decode)
     }
 
-    /// What is most likely, without any preparation: takes an item of this process, if there is one. Else says
-    /// where the items are.
+    /// What is most likely, without any preparation: the first item, in this process.
     #[inline]
-    fn get_at_once(&self) -> Result<T, Stage> {
+    fn first(&self) -> Option<First<'_, T>> {
+        match self.local.is_shared() {
+            true => None,
+            false => self.local.plain.first(),
+        }
+    }
+
+    #[inline]
+    fn take(&self, first: First<'_, T>) -> Result<T, GetError> {
+        let (item, is_wanted) = first.take();
+        if is_wanted {
+            self.tell(PUTTERS);
+        }
+        Ok(item)
+    }
+
+    /// Takes an item of this process, if there is one. Else says where the items are.
+    fn get_here(&self) -> Result<T, Stage> {
         if self.local.is_shared() {
             return Err(Stage::Shared);
         }
@@ -135,7 +162,7 @@ pub(super) struct GetAsync<'a, T> {
     /// Until the end.
     core: Option<&'a Core<T>>,
     /// After the first poll.
-    waiting: Option<WaitAsync<Getting<'a, T>>>,
+    waiting: Option<Waiting<Getting<'a, T>>>,
 }
 
 impl<T> Unpin for GetAsync<'_, T> {}
@@ -150,32 +177,28 @@ impl<T: Send + 'static> Future for GetAsync<'_, T> {
             return self.wait(core, context);
         }
         ready!(coop::poll_begin(context));
-        match core.get_at_once() {
-            Ok(item) => {
+        match core.first() {
+            Some(first) => {
                 self.core = None;
-                Poll::Ready(Ok(item))
+                Poll::Ready(core.take(first))
             }
-            Err(stage) => self.begin(core, stage, context),
+            None => self.begin(core, context),
         }
     }
 }
 
 impl<'a, T: Send + 'static> GetAsync<'a, T> {
+    #[cold]
     #[inline(never)]
-    fn begin(
-        &mut self,
-        core: &'a Core<T>,
-        stage: Stage,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<T, GetError>> {
-        if stage == Stage::Shared {
+    fn begin(&mut self, core: &'a Core<T>, context: &mut Context<'_>) -> Poll<Result<T, GetError>> {
+        if core.local.is_shared() {
             let mut item = None;
             if let Some(taken) = core.get_shared(&mut item) {
                 self.core = None;
                 return Poll::Ready(opened(taken, item));
             }
         }
-        self.waiting = Some(WaitAsync::new(Getting::new(core)));
+        self.waiting = Some(Waiting::new(Getting::new(core)));
         self.wait(core, context)
     }
 
@@ -183,7 +206,7 @@ impl<'a, T: Send + 'static> GetAsync<'a, T> {
     #[inline(never)]
     fn wait(&mut self, core: &Core<T>, context: &mut Context<'_>) -> Poll<Result<T, GetError>> {
         let waiting = self.waiting.as_mut().expect("there is a wait");
-        let taken = Pin::new(waiting).poll(context);
+        let taken = waiting.poll(Sleeper::Task(context.waker()));
         if taken.is_ready() {
             self.core = None;
         }
@@ -228,7 +251,7 @@ impl<'a, T> Getting<'a, T> {
     /// Takes an item if there is one, or says where there is none.
     #[inline]
     fn try_once(&mut self) -> Result<Taken<T>, Stage> {
-        match self.core.get_at_once() {
+        match self.core.get_here() {
             Ok(item) => Ok(Taken::Item(item)),
             Err(Stage::Shared) => {
                 let mut parcel = Parcel::default();
@@ -247,11 +270,7 @@ impl<'a, T> Getting<'a, T> {
 impl<T> Resource for Getting<'_, T> {
     type Output = Taken<T>;
 
-    const CONTENDED: Option<Looker> = Some(Looker::Queue);
-
-    fn was_alone(&self) -> bool {
-        self.core.len() == 0
-    }
+    const CONTENDED: bool = true;
 
     fn slot(&self) -> SlotRef {
         self.core.handle.slot()
@@ -262,9 +281,14 @@ impl<T> Resource for Getting<'_, T> {
         self.try_once().ok()
     }
 
+    fn look(&mut self) -> Option<Taken<T>> {
+        let core = self.core;
+        look_for_one_of(core.maxsize(), || self.attempt(), || core.len() == 0)
+    }
+
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<Taken<T>, Miss> {
         let plain = &self.core.local.plain;
-        loop {
+        while !plain.want_item() {
             match plain.try_get() {
                 Ok((item, is_wanted)) => {
                     if is_wanted {
@@ -272,9 +296,9 @@ impl<T> Resource for Getting<'_, T> {
                     }
                     return Ok(Taken::Item(item));
                 }
-                Err(Stage::Here) if !plain.want_item() => {}
+                Err(Stage::Here) => {}
                 // Who moves the items tells those in line when that is done.
-                Err(Stage::Here | Stage::Moving(_)) => return Err(Miss::Join(GETTERS)),
+                Err(Stage::Moving(_)) => break,
                 Err(Stage::Shared) => {
                     let (mut parcel, raw) = (Parcel::default(), self.core.raw());
                     let taken =
@@ -288,6 +312,7 @@ impl<T> Resource for Getting<'_, T> {
                 }
             }
         }
+        Err(Miss::Join(GETTERS))
     }
 
     fn unlocked(&mut self) {

@@ -17,7 +17,7 @@ use super::{
     shared::{GETTERS, PUTTERS},
 };
 use crate::{
-    shim::{AtomicPtr, AtomicU64, Ordering, SpinLock},
+    shim::{AtomicPtr, AtomicU64, Ordering, SpinLock, SpinLockGuard},
     unwind,
 };
 use ring::{Places, Ring};
@@ -109,6 +109,35 @@ unsafe impl<T: Send> Send for Tail<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for Head<T> {}
 
+/// Room for one item, which nobody else takes meanwhile.
+pub(super) struct Room<'a, T> {
+    plain: &'a Plain<T>,
+    tail: SpinLockGuard<'a, Tail<T>>,
+}
+
+impl<T> Room<'_, T> {
+    /// Puts the item there, and says whether somebody waits for one.
+    #[inline]
+    pub(super) fn fill(mut self, item: T) -> bool {
+        self.plain.write(&mut self.tail, item);
+        self.tail.wanted
+    }
+}
+
+/// The first item, which nobody else takes meanwhile.
+pub(super) struct First<'a, T> {
+    plain: &'a Plain<T>,
+    head: SpinLockGuard<'a, Head<T>>,
+}
+
+impl<T> First<'_, T> {
+    /// Takes it, and says whether somebody waits for the room.
+    #[inline]
+    pub(super) fn take(mut self) -> (T, bool) {
+        (self.plain.read(&mut self.head), self.head.wanted)
+    }
+}
+
 impl<T> Head<T> {
     /// Takes the next item, which must be there, and does not show others yet that it is gone.
     #[inline]
@@ -162,9 +191,23 @@ impl<T> Plain<T> {
         }
     }
 
+    /// Room for an item, if it is there and nothing has to be waited for or found out.
+    #[inline]
+    pub(super) fn room(&self) -> Option<Room<'_, T>> {
+        let tail = self.tail.state.try_lock()?;
+        (tail.put != tail.limit).then_some(Room { plain: self, tail })
+    }
+
+    /// The first item, if it is there and nothing has to be waited for or found out.
+    #[inline]
+    pub(super) fn first(&self) -> Option<First<'_, T>> {
+        let mut head = self.head.state.try_lock()?;
+        (head.taken != head.limit || self.sees_item(&mut head))
+            .then_some(First { plain: self, head })
+    }
+
     /// Puts an item, and says whether somebody waits for one. It comes back if there is no room, or the items are
     /// elsewhere.
-    #[inline]
     pub(super) fn try_put(&self, item: T) -> Result<bool, (T, Stage)> {
         let mut tail = self.tail.state.lock();
         if tail.put == tail.limit
@@ -173,8 +216,7 @@ impl<T> Plain<T> {
             drop(tail);
             return Err((item, stage));
         }
-        self.write(&mut tail, item);
-        Ok(tail.wanted)
+        Ok(Room { plain: self, tail }.fill(item))
     }
 
     /// Puts an item; there must be room.
@@ -194,13 +236,12 @@ impl<T> Plain<T> {
     }
 
     /// Takes the first item, and says whether somebody waits for the room.
-    #[inline]
     pub(super) fn try_get(&self) -> Result<(T, bool), Stage> {
         let mut head = self.head.state.lock();
         if head.taken == head.limit {
             self.find_item(&mut head)?;
         }
-        Ok((self.read(&mut head), head.wanted))
+        Ok(First { plain: self, head }.take())
     }
 
     /// Takes the next item, which must be there.
@@ -352,6 +393,25 @@ impl<T> Plain<T> {
         }
     }
 
+    /// The same, where there is but one ring; whether it is far enough. Where items come one by one, this is what is
+    /// most likely.
+    #[inline]
+    fn sees_item(&self, head: &mut Head<T>) -> bool {
+        // There is none while the items are elsewhere.
+        let Some(ring) = head.ring else {
+            return false;
+        };
+        // Acquire: as above.
+        let put = self.tail.count.load(Ordering::Acquire);
+        // SAFETY: as above.
+        let next = unsafe { &ring.as_ref().next };
+        // Relaxed: with the count of an item that is in the next one came the pointer.
+        if next.load(Ordering::Relaxed).is_null() {
+            head.limit = put - head.kept;
+        }
+        head.limit != head.taken
+    }
+
     /// Frees the last ring, which is empty.
     fn forget_ring(&self, tail: &mut Tail<T>, head: &mut Head<T>) {
         // Relaxed: both locks are held.
@@ -454,6 +514,24 @@ impl<T> Drop for Plain<T> {
         }
         let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
         self.forget_ring(&mut tail, &mut head);
+    }
+}
+
+/// As queues do it.
+#[cfg(test)]
+impl<T> Plain<T> {
+    fn put(&self, item: T) -> Result<bool, (T, Stage)> {
+        match self.room() {
+            Some(room) => Ok(room.fill(item)),
+            None => self.try_put(item),
+        }
+    }
+
+    fn get(&self) -> Result<(T, bool), Stage> {
+        match self.first() {
+            Some(first) => Ok(first.take()),
+            None => self.try_get(),
+        }
     }
 }
 

@@ -380,7 +380,8 @@ impl AcquireAsync {
 impl Future for AcquireAsync {
     type Output = Hold;
 
-    #[inline]
+    // Always: in a program that is built without LTO the compiler takes it to be too large.
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Hold> {
         if self.waiting.is_none() {
             ready!(coop::poll_begin(context));

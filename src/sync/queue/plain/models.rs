@@ -10,12 +10,12 @@ fn queue(maxsize: usize) -> Arc<Plain<u32>> {
 }
 
 fn put(queue: &Plain<u32>, item: u32) {
-    queue.try_put(item).unwrap();
+    queue.put(item).unwrap();
 }
 
 /// Takes what is there.
 fn drain(queue: &Plain<u32>) -> Vec<u32> {
-    std::iter::from_fn(|| queue.try_get().ok())
+    std::iter::from_fn(|| queue.get().ok())
         .map(|(item, _)| item)
         .collect()
 }
@@ -44,11 +44,7 @@ fn loom_a_place_is_used_again_once_its_item_is_out() {
         put(&queue, 1);
         let putter = thread::spawn({
             let queue = Arc::clone(&queue);
-            move || {
-                (2..4)
-                    .take_while(|&item| queue.try_put(item).is_ok())
-                    .count()
-            }
+            move || (2..4).take_while(|&item| queue.put(item).is_ok()).count()
         });
         let mut got = drain(&queue);
         let added = putter.join().unwrap();
@@ -67,11 +63,11 @@ fn loom_two_who_put_and_two_who_take_have_all_there_is() {
                 let queue = Arc::clone(&queue);
                 thread::spawn(move || {
                     put(&queue, 1);
-                    queue.try_get().unwrap().0
+                    queue.get().unwrap().0
                 })
             })
             .collect();
-        let got = queue.try_get().unwrap().0;
+        let got = queue.get().unwrap().0;
         assert_eq!(got, 1);
         for other in others {
             assert_eq!(other.join().unwrap(), 1);
@@ -86,9 +82,9 @@ fn loom_who_waits_for_an_item_is_known_to_who_puts_it() {
         let queue = queue(0);
         let putter = thread::spawn({
             let queue = Arc::clone(&queue);
-            move || queue.try_put(1).unwrap()
+            move || queue.put(1).unwrap()
         });
-        let waits = queue.try_get().is_err() && queue.want_item();
+        let waits = queue.get().is_err() && queue.want_item();
         let told = putter.join().unwrap();
         assert!(told || !waits);
     });
@@ -101,9 +97,9 @@ fn loom_who_waits_for_room_is_known_to_who_makes_it() {
         put(&queue, 1);
         let getter = thread::spawn({
             let queue = Arc::clone(&queue);
-            move || queue.try_get().unwrap().1
+            move || queue.get().unwrap().1
         });
-        let waits = queue.try_put(2).is_err() && queue.want_room();
+        let waits = queue.put(2).is_err() && queue.want_room();
         let told = getter.join().unwrap();
         assert!(told || !waits);
     });
@@ -137,7 +133,7 @@ fn loom_what_is_kept_for_somebody_nobody_else_has() {
         let queue = queue(1);
         let hasty = thread::spawn({
             let queue = Arc::clone(&queue);
-            move || queue.try_get().is_ok()
+            move || queue.get().is_ok()
         });
         put(&queue, 1);
         let is_kept = queue.keep(GETTERS);
@@ -148,9 +144,9 @@ fn loom_what_is_kept_for_somebody_nobody_else_has() {
         put(&queue, 2);
         let hasty = thread::spawn({
             let queue = Arc::clone(&queue);
-            move || queue.try_put(3).is_ok()
+            move || queue.put(3).is_ok()
         });
-        queue.try_get().unwrap();
+        queue.get().unwrap();
         let is_kept = queue.keep(PUTTERS);
         let put = hasty.join().unwrap();
         assert_ne!(is_kept, put);
@@ -166,13 +162,13 @@ fn loom_an_item_is_moved_or_refused() {
         put(&queue, 0);
         let putter = thread::spawn({
             let queue = Arc::clone(&queue);
-            move || queue.try_put(1).is_ok()
+            move || queue.put(1).is_ok()
         });
         let moved = queue.take_out(7).unwrap();
         let was_put = putter.join().unwrap();
         assert_eq!(moved.len(), 1 + usize::from(was_put));
         assert_eq!(queue.len(), moved.len());
-        assert_eq!(queue.try_get().unwrap_err(), Stage::Moving(7));
+        assert_eq!(queue.get().unwrap_err(), Stage::Moving(7));
         let count = moved.len();
         queue.put_back(moved);
         assert_eq!(drain(&queue).len(), count);

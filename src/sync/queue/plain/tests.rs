@@ -34,7 +34,7 @@ proptest! {
             match step {
                 Step::Put(count) => for _ in 0..count {
                     let is_full = maxsize != 0 && expected.len() == maxsize;
-                    match queue.try_put((next, Arc::clone(&alive))) {
+                    match queue.put((next, Arc::clone(&alive))) {
                         Ok(is_wanted) => {
                             prop_assert!(!is_full && !is_wanted);
                             expected.push_back(next);
@@ -46,13 +46,13 @@ proptest! {
                     next += 1;
                 },
                 Step::Get(count) => for _ in 0..count {
-                    let got = queue.try_get().map(|((item, _), _)| item);
+                    let got = queue.get().map(|((item, _), _)| item);
                     prop_assert_eq!(got, expected.pop_front().ok_or(Stage::Here));
                 },
                 Step::Move => {
                     let items = queue.take_out(7).unwrap();
                     prop_assert!(items.iter().map(|item| &item.0).eq(&expected));
-                    prop_assert!(queue.try_get().is_err());
+                    prop_assert!(queue.get().is_err());
                     queue.put_back(items);
                 }
             }
@@ -68,25 +68,25 @@ proptest! {
 fn what_is_kept_is_for_one_alone_until_it_is_given_back() {
     let queue = Plain::new(2, Stage::Here);
     assert!(!queue.keep(GETTERS));
-    queue.try_put(1).unwrap();
+    queue.put(1).unwrap();
     assert!(queue.keep(PUTTERS));
     assert!(!queue.keep(PUTTERS));
-    assert!(queue.try_put(2).is_err());
+    assert!(queue.put(2).is_err());
     assert!(queue.want_room());
     queue.put_kept(2).unwrap();
     assert_eq!(queue.put_kept(3), Err(3));
     assert!(queue.keep(GETTERS) && queue.keep(GETTERS) && !queue.keep(GETTERS));
-    assert!(queue.try_get().is_err() && queue.want_item());
+    assert!(queue.get().is_err() && queue.want_item());
     queue.give_back(GETTERS);
     assert!(!queue.want_item());
-    assert_eq!(queue.try_get().unwrap().0, 1);
-    assert!(queue.try_get().is_err());
+    assert_eq!(queue.get().unwrap().0, 1);
+    assert!(queue.get().is_err());
     // Who moves the items moves all of them.
     let items = queue.take_out(7).unwrap();
     assert_eq!(items, [2]);
     queue.put_back(items);
     assert!(queue.get_kept().is_none());
-    assert_eq!(queue.try_get().unwrap().0, 2);
+    assert_eq!(queue.get().unwrap().0, 2);
     assert_eq!(queue.len(), 0);
 }
 
@@ -94,10 +94,10 @@ fn what_is_kept_is_for_one_alone_until_it_is_given_back() {
 fn items_without_a_size_are_counted() {
     let queue = Plain::new(0, Stage::Here);
     for _ in 0..1000 {
-        queue.try_put(()).unwrap();
+        queue.put(()).unwrap();
     }
     assert_eq!(queue.len(), 1000);
-    assert_eq!(std::iter::from_fn(|| queue.try_get().ok()).count(), 1000);
+    assert_eq!(std::iter::from_fn(|| queue.get().ok()).count(), 1000);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn items_that_panic_as_they_are_dropped_leave_none_of_the_others() {
             _alive: Arc::clone(&alive),
             explodes: number % 70 == 69,
         };
-        assert!(queue.try_put(item).is_ok());
+        assert!(queue.put(item).is_ok());
     }
     drop(queue);
     assert_eq!(Arc::strong_count(&alive), 1);
@@ -137,7 +137,7 @@ fn threads_at_both_ends_lose_nothing() {
                 let queue = &queue;
                 scope.spawn(move || {
                     for mut item in (0..EACH).map(|item| 2 * item + start) {
-                        while let Err((back, _)) = queue.try_put(item) {
+                        while let Err((back, _)) = queue.put(item) {
                             item = back;
                             thread::yield_now();
                         }
@@ -150,7 +150,7 @@ fn threads_at_both_ends_lose_nothing() {
                         let (mut sum, mut last) = (0, [None; 2]);
                         for _ in 0..EACH {
                             let item = loop {
-                                match queue.try_get() {
+                                match queue.get() {
                                     Ok((item, _)) => break item,
                                     Err(_) => thread::yield_now(),
                                 }
