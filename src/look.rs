@@ -52,7 +52,7 @@ impl Looker {
             Looker::Lock => 1..=3,
             Looker::LockPolled => 5..=7,
             Looker::Queue => 8..=10,
-            Looker::Items => 6..=9,
+            Looker::Items => 5..=9,
             Looker::Frame => 5..=8,
             // Other tasks have to wait for it.
             Looker::Polled | Looker::Result => 3..=6,
