@@ -57,6 +57,7 @@ trials! {
     a_launcher_may_run_this_executable_in_its_own_way,
     processes_that_are_interrupted_as_they_start_break_nothing,
     a_launcher_may_stay_between_the_processes,
+    a_launcher_that_takes_too_long_is_given_up,
     replies_may_come_in_small_pieces,
     a_launcher_whose_program_does_not_exist_is_an_error_of_the_task,
     programs_that_are_no_workers_break_the_executor,
@@ -177,6 +178,18 @@ fn a_launcher_may_stay_between_the_processes() {
 
 fn replies_may_come_in_small_pieces() {
     assert_works(&faulty("small pieces", 2));
+}
+
+fn a_launcher_that_takes_too_long_is_given_up() {
+    let launcher = Launcher::new("sleep").arg("600");
+    let launcher = launcher.start_timeout(Duration::from_millis(50));
+    let executor = processes(1).launcher(launcher).build().unwrap();
+    let Err(TaskError::Broken(why)) = executor.submit(task!(double(1))).result() else {
+        panic!("no worker has come");
+    };
+    let why = why.to_string();
+    assert!(why.contains("start_timeout"), "{why}");
+    executor.shutdown(true, false);
 }
 
 fn a_launcher_whose_program_does_not_exist_is_an_error_of_the_task() {

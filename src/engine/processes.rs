@@ -23,7 +23,7 @@ use crate::{
     init,
     worker::record::Record,
 };
-use launcher::{Launcher, Surroundings};
+use launcher::{Launcher, START_TIMEOUT, Surroundings};
 use link::{Link, Terms};
 use stderr::Errors;
 
@@ -61,12 +61,14 @@ pub(crate) struct Processes {
 impl Processes {
     pub(crate) fn new(options: Options) -> Result<Self, Error> {
         init::check()?;
+        let launcher = options.launcher.as_ref();
         Ok(Processes {
             terms: Terms {
                 backend: Backend::of_thread(),
                 max_frame_len: options.max_frame_len,
                 memory_limit: options.memory_limit,
-                remote: options.launcher.is_some(),
+                start_timeout: launcher.map_or(START_TIMEOUT, |launcher| launcher.start_timeout),
+                remote: launcher.is_some(),
             },
             launcher: options.launcher,
             surroundings: options.surroundings,

@@ -25,7 +25,8 @@ pub enum Death {
     /// It sent something that it must not send, and was killed for it; the text says what.
     Protocol(String),
     /// It did not report for work in time, and was killed for it: most likely its `main` never came to
-    /// [`init`](crate::init()).
+    /// [`init`](crate::init()), or its launcher takes longer than
+    /// [it may](crate::Launcher::start_timeout).
     Silent,
     /// Nobody knows, for the reason in the text: some other code of the program has waited for the process, or the
     /// program ignores `SIGCHLD`.
@@ -44,7 +45,7 @@ impl fmt::Display for Death {
             Death::Unobserved(why) => write!(f, "ended, and how could not be observed: {why}"),
             Death::Silent => f.write_str(
                 "did not report for work in time and was killed; does every path of `main` reach \
-                 `freethreading::init()` first?",
+                 `freethreading::init()` first? A launcher that takes longer needs a `start_timeout`",
             ),
         }
     }

@@ -13,6 +13,7 @@ use std::{
     path::PathBuf,
     process::Stdio,
     sync::OnceLock,
+    time::Duration,
 };
 
 use rustix::{
@@ -36,6 +37,9 @@ pub(super) const ON_STDIO: &str = "on-stdio";
 
 /// Right even after the file was replaced.
 const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// A process that has not said hello by then never will, unless its launcher says otherwise.
+pub(super) const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Room in each pipe, so that large payloads need few switches between the processes.
 pub(super) const PIPE_SIZE: usize = 1 << 20;
@@ -70,6 +74,7 @@ pub(super) const PIPE_SIZE: usize = 1 << 20;
 pub struct Launcher {
     program: OsString,
     args: Vec<OsString>,
+    pub(super) start_timeout: Duration,
 }
 
 impl Launcher {
@@ -78,6 +83,7 @@ impl Launcher {
         Launcher {
             program: program.as_ref().into(),
             args: Vec::new(),
+            start_timeout: START_TIMEOUT,
         }
     }
 
@@ -92,6 +98,28 @@ impl Launcher {
     #[must_use]
     pub fn args(self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         args.into_iter().fold(self, Launcher::arg)
+    }
+
+    /// How long it may take until the copy has come to [`init`](crate::init()) and reports for work; 60 seconds by default.
+    ///
+    /// A worker that takes longer is killed, and counts as one that has died before it was of any use: [`Death::Silent`].
+    /// A command that waits in line first, as `srun` does, may need more.
+    ///
+    /// [`Death::Silent`]: crate::Death::Silent
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use freethreading::Launcher;
+    ///
+    /// let srun = Launcher::new("srun").arg("/opt/app").start_timeout(Duration::from_secs(3600));
+    /// ```
+    #[must_use]
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
     }
 }
 

@@ -62,9 +62,6 @@ use burial::{Burial, bury_in_arena, death_of};
 use frames::{Heard, Listener, checked};
 use state::{Current, Sentence, State};
 
-/// A process that has not said hello by then never will.
-const GREETING_TIME: Duration = Duration::from_secs(60);
-
 /// How long a process may take to end after it has closed its pipe.
 const ENDING_TIME: Duration = Duration::from_secs(5);
 
@@ -112,6 +109,8 @@ pub(super) struct Terms {
     pub(super) backend: Backend,
     pub(super) max_frame_len: usize,
     pub(super) memory_limit: Option<u64>,
+    /// How long it may take to say hello.
+    pub(super) start_timeout: Duration,
     /// The executable on the other side may be another one, on another machine.
     pub(super) remote: bool,
 }
@@ -256,7 +255,9 @@ impl Link {
         let greeting = self.greet(input, replies, ticket);
         let greeted = tokio::select! {
             biased;
-            greeted = timeout(GREETING_TIME, greeting) => greeted.unwrap_or(Err(Ending::Silent)),
+            greeted = timeout(self.terms.start_timeout, greeting) => {
+                greeted.unwrap_or(Err(Ending::Silent))
+            }
             () = self.killed() => Err(Ending::Killed),
         };
         if let Err(ending) = greeted {
