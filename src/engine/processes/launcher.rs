@@ -41,7 +41,7 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 /// A process that has not said hello by then never will, unless its launcher says otherwise.
 pub(super) const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Room in each pipe, so that large payloads need few switches between the processes.
+/// Room in each pipe where all goes through them, so that large payloads need few switches between the processes.
 pub(super) const PIPE_SIZE: usize = 1 << 20;
 
 /// A command that starts worker processes in a way of its own: on another host, in a job of a
