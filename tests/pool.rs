@@ -180,11 +180,16 @@ freethreading::test_backends! {
             let builder = WorkerPool::builder().max_workers(2).max_tasks_per_child(1);
             let pool = builder.name_prefix(&prefix).build().unwrap();
             let before = workers_of(&prefix);
-            // One of them may be slow to start, and the others, one after another, do its work.
+            // Each of the two is at one of them: a new worker might else be at hand before the other one is asked.
+            let gates = GateKeeper::new();
+            let results = [(); 2].map(|()| pool.apply_async(task!(pass(gates.gate()))).unwrap());
+            gates.wait_for(2);
+            gates.open();
+            assert!(results.iter().all(|result| result.get().is_ok()));
             eventually("both are replaced", || {
-                assert!(pool.apply(|| current_worker().rank()).unwrap().unwrap() < 2);
                 workers_of(&prefix).iter().all(|ident| !before.contains(ident))
             });
+            assert!(pool.apply(|| current_worker().rank()).unwrap().unwrap() < 2);
             eventually("both are there, though nothing is queued", || {
                 workers_of(&prefix).len() == 2
             });
