@@ -15,7 +15,7 @@ use std::{
 };
 
 use common::{
-    Sign, eventually, watched,
+    ATTEMPTS, Sign, eventually, watched,
     ways::{Way, every_way},
 };
 use freethreading::{Event, Semaphore, Worker, WorkerPoolExecutor, task};
@@ -140,14 +140,18 @@ freethreading::test_backends! {
             let event = Event::new();
             let executor = WorkerPoolExecutor::new(2).unwrap();
             for limit in [0, 1, 200].map(Duration::from_millis) {
-                let given_up: Vec<_> = (0..5)
-                    .map(|_| executor.submit(task!(gives_up(event.clone(), limit))))
-                    .collect();
-                for given_up in given_up {
-                    let elapsed = given_up.result().unwrap().expect("it is not set");
-                    assert!(elapsed >= limit, "{elapsed:?}");
-                    assert!(elapsed < 10 * limit.max(Duration::from_millis(200)), "{elapsed:?}");
-                }
+                let in_time = (0..ATTEMPTS).any(|_| {
+                    let given_up: Vec<_> = (0..5)
+                        .map(|_| executor.submit(task!(gives_up(event.clone(), limit))))
+                        .collect();
+                    let longest = given_up.into_iter().map(|given_up| {
+                        let elapsed = given_up.result().unwrap().expect("it is not set");
+                        assert!(elapsed >= limit, "{elapsed:?}");
+                        elapsed
+                    });
+                    longest.max().unwrap() < 10 * limit.max(Duration::from_millis(200))
+                });
+                assert!(in_time, "{limit:?}");
             }
             event.set();
             assert_eq!(executor.submit(task!(gives_up(event, LONG))).result().unwrap(), None);

@@ -17,8 +17,8 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Random, Scratch, Sign, Wakes, death, eventually, processes, runs, signal,
-    unique_prefix, watched, ways::Hand, workers_of,
+    ATTEMPTS, Gate, GateKeeper, Random, Scratch, Sign, Wakes, death, eventually, processes, runs,
+    signal, unique_prefix, watched, ways::Hand, workers_of,
 };
 use freethreading::{Backend, Death, Effect, TaskError, TaskFuture, WorkerPoolExecutor, task};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -786,20 +786,24 @@ fn a_process_that_a_task_has_forked_does_not_delay_the_end_of_its_worker() {
         std::process::exit(3);
     }
     watched(|| {
-        let gates = GateKeeper::new();
-        let executor = processes(1);
-        let start = Instant::now();
-        let died = death(executor.submit(task!(fork_and_exit(gates.gate()))).result());
-        assert_eq!(died.death(), &Death::Exited(3));
-        executor
-            .submit(task!(fork_and_leave(gates.gate())))
-            .result()
-            .unwrap();
-        gates.wait_for(2);
-        executor.shutdown(true, false);
-        // It would have taken as long as that for each.
-        assert!(start.elapsed() < Duration::from_secs(5));
-        gates.open();
+        let in_time = (0..ATTEMPTS).any(|_| {
+            let gates = GateKeeper::new();
+            let executor = processes(1);
+            let start = Instant::now();
+            let died = death(executor.submit(task!(fork_and_exit(gates.gate()))).result());
+            assert_eq!(died.death(), &Death::Exited(3));
+            executor
+                .submit(task!(fork_and_leave(gates.gate())))
+                .result()
+                .unwrap();
+            gates.wait_for(2);
+            executor.shutdown(true, false);
+            let elapsed = start.elapsed();
+            gates.open();
+            // It would have taken as long as that for each.
+            elapsed < Duration::from_secs(5)
+        });
+        assert!(in_time);
     });
 }
 
