@@ -194,15 +194,22 @@ every_waiter! {
     }
 
     fn a_stream_keeps_to_its_time_limit(waiter) {
-        let gates = GateKeeper::new();
         let executor = WorkerPoolExecutor::new(2).unwrap();
-        let limit = Duration::from_millis(300);
-        let start = Instant::now();
-        let items = (0..3).map(|n| (n, (n == 2).then(|| gates.gate())));
-        let stream = executor.timeout(limit).map(number_at, items).into_stream();
-        let results: Vec<_> = waiter.run(stream.collect());
-        assert!(start.elapsed() >= limit);
-        assert!(matches!(results[..], [Ok(0), Ok(1), Err(TaskError::Timeout)]), "{results:?}");
+        let mut limit = Duration::from_millis(300);
+        loop {
+            let gates = GateKeeper::new();
+            let start = Instant::now();
+            let items = (0..3).map(|n| (n, (n == 2).then(|| gates.gate())));
+            let stream = executor.timeout(limit).map(number_at, items).into_stream();
+            let results: Vec<_> = waiter.run(stream.collect());
+            assert!(start.elapsed() >= limit);
+            match results[..] {
+                [Ok(0), Ok(1), Err(TaskError::Timeout)] => break,
+                // On a machine that is so busy that the others take too long, too.
+                [Ok(0), Err(TaskError::Timeout)] | [Err(TaskError::Timeout)] => limit *= 2,
+                _ => panic!("{results:?}"),
+            }
+        }
     }
 
     fn a_shutdown_is_awaited(waiter) {

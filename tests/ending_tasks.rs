@@ -205,19 +205,27 @@ freethreading::test_backends! {
     #[test]
     fn the_time_of_a_task_counts_from_its_start() {
         watched(|| {
-            let gates = GateKeeper::new();
             let executor = executor(1);
-            let first = executor.submit(task!(pass(gates.gate())));
-            gates.wait_for(1);
-            let limit = Duration::from_millis(300);
-            let waiting = executor.submit(cancelled).kill_after(limit);
-            let start = Instant::now();
-            while start.elapsed() <= limit {
-                thread::yield_now();
+            let mut limit = Duration::from_millis(300);
+            loop {
+                let gates = GateKeeper::new();
+                let first = executor.submit(task!(pass(gates.gate())));
+                gates.wait_for(1);
+                let waiting = executor.submit(cancelled).kill_after(limit);
+                let start = Instant::now();
+                while start.elapsed() <= limit {
+                    thread::yield_now();
+                }
+                gates.open();
+                first.result().unwrap();
+                match waiting.result() {
+                    Ok(false) => break,
+                    // On a machine that is so busy that it takes too long from its start, too.
+                    Ok(true) => assert!(!on_processes()),
+                    Err(error) => assert!(matches!(error, TaskError::TimeLimit(_)), "{error}"),
+                }
+                limit *= 2;
             }
-            gates.open();
-            first.result().unwrap();
-            assert!(!waiting.result().unwrap());
         });
     }
 
@@ -257,7 +265,19 @@ freethreading::test_backends! {
                 }
             }
             for n in 0..100 {
-                assert_eq!(executor.submit(task!(double(n))).result().unwrap(), 2 * n);
+                eventually("one is done in time", || {
+                    match executor.submit(task!(double(n))).result() {
+                        Ok(result) => {
+                            assert_eq!(result, 2 * n);
+                            true
+                        }
+                        // On a machine that is so busy that even this takes too long.
+                        Err(error) => {
+                            assert!(matches!(error, TaskError::TimeLimit(_)), "{error}");
+                            false
+                        }
+                    }
+                });
             }
         });
     }

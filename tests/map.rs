@@ -349,18 +349,25 @@ freethreading::test_backends! {
     #[test]
     fn the_time_limit_counts_from_the_call() {
         watched(|| {
-            let gates = GateKeeper::new();
             let executor = WorkerPoolExecutor::new(2).unwrap();
-            let limit = Duration::from_millis(500);
-            let start = Instant::now();
-            let items = (0..3).map(|n| (n, (n == 2).then(|| gates.gate())));
-            let (values, error) = take_apart(executor.timeout(limit).map(number_at, items));
-            assert!(start.elapsed() >= limit);
-            assert_eq!(values, [0, 1]);
-            assert!(matches!(error, Some(TaskError::Timeout)));
-            // The task goes on, and so does the executor.
-            gates.wait_for(1);
-            gates.open();
+            let mut limit = Duration::from_millis(500);
+            loop {
+                let gates = GateKeeper::new();
+                let start = Instant::now();
+                let items = (0..3).map(|n| (n, (n == 2).then(|| gates.gate())));
+                let (values, error) = take_apart(executor.timeout(limit).map(number_at, items));
+                assert!(start.elapsed() >= limit);
+                assert!([0, 1].starts_with(&values), "{values:?}");
+                assert!(matches!(error, Some(TaskError::Timeout)));
+                if values.len() == 2 {
+                    // The task goes on, and so does the executor.
+                    gates.wait_for(1);
+                    gates.open();
+                    break;
+                }
+                // On a machine that is so busy that the others take too long, too.
+                limit *= 2;
+            }
             assert_eq!(executor.map(square, 0..3).into_vec().unwrap(), [0, 1, 4]);
         });
     }
