@@ -813,8 +813,10 @@ freethreading::test_backends! {
         watched(|| {
             let other = Other::new();
             for queue in [Queue::new(2), known(Queue::new(2))] {
-                let meddled = queue.clone();
+                let (meddled, meddles) = (queue.clone(), Arc::new(()));
+                let still_meddles = Arc::clone(&meddles);
                 let meddling = Meddling::new(move || {
+                    let _still_meddles = &still_meddles;
                     let _ = meddled.put_nowait(100);
                     let _ = meddled.get_nowait();
                     let _ = meddled.task_done();
@@ -833,6 +835,8 @@ freethreading::test_backends! {
                 eventually("woken", || meddling.count() > woken);
                 drop(put);
                 drop(meddling);
+                // Whoever has woken it may be the last to let go of it.
+                eventually("it is gone", || Arc::strong_count(&meddles) == 1);
                 while queue.get_nowait().is_ok() {}
                 queue.put(5).unwrap();
                 assert_eq!(queue.get().unwrap(), 5);
