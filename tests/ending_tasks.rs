@@ -312,7 +312,7 @@ fn a_task_that_its_process_has_not_read_is_killed_with_it_or_never_reaches_it() 
     watched(|| {
         let executor = processes().max_workers(1).build().unwrap();
         let pid = executor.submit(std::process::id).result().unwrap();
-        common::signal(pid, libc::SIGSTOP);
+        common::stop(pid);
         let unread = executor.submit(task!(double(1)));
         let next = executor.submit(task!(double(2)));
         eventually("the worker is given the task", || unread.running());
@@ -335,7 +335,7 @@ fn a_large_task_may_be_killed_while_it_is_being_sent() {
     watched(|| {
         let executor = processes().max_workers(1).build().unwrap();
         let pid = executor.submit(std::process::id).result().unwrap();
-        common::signal(pid, libc::SIGSTOP);
+        common::stop(pid);
         let bytes = serde_bytes::ByteBuf::from(vec![1; 16 << 20]);
         let large = executor.submit(task!(len(bytes)));
         eventually("the worker is given the task", || large.running());

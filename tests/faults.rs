@@ -18,7 +18,7 @@ use std::{
 
 use common::{
     ATTEMPTS, Gate, GateKeeper, Random, Scratch, Sign, Wakes, death, eventually, processes, runs,
-    signal, unique_prefix, watched, ways::Hand, workers_of,
+    signal, stop, unique_prefix, watched, ways::Hand, workers_of,
 };
 use freethreading::{Backend, Death, Effect, TaskError, TaskFuture, WorkerPoolExecutor, task};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -415,15 +415,6 @@ fn a_task_for_a_worker_that_died_a_while_ago_is_not_lost() {
             eventually("the worker is dead", || !runs(pid));
             assert_ne!(pid_of_worker(&executor), pid);
         }
-    });
-}
-
-/// Stops the process, and waits until it has stopped.
-fn stop(pid: u32) {
-    signal(pid, libc::SIGSTOP);
-    eventually("the worker is stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.rsplit(')').next().unwrap().starts_with(" T")
     });
 }
 

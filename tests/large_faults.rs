@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use common::{Gate, GateKeeper, Scratch, Sign, eventually, processes, signal, watched};
+use common::{Gate, GateKeeper, Scratch, Sign, eventually, processes, signal, stop, watched};
 use freethreading::{
     Backend, Death, Effect, Launcher, Portable, TaskError, TaskFuture, WorkerPool,
     WorkerPoolExecutor, task,
@@ -194,7 +194,7 @@ fn an_argument_that_no_worker_has_read_is_there_for_the_next() {
         works(&executor);
         let pid = executor.submit(std::process::id).result().unwrap();
         // It does not read what it is given now.
-        signal(pid, libc::SIGSTOP);
+        stop(pid);
         let future = executor.submit(task!(echo(large())));
         let queued = executor.submit(task!(echo(large())));
         signal(pid, libc::SIGKILL);

@@ -4,7 +4,6 @@
 mod common;
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,8 +12,8 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Random, Scratch, Sign, Wakes, death, eventually, runs, signal, unique_prefix,
-    watched,
+    Gate, GateKeeper, Random, Scratch, Sign, Wakes, death, eventually, runs, signal, stop,
+    unique_prefix, watched,
     ways::{Hand, report, wait_asleep},
     workers_of,
 };
@@ -474,11 +473,7 @@ fn a_stopped_worker_can_be_terminated() {
         let pool = builder(2).name_prefix(&prefix).build().unwrap();
         is_well(&pool);
         for pid in workers_of(&prefix) {
-            signal(pid as u32, libc::SIGSTOP);
-            eventually("the worker is stopped", || {
-                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-                stat.rsplit(')').next().unwrap().starts_with(" T")
-            });
+            stop(pid as u32);
         }
         let results = [
             pool.map_async(double, 0..1000).unwrap(),

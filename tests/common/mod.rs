@@ -197,6 +197,15 @@ pub fn signal(pid: u32, signal: i32) {
     assert_eq!(unsafe { libc::kill(pid as libc::pid_t, signal) }, 0);
 }
 
+/// Stops a process that this test started, and waits until it has stopped: until then it may still do something.
+pub fn stop(pid: u32) {
+    signal(pid, libc::SIGSTOP);
+    eventually("the process is stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(')').next().unwrap().starts_with(" T")
+    });
+}
+
 /// Whether the process runs: it exists, and is no zombie that waits for its parent.
 pub fn runs(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
