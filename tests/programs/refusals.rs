@@ -337,7 +337,9 @@ mod a_pool_that_is_refused_a_thread_leaves_none {
             panic!("{refused:?}");
         };
         assert!(error.io_error().raw_os_error().is_some());
-        assert_eq!((active_count(), common::threads()), (1, before));
+        assert_eq!(active_count(), 1);
+        // To the system a thread that was waited for may be there a moment longer.
+        eventually("no thread is left", || common::threads() == before);
         let pool = WorkerPool::new(3).unwrap();
         assert_eq!(pool.map(|x: u32| x * 2, 0..3).unwrap(), [0, 2, 4]);
     }
