@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Gate, GateKeeper, Random, eventually, kill_child, processes, signal, watched};
+use common::{Gate, GateKeeper, Random, eventually, kill_child, processes, signal, stop, watched};
 use freethreading::{
     Backend, Barrier, Effect, Queue, SimpleQueue, TaskError, TaskFuture, WorkerPool,
     WorkerPoolExecutor, task,
@@ -366,7 +366,7 @@ fn a_stopped_worker_leaves_what_is_posted_to_the_other() {
         let executor = processes(2);
         warm_up(&executor);
         let stopped = executor.stats().workers[0].ident.unwrap() as u32;
-        signal(stopped, libc::SIGSTOP);
+        stop(stopped);
         let futures: Vec<_> = (0..500)
             .map(|x| executor.submit(task!(double(x))))
             .collect();

@@ -99,8 +99,7 @@ impl Victim {
     }
 
     fn stop(&self) {
-        signal(self.place.pid, libc::SIGSTOP);
-        self.place.wait_until_stopped();
+        common::stop(self.place.pid);
     }
 
     fn kill(&self) {

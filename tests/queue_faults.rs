@@ -59,11 +59,7 @@ fn kill(worker: &Worker) {
 
 /// Stops a worker, which is as if it was slow; it can still be killed.
 fn stop(worker: &Worker) {
-    signal(pid(worker), libc::SIGSTOP);
-    eventually("stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", pid(worker))).unwrap();
-        stat.rsplit(") ").next().unwrap().starts_with('T')
-    });
+    common::stop(pid(worker));
 }
 
 /// Waits for a worker that has to come to a good end.

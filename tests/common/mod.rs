@@ -197,12 +197,25 @@ pub fn signal(pid: u32, signal: i32) {
     assert_eq!(unsafe { libc::kill(pid as libc::pid_t, signal) }, 0);
 }
 
-/// Stops a process that this test started, and waits until it has stopped: until then it may still do something.
+/// Stops a process that this test started, all of which waits or is about to, and waits until it has stopped: until
+/// then it may still do something.
 pub fn stop(pid: u32) {
-    signal(pid, libc::SIGSTOP);
-    eventually("the process is stopped", || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.rsplit(')').next().unwrap().starts_with(" T")
+    eventually("the process is stopped as it waits", || {
+        signal(pid, libc::SIGSTOP);
+        eventually("the process is stopped", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit(')').next().unwrap().starts_with(" T")
+        });
+        // Outside of a system call it may have the mutex of a primitive, for which all others would wait.
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let waits = threads.flatten().all(|thread| {
+            let call = fs::read_to_string(thread.path().join("syscall"));
+            !call.is_ok_and(|call| call.starts_with("-1"))
+        });
+        if !waits {
+            signal(pid, libc::SIGCONT);
+        }
+        waits
     });
 }
 

@@ -73,10 +73,6 @@ impl Place {
     pub fn wait_until_asleep(&self) {
         eventually("it sleeps", || self.is_asleep());
     }
-
-    pub fn wait_until_stopped(&self) {
-        eventually("it is stopped", || self.state() == Some('T'));
-    }
 }
 
 impl fmt::Display for Place {
