@@ -158,6 +158,29 @@ every_type! {
         assert_eq!(Arc::strong_count(&third), 1);
     }
 
+    fn a_waker_that_comes_too_late_is_not_kept<A: Awaitable>() {
+        /// Lets one through as it is dropped: that is in the middle of the poll that has another one.
+        struct Last<A: Awaitable>(A);
+        impl<A: Awaitable> Wake for Last<A> {
+            fn wake(self: Arc<Self>) {}
+        }
+        impl<A: Awaitable> Drop for Last<A> {
+            fn drop(&mut self) {
+                self.0.let_through();
+            }
+        }
+        let object = A::closed(1);
+        let mut wait = object.wait_async();
+        let first = Waker::from(Arc::new(Last(object.clone())));
+        assert!(wait.as_mut().poll(&mut Context::from_waker(&first)).is_pending());
+        drop(first);
+        let second = Wakes::new();
+        if poll(&mut wait, &second).is_pending() {
+            comes_through(wait, &second);
+        }
+        assert_eq!(Arc::strong_count(&second), 1);
+    }
+
     fn a_wait_that_was_never_polled_is_nothing<A: Awaitable>() {
         let object = A::closed(1);
         drop(object.wait_async());

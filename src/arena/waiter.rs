@@ -117,10 +117,14 @@ impl Waiter {
         self.node.starved.store(1, Ordering::Relaxed);
     }
 
-    /// From now on this waker is woken.
+    /// From now on this waker is woken; it is not kept if the waiter was told something before.
     pub(crate) fn leave(&self, waker: &Waker) {
         bell::attend(waker);
         self.waker.replace(waker);
+        if self.state().is_told() {
+            // Who told it may have looked for a waker already.
+            self.clear();
+        }
     }
 
     /// Takes the waker back.
