@@ -243,7 +243,8 @@ impl Condition {
         wait_for(predicate, || self.wait_until(None)).map(drop)
     }
 
-    /// Like [`wait_for`](Condition::wait_for), for so long at most: gives what the predicate said last.
+    /// Like [`wait_for`](Condition::wait_for), for so long at most: gives what the predicate said last. It is asked
+    /// once more when the time is up.
     ///
     /// # Blocking
     ///
