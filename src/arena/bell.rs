@@ -4,7 +4,7 @@
 use std::{io, task::Waker};
 
 use super::{
-    arena, me,
+    Arena, arena, me,
     process::{self, BELL_WORDS, Process},
     waiter,
 };
@@ -60,12 +60,19 @@ pub(super) fn share() {
 }
 
 /// A task of this process waits with this waker: sees to it that the bell is heard.
+#[inline]
 pub(super) fn attend(waker: &Waker) {
     let arena = arena();
+    let is_noted =
+        || arena.awaited.load(Ordering::Relaxed) && !arena.shared.load(Ordering::Relaxed);
     // Relaxed: once it is heard, it stays so.
-    if arena.heard.load(Ordering::Relaxed) {
-        return;
+    if !arena.heard.load(Ordering::Relaxed) && !is_noted() {
+        note(arena, waker);
     }
+}
+
+#[cold]
+fn note(arena: &Arena, waker: &Waker) {
     // Who has noted it, now or long ago, sees what `share` has done, or is seen by it; one is enough.
     if !arena.awaited.load(Ordering::Relaxed) {
         arena.awaited.store(true, Ordering::Relaxed);

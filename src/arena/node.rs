@@ -227,9 +227,16 @@ impl Wakes {
     pub(crate) fn wake(&mut self) {
         if let Some(first) = self.first.take() {
             first.wake();
-            for woken in self.others.drain(..) {
-                woken.wake();
+            if !self.others.is_empty() {
+                self.wake_others();
             }
+        }
+    }
+
+    #[inline(never)]
+    fn wake_others(&mut self) {
+        for woken in self.others.drain(..) {
+            woken.wake();
         }
     }
 }

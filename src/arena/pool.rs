@@ -248,7 +248,7 @@ pub(super) use mapped::Units;
 mod mapped {
     #![allow(unsafe_code)]
 
-    use std::{marker::PhantomData, ops::Range};
+    use std::{ops::Range, ptr::NonNull};
 
     use super::*;
     use crate::arena::sys::Mapping;
@@ -258,8 +258,14 @@ mod mapped {
         mapping: &'static Mapping,
         offset: usize,
         limit: u32,
-        of: PhantomData<&'static T>,
+        /// The first of them, in the mapping.
+        first: NonNull<T>,
     }
+
+    // SAFETY: it leads to units alone, which are made of atomics and are there for good, for any thread.
+    unsafe impl<T: Unit> Send for Units<T> {}
+    // SAFETY: as above.
+    unsafe impl<T: Unit> Sync for Units<T> {}
 
     /// The least memory that a pool grows by, in bytes.
     const CHUNK: usize = 16 << 10;
@@ -269,11 +275,12 @@ mod mapped {
         pub(in crate::arena) fn new(mapping: &'static Mapping, range: Range<usize>) -> Self {
             assert!(range.start.is_multiple_of(align_of::<T>()));
             let room = range.len() / size_of::<T>();
+            let first = mapping.at(range.start, range.len());
             Units {
                 mapping,
                 offset: range.start,
                 limit: u32::try_from(room).unwrap_or(u32::MAX),
-                of: PhantomData,
+                first: first.expect("the range is in the mapping").cast(),
             }
         }
 
@@ -282,12 +289,10 @@ mod mapped {
             if index >= self.limit {
                 return None;
             }
-            let offset = self.offset + index as usize * size_of::<T>();
-            let unit = self.mapping.at(offset, size_of::<T>())?.cast();
-            // SAFETY: the memory is mapped for good, aligned, and backed where `Pool::get` asks for it
-            // (the process's own memory always is). A `Unit` is made of atomics alone, which any bytes
-            // are valid for, and which other processes access as atomics too.
-            Some(unsafe { unit.as_ref() })
+            // SAFETY: there are so many in the range, which lies in one mapping. The memory is mapped for good, aligned,
+            // and backed where `Pool::get` asks for it (the process's own memory always is). A `Unit` is made of
+            // atomics alone, which any bytes are valid for, and which other processes access as atomics too.
+            Some(unsafe { self.first.add(index as usize).as_ref() })
         }
 
         /// Backs the units up to and with this one, and some more; gives how many there are then.
@@ -357,6 +362,8 @@ mod modelled {
 mod tests {
     use super::*;
     use crate::arena::sys::Mapping;
+
+    static_assertions::assert_impl_all!(Units<Word>: Send, Sync);
 
     #[derive(Default)]
     struct Word(AtomicU64);

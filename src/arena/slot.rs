@@ -379,6 +379,10 @@ impl Locked {
             };
             waiter.set_outcome(outcome);
             wakes.add(waiter.tell(State::Notified));
+            // Mostly there was one.
+            if self.is_empty(list) {
+                break;
+            }
         }
     }
 

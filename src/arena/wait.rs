@@ -132,51 +132,51 @@ impl<R: Resource> Waiting<R> {
     /// Takes what is waited for, or gets in line for it.
     #[inline]
     pub(crate) fn poll(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
-        if !self.joined
-            && let Some(output) = self.resource.attempt()
-        {
-            return Poll::Ready(output);
+        if self.joined {
+            return self.poll_in_line(sleeper);
         }
-        self.poll_on(sleeper)
+        match self.resource.attempt() {
+            Some(output) => Poll::Ready(output),
+            None => self.join(sleeper),
+        }
     }
 
-    /// Not inlined: what a caller's future is compiled with is to be what is most likely.
+    /// Not inlined, nor the next one: what a caller's future is compiled with is to be what is most likely.
     #[inline(never)]
-    fn poll_on(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
-        if self.joined {
-            let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
-            let state = match (waiter.state(), sleeper) {
-                (State::Waiting, Sleeper::Task(waker)) => {
-                    // Whoever tells it something from now on finds this waker.
-                    waiter.leave(waker);
-                    waiter.state()
-                }
-                (state, _) => state,
-            };
-            match state {
-                State::Waiting | State::Sleeping | State::Dozing => return Poll::Pending,
-                State::Notified => {
-                    self.joined = false;
-                    let output = self.resource.notified(waiter.outcome());
-                    if let Some(output) = output {
-                        waiter.retire();
-                        return Poll::Ready(output);
-                    }
-                    self.vain += 1;
-                }
-                State::Handed => {
-                    self.joined = false;
+    fn poll_in_line(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
+        let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
+        let state = match (waiter.state(), sleeper) {
+            (State::Waiting, Sleeper::Task(waker)) => {
+                // Whoever tells it something from now on finds this waker.
+                waiter.leave(waker);
+                waiter.state()
+            }
+            (state, _) => state,
+        };
+        match state {
+            State::Waiting | State::Sleeping | State::Dozing => return Poll::Pending,
+            State::Notified => {
+                self.joined = false;
+                let output = self.resource.notified(waiter.outcome());
+                if let Some(output) = output {
                     waiter.retire();
-                    let output = self.resource.handed();
-                    if let Some(output) = output {
-                        return Poll::Ready(output);
-                    }
+                    return Poll::Ready(output);
+                }
+                self.vain += 1;
+            }
+            State::Handed => {
+                self.joined = false;
+                waiter.retire();
+                let output = self.resource.handed();
+                if let Some(output) = output {
+                    return Poll::Ready(output);
                 }
             }
         }
         self.join(sleeper)
     }
 
+    #[inline(never)]
     fn join(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
         if let (Some(looker), Sleeper::Task(_)) = (R::CONTENDED_BY_TASKS, sleeper)
             && let Some(output) = look(looker, || self.resource.attempt())
