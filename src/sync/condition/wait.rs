@@ -8,11 +8,13 @@ use std::{
     time::Instant,
 };
 
+use futures::FutureExt;
+
 use crate::{
     arena::{
         node::{Node, State, Wakes},
         slot::{Locked, SlotRef},
-        wait::Waiting,
+        wait::{WaitAsync, Waiting},
         waiter::{Sleeper, Waiter},
     },
     error::NotOwned,
@@ -20,7 +22,7 @@ use crate::{
     sync::{
         owner::Owner,
         raw::RawLock,
-        rlock::{Hold, RawRLock},
+        rlock::{self, Hold, RawRLock},
     },
 };
 
@@ -119,13 +121,11 @@ impl Raw {
         }
     }
 
-    pub(super) async fn acquire_async(self) -> Hold {
+    #[inline]
+    pub(super) fn acquire_async(self) -> AcquireAsync {
         match self.lock {
-            RawAnyLock::RLock(lock) => lock.acquire_async().await,
-            RawAnyLock::Lock(lock) => {
-                lock.acquire_async().await;
-                only(Owner::current())
-            }
+            RawAnyLock::RLock(lock) => AcquireAsync::RLock(lock.acquire_async()),
+            RawAnyLock::Lock(lock) => AcquireAsync::Lock(lock.acquire_async()),
         }
     }
 
@@ -223,6 +223,26 @@ fn release_if(lock: RawLock, is_held: bool) -> Result<(), NotOwned> {
     match is_held && lock.release() {
         true => Ok(()),
         false => Err(NotOwned),
+    }
+}
+
+/// An acquisition of either lock as a future; that of an `async fn` takes longer to begin than the rest of it.
+pub(super) enum AcquireAsync {
+    RLock(rlock::AcquireAsync),
+    Lock(WaitAsync<RawLock>),
+}
+
+impl Future for AcquireAsync {
+    type Output = Hold;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Hold> {
+        match self.get_mut() {
+            AcquireAsync::RLock(acquire) => acquire.poll_unpin(context),
+            AcquireAsync::Lock(acquire) => {
+                acquire.poll_unpin(context).map(|()| only(Owner::current()))
+            }
+        }
     }
 }
 
