@@ -63,6 +63,7 @@ pub(super) fn share() {
 #[inline]
 pub(super) fn attend(waker: &Waker) {
     let arena = arena();
+    // Relaxed: as in `note`.
     let is_noted =
         || arena.awaited.load(Ordering::Relaxed) && !arena.shared.load(Ordering::Relaxed);
     // Relaxed: once it is heard, it stays so.
