@@ -561,3 +561,25 @@ fn loom_a_thread_that_dozes_hears_its_own_process_while_the_arena_is_shared() {
         dozing.join().unwrap();
     });
 }
+
+struct Idle;
+
+impl Wake for Idle {
+    fn wake(self: std::sync::Arc<Self>) {}
+}
+
+/// A task is polled with another waker while it is told something.
+#[test]
+fn loom_a_waker_that_comes_too_late_is_not_kept() {
+    model(None, || {
+        let waiter = Waiter::claim();
+        waiter.prepare(Sleeper::Task(Waker::noop()));
+        let node = waiter.node;
+        let other = thread::spawn(move || node.tell(State::Notified).wake());
+        let task = std::sync::Arc::new(Idle);
+        waiter.leave(&std::sync::Arc::clone(&task).into());
+        other.join().unwrap();
+        drop(waiter);
+        assert_eq!(std::sync::Arc::strong_count(&task), 1);
+    });
+}

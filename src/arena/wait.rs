@@ -141,7 +141,8 @@ impl<R: Resource> Waiting<R> {
         }
     }
 
-    /// Not inlined, nor the next one: what a caller's future is compiled with is to be what is most likely.
+    /// Looks whether it was told something. Not inlined: what a caller's future is compiled with is to be what is most
+    /// likely.
     #[inline(never)]
     fn poll_in_line(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
         let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
@@ -176,6 +177,7 @@ impl<R: Resource> Waiting<R> {
         self.join(sleeper)
     }
 
+    /// Gets in line, unless it is there by then. Not inlined, for the same reason.
     #[inline(never)]
     fn join(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
         if let (Some(looker), Sleeper::Task(_)) = (R::CONTENDED_BY_TASKS, sleeper)

@@ -226,7 +226,7 @@ fn release_if(lock: RawLock, is_held: bool) -> Result<(), NotOwned> {
     }
 }
 
-/// An acquisition of either lock as a future; that of an `async fn` takes longer to begin than the rest of it.
+/// An acquisition of either lock as a future. The one of an `async fn` would not be compiled into its caller.
 pub(super) enum AcquireAsync {
     RLock(rlock::AcquireAsync),
     Lock(WaitAsync<RawLock>),
