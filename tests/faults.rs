@@ -904,6 +904,23 @@ fn a_task_that_closes_all_descriptors_costs_itself_only() {
 }
 
 #[test]
+fn a_task_that_closes_all_descriptors_costs_none_of_those_around_it() {
+    watched(|| {
+        let executor = processes(1);
+        let quick = |n| executor.submit(task!(double(n)));
+        for _ in 0..10 {
+            let before: Vec<_> = (0..100).map(quick).collect();
+            let closing = executor.submit(|| (0..1024).for_each(close));
+            let after: Vec<_> = (100..200).map(quick).collect();
+            death(closing.result());
+            for (n, future) in (0..).zip(before.into_iter().chain(after)) {
+                assert_eq!(future.result().unwrap(), 2 * n);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_task_that_writes_where_it_should_not_costs_itself_only() {
     fn scribble() {
         for fd in 3..64 {
