@@ -37,6 +37,11 @@ pub(crate) trait Resource {
     /// Takes what is waited for, if it is there. Whoever comes by may do so, also ahead of those who wait.
     fn attempt(&mut self) -> Option<Self::Output>;
 
+    /// The same of who has just tried in vain: looks first, where others want to write what is to be exchanged.
+    fn attempt_again(&mut self) -> Option<Self::Output> {
+        self.attempt()
+    }
+
     /// Tries a few times, where it is contended.
     fn look(&mut self) -> Option<Self::Output> {
         None
@@ -181,7 +186,7 @@ impl<R: Resource> Waiting<R> {
     #[inline(never)]
     fn join(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
         if let (Some(looker), Sleeper::Task(_)) = (R::CONTENDED_BY_TASKS, sleeper)
-            && let Some(output) = look(looker, || self.resource.attempt())
+            && let Some(output) = look(looker, || self.resource.attempt_again())
         {
             return Poll::Ready(output);
         }
@@ -250,7 +255,7 @@ impl<R: Resource> Waiting<R> {
         if found.is_some() {
             return found;
         }
-        give_way_and(deadline, || self.resource.attempt())
+        give_way_and(deadline, || self.resource.attempt_again())
     }
 
     /// Leaves the line: `false` if it was told something in time.
@@ -270,18 +275,27 @@ impl<R: Resource> Waiting<R> {
         self.resource.unlocked();
         true
     }
+
+    #[cold]
+    fn give_up(&mut self) {
+        if self.leave() {
+            return;
+        }
+        let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
+        let (message, outcome) = (waiter.state(), waiter.outcome());
+        // A process killed here takes what it was given with it; telling somebody twice does no harm.
+        if message == State::Handed {
+            waiter.retire();
+        }
+        self.resource.pass_on(message, outcome);
+    }
 }
 
 impl<R: Resource> Drop for Waiting<R> {
+    #[inline]
     fn drop(&mut self) {
-        if self.joined && !self.leave() {
-            let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
-            let (message, outcome) = (waiter.state(), waiter.outcome());
-            // A process killed here takes what it was given with it; telling somebody twice does no harm.
-            if message == State::Handed {
-                waiter.retire();
-            }
-            self.resource.pass_on(message, outcome);
+        if self.joined {
+            self.give_up();
         }
     }
 }
@@ -306,6 +320,12 @@ impl<R: Resource> WaitAsync<R> {
             waiting: Waiting::new(resource),
             stage: Stage::UnderWay,
         }
+    }
+
+    /// The slot of what is waited for.
+    #[inline]
+    pub(crate) fn slot(&self) -> SlotRef {
+        self.waiting.resource.slot()
     }
 
     /// The same until the other future is ready; `None` if it was not there before.

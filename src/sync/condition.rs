@@ -170,8 +170,9 @@ impl Condition {
     /// # Cancel safety
     ///
     /// A future that is dropped has not acquired the lock, and loses its place in line.
-    pub async fn acquire_async(&self) {
-        self.raw().acquire_async().await;
+    #[inline]
+    pub fn acquire_async(&self) -> impl Future<Output = ()> + Send + Unpin {
+        face::Giving::new(self.raw().acquire_async(), |_| ())
     }
 
     /// Releases the lock.

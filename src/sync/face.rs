@@ -1,5 +1,40 @@
 //! What the faces of the primitives have in common.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::FutureExt;
+
+/// An acquisition that gives something else, such as a guard. The future of an `async` block would not be compiled into
+/// its caller.
+pub(super) struct Giving<A, G> {
+    acquisition: A,
+    give: G,
+}
+
+impl<A, G> Giving<A, G> {
+    #[inline]
+    pub(super) fn new(acquisition: A, give: G) -> Self {
+        Giving { acquisition, give }
+    }
+}
+
+// The function is called where it is, never pinned.
+impl<A: Unpin, G> Unpin for Giving<A, G> {}
+
+impl<A: Future + Unpin, T, G: Fn(A::Output) -> T> Future for Giving<A, G> {
+    type Output = T;
+
+    // Always: as for what it is made of.
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let this = self.get_mut();
+        this.acquisition.poll_unpin(context).map(&this.give)
+    }
+}
+
 /// What a guard and its owned twin do, and the ways to get a guard, over the ways to acquire: four methods with the
 /// given names.
 macro_rules! guards {
@@ -92,11 +127,8 @@ macro_rules! guards {
             ///
             /// A future that is dropped has acquired nothing, and loses its place in line.
             #[inline]
-            pub fn $lock_async(&self) -> impl Future<Output = $guard<'_>> + Send {
-                async move {
-                    self.acquire_async().await;
-                    $guard { lock: self }
-                }
+            pub fn $lock_async(&self) -> impl Future<Output = $guard<'_>> + Send + Unpin {
+                face::Giving::new(self.acquire_async(), move |()| $guard { lock: self })
             }
         }
     };

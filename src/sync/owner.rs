@@ -7,48 +7,47 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::arena::me;
-
-/// Where the index of the process is in the number.
-const PROCESS_SHIFT: u32 = 48;
+use crate::arena::slot::SlotRef;
 
 /// Set in all numbers, so that none is zero.
-const SET: NonZero<u64> = NonZero::<u64>::MIN;
+const SET: u64 = 1;
 
 /// It is a task.
 const TASK: u64 = 2;
 
-/// Where the number of the task or the thread is.
-const NUMBER_SHIFT: u32 = 2;
+/// Where the index of the process is in the number,
+const PROCESS_SHIFT: u32 = 2;
+
+/// and above it the number of the task or the thread: one that makes 2^46 tasks takes years.
+const NUMBER_SHIFT: u32 = 18;
 
 /// A number that no other task or thread has, in any process that uses the arena now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Owner(NonZero<u64>);
 
 impl Owner {
-    /// Whoever calls.
+    /// Whoever calls. The slot has the index of this process at hand.
     #[inline]
-    pub(super) fn current() -> Owner {
+    pub(super) fn current(slot: SlotRef) -> Owner {
         match tokio::task::try_id() {
-            Some(task) => Owner::of(number_of(task), TASK),
-            None => Owner::of(number_of_thread(), 0),
+            Some(task) => Owner::of(slot, number_of(task)),
+            None => Owner::of(slot, number_of_thread()),
         }
     }
 
     #[inline]
-    fn of(number: u64, flag: u64) -> Owner {
-        // A process that makes 2^46 tasks takes years.
-        let number = number << NUMBER_SHIFT & ((1 << PROCESS_SHIFT) - 1);
-        Owner(SET | u64::from(me()) << PROCESS_SHIFT | number | flag)
+    fn of(slot: SlotRef, number: u64) -> Owner {
+        let number = number | u64::from(slot.mine()) << PROCESS_SHIFT;
+        Owner(NonZero::new(number | SET).expect("a bit of it is set"))
     }
 
     /// Whether it is the thread or the task that calls: nothing that it does can happen meanwhile.
     #[inline]
-    pub(super) fn is_current(self) -> bool {
+    pub(super) fn is_current(self, slot: SlotRef) -> bool {
         match self.number() & TASK {
             // A thread that has no number yet owns nothing.
-            0 => self == Owner::of(NUMBER.with(Cell::get), 0),
-            _ => tokio::task::try_id().is_some_and(|task| self == Owner::of(number_of(task), TASK)),
+            0 => self == Owner::of(slot, NUMBER.with(Cell::get)),
+            _ => tokio::task::try_id().is_some_and(|task| self == Owner::of(slot, number_of(task))),
         }
     }
 
@@ -58,6 +57,7 @@ impl Owner {
 }
 
 /// The number of a task, which tokio shows to hashers only.
+#[inline]
 fn number_of(task: tokio::task::Id) -> u64 {
     struct Last(u64);
     impl Hasher for Last {
@@ -77,7 +77,7 @@ fn number_of(task: tokio::task::Id) -> u64 {
     }
     let mut last = Last(0);
     task.hash(&mut last);
-    last.finish()
+    last.finish() << NUMBER_SHIFT | TASK
 }
 
 #[cfg(freethreading_loom)]
@@ -103,7 +103,7 @@ fn number_thread() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
 
     // Relaxed: it only deals out numbers.
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed) << NUMBER_SHIFT;
     NUMBER.with(|cell| cell.set(number));
     number
 }

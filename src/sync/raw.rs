@@ -120,7 +120,7 @@ impl RawLock {
     /// The lock is the caller's now.
     fn sign(self, word: u64) {
         if word & NOTED != 0 {
-            self.note(Owner::current());
+            self.note(Owner::current(self.0));
         }
     }
 
@@ -411,12 +411,16 @@ impl Resource for RawLock {
 
     #[inline]
     fn attempt(&mut self) -> Option<()> {
-        // Only a look, while it is taken: others want to write the word.
+        self.try_acquire().then_some(())
+    }
+
+    fn attempt_again(&mut self) -> Option<()> {
+        // Only a look, while it is taken.
         (!self.is_held() && self.try_acquire()).then_some(())
     }
 
     fn look(&mut self) -> Option<()> {
-        look(Looker::Lock, || self.attempt())
+        look(Looker::Lock, || self.attempt_again())
     }
 
     fn attempt_or_join(&mut self, _slot: &Locked) -> Result<(), Miss> {

@@ -86,14 +86,16 @@ impl RLock {
     /// Until the lock is released, if somebody else owns it.
     #[inline]
     pub fn acquire(&self) {
-        self.raw().acquire(Owner::current());
+        self.raw().acquire(Owner::current(self.0.slot()));
     }
 
     /// Acquires the lock if nobody else owns it; says whether it did.
     #[inline]
     #[must_use = "the lock may not have been acquired"]
     pub fn try_acquire(&self) -> bool {
-        self.raw().try_acquire(Owner::current()).is_some()
+        self.raw()
+            .try_acquire(Owner::current(self.0.slot()))
+            .is_some()
     }
 
     /// Acquires the lock; `false` if that could not be done in time.
@@ -103,7 +105,7 @@ impl RLock {
     /// For so long at most.
     #[must_use = "the lock may not have been acquired"]
     pub fn acquire_timeout(&self, timeout: Duration) -> bool {
-        let owner = Owner::current();
+        let owner = Owner::current(self.0.slot());
         self.raw()
             .acquire_until(owner, deadline::after(timeout))
             .is_some()
@@ -116,8 +118,8 @@ impl RLock {
     ///
     /// A future that is dropped has not acquired the lock, and loses its place in line.
     #[inline]
-    pub async fn acquire_async(&self) {
-        self.raw().acquire_async().await;
+    pub fn acquire_async(&self) -> impl Future<Output = ()> + Send + Unpin {
+        face::Giving::new(self.raw().acquire_async(), |_| ())
     }
 
     /// Releases the lock once: it is free when the owner has released it as often as acquired it.
@@ -127,7 +129,7 @@ impl RLock {
     /// [`NotOwned`] if the caller does not own it.
     #[inline]
     pub fn release(&self) -> Result<(), NotOwned> {
-        self.raw().release(Owner::current())
+        self.raw().release(Owner::current(self.0.slot()))
     }
 
     /// Whether somebody holds the lock at this moment.
@@ -139,12 +141,12 @@ impl RLock {
     /// Whether the caller owns the lock.
     #[inline]
     pub fn is_owned(&self) -> bool {
-        self.raw().is_owned_by(Owner::current())
+        self.raw().is_owned_by(Owner::current(self.0.slot()))
     }
 
     /// How often the caller has acquired the lock and not yet released it; zero if it does not own it.
     pub fn recursion_count(&self) -> usize {
-        self.raw().count_of(Owner::current()) as usize
+        self.raw().count_of(Owner::current(self.0.slot())) as usize
     }
 
     /// Acquires the lock and gives a guard that releases it, once, when it is dropped.
@@ -154,7 +156,7 @@ impl RLock {
     /// Like [`acquire`](RLock::acquire).
     #[inline]
     pub fn lock(&self) -> RLockGuard<'_> {
-        let hold = self.raw().acquire(Owner::current());
+        let hold = self.raw().acquire(Owner::current(self.0.slot()));
         RLockGuard { lock: self, hold }
     }
 
@@ -162,7 +164,7 @@ impl RLock {
     #[inline]
     #[must_use = "the lock is released when the guard is dropped"]
     pub fn try_lock(&self) -> Option<RLockGuard<'_>> {
-        let hold = self.raw().try_acquire(Owner::current())?;
+        let hold = self.raw().try_acquire(Owner::current(self.0.slot()))?;
         Some(RLockGuard { lock: self, hold })
     }
 
@@ -173,7 +175,7 @@ impl RLock {
     /// For so long at most.
     #[must_use = "the lock is released when the guard is dropped"]
     pub fn lock_timeout(&self, timeout: Duration) -> Option<RLockGuard<'_>> {
-        let owner = Owner::current();
+        let owner = Owner::current(self.0.slot());
         let hold = self.raw().acquire_until(owner, deadline::after(timeout))?;
         Some(RLockGuard { lock: self, hold })
     }
@@ -185,9 +187,11 @@ impl RLock {
     ///
     /// A future that is dropped has not acquired the lock, and loses its place in line.
     #[inline]
-    pub async fn lock_async(&self) -> RLockGuard<'_> {
-        let hold = self.raw().acquire_async().await;
-        RLockGuard { lock: self, hold }
+    pub fn lock_async(&self) -> impl Future<Output = RLockGuard<'_>> + Send + Unpin {
+        face::Giving::new(self.raw().acquire_async(), |hold| RLockGuard {
+            lock: self,
+            hold,
+        })
     }
 }
 

@@ -9,7 +9,11 @@ use std::{
 use futures::FutureExt;
 
 use super::{Condition, wait::ConditionWait, wait_for};
-use crate::{deadline, error::NotOwned, sync::rlock::Hold};
+use crate::{
+    deadline,
+    error::NotOwned,
+    sync::{face, rlock::Hold},
+};
 
 /// Holds the lock of a [`Condition`] until it is dropped.
 ///
@@ -62,9 +66,9 @@ impl Condition {
     /// # Cancel safety
     ///
     /// A future that is dropped has not acquired the lock, and loses its place in line.
-    pub async fn lock_async(&self) -> ConditionGuard<'_> {
-        let hold = self.raw().acquire_async().await;
-        self.guard(Some(hold))
+    #[inline]
+    pub fn lock_async(&self) -> impl Future<Output = ConditionGuard<'_>> + Send + Unpin {
+        face::Giving::new(self.raw().acquire_async(), |hold| self.guard(Some(hold)))
     }
 }
 

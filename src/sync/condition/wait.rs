@@ -86,7 +86,7 @@ impl Raw {
 
     /// What the caller has of the lock.
     pub(super) fn hold(self) -> Result<Hold, NotOwned> {
-        let owner = Owner::current();
+        let owner = Owner::current(self.line);
         match self.lock {
             RawAnyLock::RLock(lock) => lock.hold_of(owner).ok_or(NotOwned),
             RawAnyLock::Lock(_) => {
@@ -106,7 +106,7 @@ impl Raw {
     }
 
     pub(super) fn acquire_until(self, deadline: Option<Instant>) -> Option<Hold> {
-        let owner = Owner::current();
+        let owner = Owner::current(self.line);
         match self.lock {
             RawAnyLock::RLock(lock) => lock.acquire_until(owner, deadline),
             RawAnyLock::Lock(lock) => lock.acquire_until(deadline).then(|| only(owner)),
@@ -114,7 +114,7 @@ impl Raw {
     }
 
     pub(super) fn try_acquire(self) -> Option<Hold> {
-        let owner = Owner::current();
+        let owner = Owner::current(self.line);
         match self.lock {
             RawAnyLock::RLock(lock) => lock.try_acquire(owner),
             RawAnyLock::Lock(lock) => lock.try_acquire().then(|| only(owner)),
@@ -130,7 +130,7 @@ impl Raw {
     }
 
     pub(super) fn release(self) -> Result<(), NotOwned> {
-        let owner = Owner::current();
+        let owner = Owner::current(self.line);
         match self.lock {
             RawAnyLock::RLock(lock) => lock.release(owner),
             RawAnyLock::Lock(lock) => release_if(lock, lock.may_be_held_by(owner)),
@@ -240,7 +240,10 @@ impl Future for AcquireAsync {
         match self.get_mut() {
             AcquireAsync::RLock(acquire) => acquire.poll_unpin(context),
             AcquireAsync::Lock(acquire) => {
-                acquire.poll_unpin(context).map(|()| only(Owner::current()))
+                let slot = acquire.slot();
+                acquire
+                    .poll_unpin(context)
+                    .map(|()| only(Owner::current(slot)))
             }
         }
     }

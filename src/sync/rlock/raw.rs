@@ -84,8 +84,8 @@ impl RawRLock {
         // Acquire: if the word is a later owner's, then that one is seen, too. Otherwise, who finds its
         // own number has written it itself.
         let tenure = self.tenure().load(Ordering::Acquire);
-        let is_its = self.owner().load(Ordering::Relaxed) == owner.number();
-        (is_its && tenure & COUNT != 0).then_some(tenure)
+        let is_its = || self.owner().load(Ordering::Relaxed) == owner.number();
+        (tenure & COUNT != 0 && is_its()).then_some(tenure)
     }
 
     /// The word, if the lock is held in this hold.
@@ -195,9 +195,7 @@ impl RawRLock {
     #[inline]
     pub(in crate::sync) fn try_acquire(self, owner: Owner) -> Option<Hold> {
         // Who comes again does not ask the lock for what it cannot give.
-        if self.lock().is_held()
-            && let Some(hold) = self.again(owner)
-        {
+        if let Some(hold) = self.again(owner) {
             return Some(hold);
         }
         self.lock().try_acquire().then(|| self.own(owner))
@@ -221,7 +219,7 @@ impl RawRLock {
     pub(in crate::sync) fn acquire_async(self) -> AcquireAsync {
         AcquireAsync {
             lock: self,
-            waiting: None,
+            stage: Stage::Start,
         }
     }
 
@@ -261,7 +259,7 @@ impl RawRLock {
     pub(in crate::sync) fn release_in(self, hold: Hold) -> Result<(), NotOwned> {
         let once = hold.number << NUMBER_SHIFT | 1;
         // As in `lower`.
-        if first_look(self.tenure(), Ordering::Acquire) == once && hold.owner.is_current() {
+        if first_look(self.tenure(), Ordering::Acquire) == once && hold.owner.is_current(self.0) {
             self.tenure().store(once - 1, Ordering::Relaxed);
             self.lock().release();
             return Ok(());
@@ -272,7 +270,7 @@ impl RawRLock {
     /// The same, where the hold may be resumed, one level of several, or somebody else's.
     #[inline(never)]
     fn release_level_in(self, hold: Hold) -> Result<(), NotOwned> {
-        match self.lower_once(hold.owner.is_current(), || self.tenure_in(hold)) {
+        match self.lower_once(hold.owner.is_current(self.0), || self.tenure_in(hold)) {
             Ok(false) => {}
             Ok(true) => {
                 self.lock().release();
@@ -307,7 +305,7 @@ impl RawRLock {
         if guard
             && let Some(tenure) = self.tenure_in(hold)
             && tenure & COUNT == 1
-            && self.lower(hold.owner.is_current(), tenure, tenure - 1)
+            && self.lower(hold.owner.is_current(self.0), tenure, tenure - 1)
         {
             self.lock().release();
             return Ok(false);
@@ -329,7 +327,7 @@ impl RawRLock {
 
     /// The same under the mutex, if all that there is to give up is the guard that waits, and nobody waits for the lock.
     pub(in crate::sync) fn give_up_under(self, slot: &Locked, hold: Hold) -> bool {
-        let once = |tenure: &u64| tenure & COUNT == 1 && hold.owner.is_current();
+        let once = |tenure: &u64| tenure & COUNT == 1 && hold.owner.is_current(self.0);
         let Some(tenure) = self.tenure_in(hold).filter(once) else {
             return false;
         };
@@ -362,16 +360,26 @@ impl RawRLock {
 /// An acquisition as a future. The one of an `async fn` would not be compiled into its caller.
 pub(in crate::sync) struct AcquireAsync {
     lock: RawRLock,
+    stage: Stage,
+}
+
+enum Stage {
+    Start,
     /// Who waits, where it was not to be had at once.
-    waiting: Option<(Owner, WaitAsync<RawLock>)>,
+    Waiting(Owner, WaitAsync<RawLock>),
+    Over,
 }
 
 impl AcquireAsync {
     #[inline(never)]
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Hold> {
         let lock = self.lock;
-        let begin = || (Owner::current(), lock.lock().acquire_async());
-        let (owner, waiting) = self.waiting.get_or_insert_with(begin);
+        if let Stage::Start = self.stage {
+            self.stage = Stage::Waiting(Owner::current(lock.0), lock.lock().acquire_async());
+        }
+        let Stage::Waiting(owner, waiting) = &mut self.stage else {
+            panic!("it is polled after the end");
+        };
         ready!(waiting.poll_unpin(context));
         Poll::Ready(lock.own(*owner))
     }
@@ -383,9 +391,10 @@ impl Future for AcquireAsync {
     // Always: in a program that is built without LTO the compiler takes it to be too large.
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Hold> {
-        if self.waiting.is_none() {
+        if let Stage::Start = self.stage {
             ready!(coop::poll_begin(context));
-            if let Some(hold) = self.lock.try_acquire(Owner::current()) {
+            if let Some(hold) = self.lock.try_acquire(Owner::current(self.lock.0)) {
+                self.stage = Stage::Over;
                 return Poll::Ready(hold);
             }
         }
