@@ -108,22 +108,26 @@ fn number_thread() -> u64 {
     number
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(freethreading_loom)))]
 mod tests {
     use super::*;
+    use crate::sync::RLock;
 
     #[test]
     fn a_thread_is_one_owner_and_every_task_is_another() {
-        let thread = Owner::current();
-        assert_eq!(thread, Owner::current());
-        let other = std::thread::spawn(Owner::current).join().unwrap();
+        let lock = RLock::new();
+        let slot = lock.0.slot();
+        let current = move || Owner::current(slot);
+        let thread = current();
+        assert_eq!(thread, current());
+        let other = std::thread::spawn(current).join().unwrap();
         assert_ne!(thread, other);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
         runtime.block_on(async {
-            assert_eq!(Owner::current(), thread);
-            let task = || tokio::spawn(async { Owner::current() });
+            assert_eq!(current(), thread);
+            let task = || tokio::spawn(async move { current() });
             let (one, two) = (task().await.unwrap(), task().await.unwrap());
             assert_ne!(one, two);
             assert_ne!(one, thread);
