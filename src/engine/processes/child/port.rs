@@ -126,7 +126,7 @@ impl Port {
         };
         // A task may have closed the pipe, or have written to it. The parent is to know before it takes the
         // result: so that comes through the pipe then.
-        let is_in_order = ends.find_in_order(&self.output)?;
+        let is_in_order = ends.finds_bells_only(&self.output)?;
         // A request from the board does not say that the parent has the reply.
         let goes_on = self.luggage.is_empty();
         let replied = match is_in_order {
@@ -173,8 +173,8 @@ impl Ends {
         }
     }
 
-    /// Whether nothing is in the pipe but bells.
-    fn find_in_order(&mut self, pipe: &File) -> io::Result<bool> {
+    /// Whether the pipe is open and nothing but bells is in it, as far as is known.
+    fn finds_bells_only(&mut self, pipe: &File) -> io::Result<bool> {
         let now = Instant::now();
         if self.is_in_a_row && now.duration_since(self.looked) < TRUST {
             return Ok(true);
