@@ -233,6 +233,19 @@ every_type! {
         assert!(is_free_for_others(&lock));
     }
 
+    fn a_future_acquires_with_its_first_poll_and_once<L: Lockable>() {
+        let lock = L::free();
+        let mut acquire = lock.acquire_async();
+        assert!(is_free_for_others(&lock));
+        assert!(acquire.as_mut().now_or_never().is_some());
+        let again = AssertUnwindSafe(|| acquire.as_mut().now_or_never());
+        assert!(catch_unwind(again).is_err());
+        assert!(!is_free_for_others(&lock));
+        lock.release().unwrap();
+        drop(acquire);
+        assert!(is_free_for_others(&lock));
+    }
+
     fn a_guard_is_only_had_of_a_free_one<L: Lockable>() {
         let lock = L::free();
         assert!(lock.try_guard());
