@@ -920,6 +920,43 @@ fn a_task_that_closes_all_descriptors_costs_none_of_those_around_it() {
     });
 }
 
+/// The descriptors of its pipes that a process of the executor replies by, which a task can find but should not.
+fn pipes_of_worker(executor: &WorkerPoolExecutor) -> Vec<RawFd> {
+    let is_for_writing = |fd: &RawFd| {
+        // SAFETY: it is used during the calls only, and they check that it is open.
+        let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+        let is_pipe = rustix::fs::fstat(fd)
+            .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo());
+        let mode = rustix::fs::fcntl_getfl(fd).map(|flags| flags & rustix::fs::OFlags::ACCMODE);
+        is_pipe && mode == Ok(rustix::fs::OFlags::WRONLY)
+    };
+    let found = executor.submit(move || (3..64).filter(is_for_writing).collect());
+    found.result().unwrap()
+}
+
+#[test]
+fn a_task_that_closes_the_pipe_and_nothing_else_costs_one_task_at_most() {
+    watched(|| {
+        let executor = processes(1);
+        for _ in 0..10 {
+            let pipes = pipes_of_worker(&executor);
+            assert!(!pipes.is_empty());
+            let quick = |n| executor.submit(task!(double(n)));
+            let before: Vec<_> = (0..100).map(quick).collect();
+            let closing = executor.submit(task!(|pipes| pipes.into_iter().for_each(close)));
+            let after: Vec<_> = (100..200).map(quick).collect();
+            let closed = closing.result();
+            let rest = before.into_iter().chain(after);
+            let outcomes: Vec<_> = rest.map(|future| future.result()).collect();
+            let died = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            assert!(died + usize::from(closed.is_err()) <= 1);
+            for (n, outcome) in (0..).zip(outcomes) {
+                assert_eq!(outcome.unwrap_or(2 * n), 2 * n);
+            }
+        }
+    });
+}
+
 #[test]
 fn a_task_that_writes_where_it_should_not_costs_itself_only() {
     fn scribble() {

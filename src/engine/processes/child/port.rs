@@ -35,9 +35,10 @@ pub(super) const KEEP: usize = 1 << 20;
 /// How many replies may wait to be taken before a process does not go on by itself.
 const FAR_AHEAD: usize = 256;
 
-/// For so long after a look at the pipe it is taken for what it was, where one request follows another at once: to look
-/// takes as long as a short task. Those that spoil it, such as one that closes all descriptors, take longer.
-const TRUST: Duration = Duration::from_micros(5);
+/// For so long after a look at the pipe it is taken for what it was, where one request follows another at once: the look
+/// takes as long as a short task. A task that closes all descriptors takes longer, and is found out at once; one that
+/// spoils the pipe alone, within that time, may be answered for by another one.
+const TRUST: Duration = Duration::from_micros(2);
 
 /// Where requests come from, and replies go.
 pub(super) struct Port {
