@@ -8,7 +8,9 @@
 
 use std::{hint::black_box, process::ExitCode, thread, time::Duration};
 
-use freethreading::{Backend, Error, TaskError, TaskFuture, WorkerPoolExecutor, cancelled};
+use freethreading::{
+    Backend, Error, Event, TaskError, TaskFuture, WorkerPoolExecutor, cancelled, task,
+};
 
 const LIMIT: Duration = Duration::from_millis(200);
 
@@ -20,14 +22,16 @@ fn square(x: u64) -> u64 {
 }
 
 /// Never returns, and never looks whether it should.
-fn runaway() -> u64 {
+fn runaway(begun: Event) -> u64 {
+    begun.set();
     loop {
         black_box(()); // In place of some work.
     }
 }
 
 /// Never returns by itself, but looks now and then whether it should.
-fn polite_runaway() -> u64 {
+fn polite_runaway(begun: Event) -> u64 {
+    begun.set();
     let mut rounds = 0;
     while !cancelled() {
         rounds += 1;
@@ -109,11 +113,9 @@ impl Culprits {
     }
 }
 
-/// Kills the task while it runs. To kill it earlier would be to cancel it: it would never run.
-fn kill_running(future: TaskFuture<u64>) -> TaskFuture<u64> {
-    while !future.running() && !future.done() {
-        thread::yield_now();
-    }
+/// Kills the task once it says that it has begun. To kill it earlier would be to cancel it: it would never run.
+fn kill_running(future: TaskFuture<u64>, begun: &Event) -> TaskFuture<u64> {
+    begun.wait();
     future.kill();
     future
 }
@@ -136,17 +138,25 @@ fn main() -> Result<ExitCode, Error> {
         Backend::Threading => (End::Returned, End::Returned),
         Backend::Multiprocessing => (End::Killed, End::TimeLimit),
     };
-    let future = executor.submit(polite_runaway).kill_after(LIMIT);
+    let future = executor
+        .submit(task!(polite_runaway(Event::new())))
+        .kill_after(LIMIT);
     culprits.add("polite runaway", "kill_after", future, limited);
-    let future = kill_running(executor.submit(polite_runaway));
+    let begun = Event::new();
+    let future = executor.submit(task!(polite_runaway(begun.clone())));
+    let future = kill_running(future, &begun);
     culprits.add("polite runaway", "kill", future, killed);
     ordinary.push(executor.map(square, 0..100));
 
     match backend {
         Backend::Multiprocessing => {
-            let future = executor.submit(runaway).kill_after(LIMIT);
+            let future = executor
+                .submit(task!(runaway(Event::new())))
+                .kill_after(LIMIT);
             culprits.add("runaway", "kill_after", future, End::TimeLimit);
-            let future = kill_running(executor.submit(runaway));
+            let begun = Event::new();
+            let future = executor.submit(task!(runaway(begun.clone())));
+            let future = kill_running(future, &begun);
             culprits.add("runaway", "kill", future, End::Killed);
             let future = executor.submit(leak);
             let end = End::Died(Some(libc::SIGABRT)); // As always when Rust has no memory.

@@ -276,7 +276,7 @@ impl<R> TaskFuture<R> {
         self.shared.cancelled()
     }
 
-    /// Whether a worker has the task.
+    /// Whether a worker has the task: it has begun with it, or is about to.
     pub fn running(&self) -> bool {
         self.shared.running()
     }
