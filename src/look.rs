@@ -35,6 +35,8 @@ pub(crate) enum Looker {
     Polled,
     /// The same, having let another thread run.
     Yielding,
+    /// Whether a read of the pipe is over.
+    Heard,
     /// Whether a frame was taken, having let another thread run.
     Taken,
 }
@@ -56,6 +58,7 @@ impl Looker {
             Looker::Frame => 5..=8,
             // Other tasks have to wait for it.
             Looker::Polled | Looker::Result => 3..=6,
+            Looker::Heard => 2..=6,
             // They give way instead.
             Looker::WaiterYielding | Looker::ResultYielding | Looker::Yielding | Looker::Taken => {
                 0..=0

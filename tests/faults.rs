@@ -957,19 +957,20 @@ fn a_task_that_closes_the_pipe_and_nothing_else_costs_one_task_at_most() {
     });
 }
 
-#[test]
-fn a_task_that_writes_where_it_should_not_costs_itself_only() {
-    fn scribble() {
-        for fd in 3..64 {
-            // SAFETY: it is used during the call only, and the call checks that it is open.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-            let is_pipe = rustix::fs::fstat(borrowed)
-                .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo());
-            if is_pipe {
-                let _ = rustix::io::write(borrowed, b"a diary, for a change");
-            }
+fn scribble() {
+    for fd in 3..64 {
+        // SAFETY: it is used during the call only, and the call checks that it is open.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        let is_pipe = rustix::fs::fstat(borrowed)
+            .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo());
+        if is_pipe {
+            let _ = rustix::io::write(borrowed, b"a diary, for a change");
         }
     }
+}
+
+#[test]
+fn a_task_that_writes_where_it_should_not_costs_itself_only() {
     watched(|| {
         let executor = processes(1);
         for n in 0..3 {
@@ -979,6 +980,23 @@ fn a_task_that_writes_where_it_should_not_costs_itself_only() {
                 "{died}"
             );
             assert_eq!(executor.submit(task!(double(n))).result().unwrap(), 2 * n);
+        }
+    });
+}
+
+#[test]
+fn a_task_that_writes_where_it_should_not_costs_none_of_those_around_it() {
+    watched(|| {
+        let executor = processes(1);
+        let quick = |n| executor.submit(task!(double(n)));
+        for _ in 0..100 {
+            let before: Vec<_> = (0..100).map(quick).collect();
+            let scribbling = executor.submit(scribble);
+            let after: Vec<_> = (100..200).map(quick).collect();
+            death(scribbling.result());
+            for (n, future) in (0..).zip(before.into_iter().chain(after)) {
+                assert_eq!(future.result().unwrap(), 2 * n);
+            }
         }
     });
 }

@@ -6,6 +6,7 @@
 //! known of every frame whether its reader had come to it, whenever that is killed.
 #![allow(unsafe_code)]
 
+mod heard;
 mod line;
 
 use std::{io, time::Duration};
@@ -19,6 +20,7 @@ use crate::{
     look::{Looker, give_way_once, look},
     shim::{AtomicU32, Ordering},
 };
+pub(crate) use heard::Heard;
 pub(crate) use line::Attention;
 use line::Line;
 
@@ -44,6 +46,7 @@ const ELSEWHERE: u32 = u32::MAX;
 pub(super) struct Words {
     requests: Line,
     replies: Line,
+    heard: Heard,
     board: BoardName,
 }
 
@@ -64,6 +67,7 @@ impl Lanes {
         let page = Page::<Words>::claim()?;
         page.words.requests.reset();
         page.words.replies.reset();
+        page.words.heard.reset();
         // Relaxed: whoever is told of the lanes sees this.
         page.words.board.0.store(0, Ordering::Relaxed);
         Some(Lanes(page))
@@ -88,6 +92,11 @@ impl Lanes {
         // Acquire: see `show_board`.
         let block = self.0.words.board.0.load(Ordering::Acquire);
         (block != 0).then_some(block)
+    }
+
+    /// What was read of what the process has written to its pipe.
+    pub(crate) fn heard(&self) -> &'static Heard {
+        &self.0.words.heard
     }
 
     pub(crate) fn requests(&self) -> Lane {

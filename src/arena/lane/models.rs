@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use loom::{cell::UnsafeCell, sync::atomic::AtomicU32, thread::spawn};
+use loom::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicU32, AtomicU64},
+    thread::spawn,
+};
 
 use super::*;
 use crate::arena::models::model;
@@ -198,4 +202,37 @@ fn loom_who_is_rung_for_or_attends_takes_every_reply() {
         come();
         assert_eq!(*taken.lock().unwrap(), 2);
     });
+}
+
+/// A process writes so many bytes to its pipe, and then looks whether all that was in it is what it has said, while it
+/// is read. The system is not asked to order anything.
+fn looks_while_it_is_read(written: u64, said: u64, check: fn(Option<bool>)) {
+    model(None, move || {
+        let heard = Arc::new(Heard::default());
+        let pipe = Arc::new(AtomicU64::new(0));
+        let reader = {
+            let (heard, pipe) = (Arc::clone(&heard), Arc::clone(&pipe));
+            spawn(move || {
+                for _ in 0..2 {
+                    heard.hear(|| ((), pipe.swap(0, Ordering::Relaxed) as usize));
+                }
+            })
+        };
+        pipe.fetch_add(written, Ordering::Relaxed);
+        let unread = || Ok(pipe.load(Ordering::Relaxed));
+        check(heard.is_all_of(said, unread).unwrap());
+        reader.join().unwrap();
+        let all = heard.is_all_of(said, unread).unwrap();
+        assert_eq!(all, Some(written == said));
+    });
+}
+
+#[test]
+fn loom_what_a_process_has_not_said_is_found_out() {
+    looks_while_it_is_read(3, 0, |all| assert_ne!(all, Some(true)));
+}
+
+#[test]
+fn loom_what_a_process_has_said_is_in_order() {
+    looks_while_it_is_read(8, 8, |all| assert_ne!(all, Some(false)));
 }

@@ -166,3 +166,23 @@ fn a_sleeper_is_woken_by_a_frame_and_by_the_end() {
         assert_eq!(sleeper.join().unwrap(), 1000);
     });
 }
+
+#[test]
+fn what_was_read_and_what_was_not_is_all_that_was_said() {
+    let heard = Heard::default();
+    let is_all_of = |said, unread| heard.is_all_of(said, || Ok(unread)).unwrap();
+    assert_eq!(is_all_of(0, 0), Some(true));
+    assert_eq!(is_all_of(8, 8), Some(true));
+    assert_eq!(is_all_of(8, 9), Some(false));
+    assert_eq!(is_all_of(8, 0), Some(false));
+    assert_eq!(heard.hear(|| ("done", 5)), "done");
+    assert_eq!(is_all_of(8, 3), Some(true));
+    assert_eq!(is_all_of(8, 8), Some(false));
+    heard.hear(|| {
+        assert_eq!(is_all_of(8, 3), None);
+        ((), 3)
+    });
+    assert_eq!(is_all_of(8, 0), Some(true));
+    let failed = heard.is_all_of(8, || Err(io::ErrorKind::BrokenPipe.into()));
+    assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}

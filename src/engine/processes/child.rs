@@ -208,7 +208,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
         },
         shares: adopted,
     };
-    port.reply(&mut wire::message(&hello), Luggage::default())?;
+    port.reply(&wire::message(&hello), Luggage::default())?;
     let lanes = setup.lanes.filter(|_| adopted).map(Lanes::of_parent);
     if let Some(limit) = setup.memory_limit {
         limit_memory(limit)?;
@@ -220,7 +220,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
     let mut failed = false;
     if initializes && let Some(request) = port.next()? {
         let luggage = answer(request, &mut frame, limit)?;
-        port.reply(&mut frame, luggage.unwrap_or_default())?;
+        port.reply(&frame, luggage.unwrap_or_default())?;
     }
     if let Some(lanes) = lanes.transpose()? {
         port.use_lanes(lanes);
@@ -228,7 +228,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
     while let Some(request) = port.next()? {
         let luggage = answer(request, &mut frame, limit)?;
         failed = luggage.is_none();
-        port.reply(&mut frame, luggage.unwrap_or_default())?;
+        port.reply(&frame, luggage.unwrap_or_default())?;
         if frame.capacity() > KEEP && frame.len() < frame.capacity() / 4 {
             frame = Vec::new();
         }

@@ -32,6 +32,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::{process::Child, sync::Notify, time::timeout};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
@@ -59,7 +60,7 @@ use crate::{
     worker::record::Record,
 };
 use burial::{Burial, bury_in_arena, death_of};
-use frames::{Heard, Listener, checked};
+use frames::{Listener, checked};
 use state::{Current, Sentence, State};
 
 /// How long a process may take to end after it has closed its pipe.
@@ -96,8 +97,6 @@ pub(super) struct Link {
     lanes: Option<Lanes>,
     /// The end of the replies' lane, once it is in use. Who has it takes all replies that come meanwhile.
     replies: Mutex<Option<Reader>>,
-    /// What was read from the process's pipe.
-    heard: Arc<Mutex<Heard>>,
     /// Tells the link's task that there is something to write, or that the process is to be killed.
     changed: Notify,
 }
@@ -163,7 +162,6 @@ impl Link {
             // Without them, all goes through the pipes.
             lanes: launched.place.as_ref().and_then(|_| Lanes::claim()),
             replies: Mutex::new(None),
-            heard: Arc::default(),
             tally: Tally::default(),
             state: Mutex::default(),
             changed: Notify::new(),
@@ -194,16 +192,17 @@ impl Link {
         // Relaxed: it was told of no board yet, and the scheduler's lock orders that.
         self.takes_as.store(u32::from(index), Ordering::Relaxed);
         self.state.lock().place = place;
-        let output = Listener::new(output, Arc::clone(&self.heard));
+        let output = Listener::new(output, Arc::clone(&self));
         let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
         let ending = self.serve(input, &mut replies, &mut child, ticket).await;
         let ends_itself = matches!(ending, Ending::Closed | Ending::ClosedInInitializer);
-        {
-            let mut state = self.state.lock();
-            state.leaving = true;
-            // Nor does what it says count any more.
-            state.kill |= !ends_itself;
+        self.state.lock().leaving = true;
+        if let Ending::Protocol(_) = ending {
+            // Tasks that were done before are not to blame.
+            self.take_last_replies();
         }
+        // From now on, what it says does not count.
+        self.state.lock().kill |= !ends_itself;
         if !ends_itself {
             // What it has not come to is for others.
             self.scheduler.doom(self.id, || true);
@@ -284,7 +283,7 @@ impl Link {
             };
             tokio::select! {
                 biased;
-                reply = self.next_from_pipe(replies) => {
+                reply = replies.next() => {
                     let reply = match checked(reply, replies) {
                         Ok(reply) => reply,
                         Err(ending) => return ending,
@@ -306,7 +305,7 @@ impl Link {
                 _ = child.wait() => {
                     self.state.lock().leaving = true;
                     loop {
-                        match timeout(DRAINING_TIME, self.next_from_pipe(replies)).await {
+                        match timeout(DRAINING_TIME, replies.next()).await {
                             Ok(Some(Ok(reply))) => match self.take_reply(reply.freeze()) {
                                 Ok(()) => {}
                                 Err(ending) => return ending,

@@ -64,8 +64,6 @@ struct Ends {
     ahead: Option<u64>,
     /// The request at hand is one of those.
     is_in_a_row: bool,
-    /// How many bytes of bells may be in the pipe still.
-    unread: u64,
     /// When the pipe was last looked at.
     looked: Instant,
 }
@@ -96,7 +94,6 @@ impl Port {
             board: None,
             ahead: None,
             is_in_a_row: false,
-            unread: 0,
             looked: Instant::now(),
         });
     }
@@ -120,32 +117,27 @@ impl Port {
     }
 
     /// Answers the request at hand with a frame, which names this.
-    pub(super) fn reply(&mut self, frame: &mut [u8], luggage: Luggage) -> io::Result<()> {
+    pub(super) fn reply(&mut self, frame: &[u8], luggage: Luggage) -> io::Result<()> {
         self.luggage = luggage;
         let Some(ends) = &mut self.lanes else {
             return self.write(frame);
         };
         // A task may have closed the pipe, or have written to it. The parent is to know before it takes the
         // result: so that comes through the pipe then.
-        let is_in_order = ends.finds_bells_only(&self.output)?;
+        let is_in_order = ends.finds_pipe_in_order(&self.output, self.said)?;
         // A request from the board does not say that the parent has the reply.
         let goes_on = self.luggage.is_empty();
         let replied = match is_in_order {
-            true => ends.reply(frame, self.said, goes_on)?,
+            true => ends.reply(&frame[PREFIX..], goes_on)?,
             false => None,
         };
         match replied {
             None => {
                 ends.wait_until_taken();
-                // There will be no request before the parent has read the reply, and all before it.
-                ends.unread = 0;
                 self.write(frame)
             }
             Some(true) => Ok(()),
-            Some(false) => {
-                ends.unread += BELL.len() as u64;
-                self.write(&BELL)
-            }
+            Some(false) => self.write(&BELL),
         }
     }
 
@@ -174,24 +166,21 @@ impl Ends {
         }
     }
 
-    /// Whether the pipe is open and nothing but bells is in it, as far as is known.
-    fn finds_bells_only(&mut self, pipe: &File) -> io::Result<bool> {
+    /// Whether the pipe is open and nothing but what this process has said was in it, as far as is known.
+    fn finds_pipe_in_order(&mut self, pipe: &File, said: u64) -> io::Result<bool> {
         let now = Instant::now();
         if self.is_in_a_row && now.duration_since(self.looked) < TRUST {
             return Ok(true);
         }
         self.looked = now;
-        let unread = ioctl_fionread(pipe)?;
-        if unread == 0 {
-            self.unread = 0;
-        }
-        Ok(unread <= self.unread)
+        let heard = self.lanes.heard();
+        let is_all = heard.is_all_of(said, || Ok(ioctl_fionread(pipe)?))?;
+        Ok(is_all == Some(true))
     }
 
-    /// Puts a reply into the lane, if there is room, with how much was said before in the pipe where its length
-    /// is otherwise; says whether the parent looks there. If the process is to go on by itself, the next request is
-    /// taken before: the parent sees with the reply whether there is one.
-    fn reply(&mut self, frame: &mut [u8], said: u64, goes_on: bool) -> io::Result<Option<bool>> {
+    /// Puts a reply into the lane, if there is room; says whether the parent looks there. If the process is to go on by
+    /// itself, the next request is taken before: the parent sees with the reply whether there is one.
+    fn reply(&mut self, frame: &[u8], goes_on: bool) -> io::Result<Option<bool>> {
         self.make_room();
         let lane = self.replies.lane();
         if !self.replies.has_room(frame.len()) {
@@ -201,7 +190,6 @@ impl Ends {
         if goes_on && self.sent.len() < FAR_AHEAD && self.replies.has_much_room() {
             self.take_ahead()?;
         }
-        frame[..PREFIX].copy_from_slice(&said.to_be_bytes());
         let Some(written) = self.replies.write(Some(frame)) else {
             return Err(io::Error::other("there is no room in a lane that had some"));
         };

@@ -7,52 +7,22 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::unix::pipe,
 };
 
-use super::{Ending, Replies};
-use crate::engine::processes::wire::BELL;
+use super::{Ending, Link, Replies};
 
-/// What was read from a process's pipe.
-#[derive(Debug, Default)]
-pub(super) struct Heard {
-    /// How many bytes.
-    len: u64,
-    /// How many of the last ones are as in a bell; no more than it has are counted.
-    of_bell: u64,
-}
-
-impl Heard {
-    fn hear(&mut self, bytes: &[u8]) {
-        let last = bytes.iter().rev().take(BELL.len());
-        let of_bell = last.take_while(|&&byte| byte == BELL[0]).count();
-        let before = match of_bell == bytes.len() {
-            true => self.of_bell,
-            false => 0,
-        };
-        self.of_bell = (before + of_bell as u64).min(BELL.len() as u64);
-        self.len += bytes.len() as u64;
-    }
-
-    /// Whether this may be all of a process that had said so much when it replied: it may have rung afterwards, and
-    /// not all of that need have been read.
-    pub(super) fn may_follow(&self, said: u64) -> bool {
-        self.len <= said + self.of_bell
-    }
-}
-
-/// The process's pipe: who locks what was heard knows of all that is not in the pipe any more.
+/// The process's pipe, which the process may compare with what it has written.
 pub(super) struct Listener {
     pipe: pipe::Receiver,
-    heard: Arc<Mutex<Heard>>,
+    link: Arc<Link>,
 }
 
 impl Listener {
-    pub(super) fn new(pipe: pipe::Receiver, heard: Arc<Mutex<Heard>>) -> Self {
-        Listener { pipe, heard }
+    pub(super) fn new(pipe: pipe::Receiver, link: Arc<Link>) -> Self {
+        Listener { pipe, link }
     }
 }
 
@@ -62,12 +32,16 @@ impl AsyncRead for Listener {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let Listener { pipe, heard } = self.get_mut();
-        let mut heard = heard.lock();
-        let before = buffer.filled().len();
-        let poll = Pin::new(pipe).poll_read(context, buffer);
-        heard.hear(&buffer.filled()[before..]);
-        poll
+        let Listener { pipe, link } = self.get_mut();
+        let pipe = Pin::new(pipe);
+        let Some(lanes) = &link.lanes else {
+            return pipe.poll_read(context, buffer);
+        };
+        lanes.heard().hear(|| {
+            let before = buffer.filled().len();
+            let poll = pipe.poll_read(context, buffer);
+            (poll, buffer.filled().len() - before)
+        })
     }
 }
 
@@ -123,53 +97,4 @@ pub(super) async fn write_all(input: &pipe::Sender, bytes: &[u8]) -> Result<(), 
         }
     }
     Ok(())
-}
-
-#[cfg(all(test, not(freethreading_loom)))]
-mod tests {
-    use super::*;
-
-    /// What was heard, one part after the other.
-    fn heard(parts: &[&[u8]]) -> Heard {
-        let mut heard = Heard::default();
-        parts.iter().for_each(|part| heard.hear(part));
-        heard
-    }
-
-    #[test]
-    fn a_process_may_ring_once_after_it_has_replied() {
-        for parts in [
-            &[&b"hello"[..], &BELL][..],
-            &[&b"hello\0\0\0\0\0\0\0\0"[..]],
-        ] {
-            let heard = heard(parts);
-            assert!(heard.may_follow(5));
-            assert!(heard.may_follow(13));
-            assert!(heard.may_follow(99));
-            assert!(!heard.may_follow(4));
-        }
-        // The second one is of a later reply.
-        assert!(!heard(&[&BELL, &BELL]).may_follow(0));
-    }
-
-    #[test]
-    fn a_bell_may_be_read_in_parts() {
-        for len in 0..=BELL.len() {
-            let (first, rest) = BELL.split_at(len);
-            assert!(heard(&[b"hello", first]).may_follow(5), "{len}");
-            assert!(heard(&[b"hello", first, rest]).may_follow(5), "{len}");
-            assert!(heard(&[b"hello", &BELL, first]).may_follow(13), "{len}");
-        }
-    }
-
-    #[test]
-    fn what_a_task_has_written_is_no_bell() {
-        for len in 1..=BELL.len() {
-            let written = &b"whatever"[..len];
-            assert!(!heard(&[b"hello", written]).may_follow(5), "{len}");
-            assert!(!heard(&[b"hello", written, &BELL]).may_follow(5), "{len}");
-            assert!(!heard(&[b"hello", &BELL, written]).may_follow(5), "{len}");
-        }
-        assert!(!heard(&[b"hello", b"\0\0w\0\0"]).may_follow(5));
-    }
 }

@@ -1,11 +1,10 @@
 //! What a process says to its jobs, and who listens.
 
-use std::{future::poll_fn, io, sync::Arc};
+use std::{io, sync::Arc};
 
-use bytes::{Buf, Bytes, BytesMut};
-use futures::StreamExt;
+use bytes::{Buf, Bytes};
 
-use super::{Ending, Link, Replies, frames::excerpt};
+use super::{Ending, Link, frames::excerpt};
 use crate::{
     arena::{
         extent::{Extent, ExtentName},
@@ -59,19 +58,6 @@ impl Link {
         // It may be what somebody waits for at the lane.
         self.rouse();
         Ok(())
-    }
-
-    /// The next reply that comes through the pipe. What is in the lane when there is something in the pipe came
-    /// before that, and is taken first: it counts, whatever a task has written to the pipe.
-    pub(super) async fn next_from_pipe(
-        self: &Arc<Self>,
-        replies: &mut Replies,
-    ) -> Option<io::Result<BytesMut>> {
-        poll_fn(|context| {
-            self.take_replies();
-            replies.poll_next_unpin(context)
-        })
-        .await
     }
 
     /// Takes the replies in the lane, unless somebody else does.
@@ -190,16 +176,10 @@ impl Link {
     /// Settles the job that a reply in the lane is for.
     fn received(&self, arrival: io::Result<Arrival>) -> Result<Done, Ending> {
         let protocol = |what: &str| Err(Ending::Protocol(what.into()));
-        let mut reply = match arrival {
-            Ok(Some(reply)) => Bytes::from(reply),
-            Ok(None) => return protocol("it said nothing"),
-            Err(error) => return protocol(&error.to_string()),
-        };
-        match reply.try_get_u64() {
-            Ok(said) if self.heard.lock().may_follow(said) => self.receive(reply),
-            // A task has written to the pipe, and whoever reads that finds out what.
-            Ok(_) => protocol("it said more than it knows of"),
-            Err(_) => protocol("its reply has no start"),
+        match arrival {
+            Ok(Some(reply)) => self.receive(Bytes::from(reply)),
+            Ok(None) => protocol("it said nothing"),
+            Err(error) => protocol(&error.to_string()),
         }
     }
 
