@@ -5,7 +5,6 @@
 
 use std::{
     any::type_name,
-    fmt::Display,
     io::{self, ErrorKind, Write},
 };
 
@@ -244,10 +243,10 @@ pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, 
 
 #[inline]
 fn contain<T, U>(part: Part, code: impl FnOnce() -> bincode::Result<U>) -> Result<U, CodecError> {
-    let error = |message: &dyn Display| CodecError::new(part, type_name::<T>(), message);
     match unwind::catch(code) {
-        Ok(result) => result.map_err(|cause| error(&cause)),
-        Err(panic) => Err(error(&panic)),
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(cause)) => Err(CodecError::new(part, type_name::<T>(), &cause)),
+        Err(panic) => Err(CodecError::new(part, type_name::<T>(), &panic)),
     }
 }
 

@@ -141,6 +141,16 @@ pub(crate) fn give_way_once(looker: Looker, attempt: impl FnOnce() -> bool) -> b
     found
 }
 
+/// Looks for a short time, and then gives way once; says whether it is there. Compiled once, and not for each kind of
+/// task that somebody waits for.
+pub(crate) fn look_and_give_way(
+    looker: Looker,
+    yielding: Looker,
+    is_there: &dyn Fn() -> bool,
+) -> bool {
+    look(looker, || is_there().then_some(())).is_some() || give_way_once(yielding, is_there)
+}
+
 /// Lets other threads run, a few times, and looks after each, unless that has cost too much, or would if there is
 /// a deadline soon.
 pub(crate) fn give_way_and<T>(

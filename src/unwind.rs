@@ -28,18 +28,25 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panic> {
     CATCHING.set(CATCHING.get() + 1);
     let result = panic::catch_unwind(AssertUnwindSafe(code));
     CATCHING.set(CATCHING.get() - 1);
-    result.map_err(|payload| {
-        // The hook is called before the unwinding starts, unless somebody put another in its place.
-        let seen = SEEN.try_with(RefCell::take).ok().flatten();
-        let bare = Panic::new(message(&*payload), None, None);
-        // A payload whose own destructor panics must not get out of here.
-        if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            std::mem::forget(again);
-        }
-        // What was seen may have been another one, which user code has caught itself.
-        seen.filter(|seen| seen.message() == bare.message())
-            .unwrap_or(bare)
-    })
+    match result {
+        Ok(value) => Ok(value),
+        Err(payload) => Err(describe(payload)),
+    }
+}
+
+/// What the panic was that has just ended here. Apart from [`catch`], which is compiled for whatever it calls.
+#[cold]
+fn describe(payload: Box<dyn Any + Send>) -> Panic {
+    // The hook is called before the unwinding starts, unless somebody put another in its place.
+    let seen = SEEN.try_with(RefCell::take).ok().flatten();
+    let bare = Panic::new(message(&*payload), None, None);
+    // A payload whose own destructor panics must not get out of here.
+    if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(again);
+    }
+    // What was seen may have been another one, which user code has caught itself.
+    seen.filter(|seen| seen.message() == bare.message())
+        .unwrap_or(bare)
 }
 
 /// Calls `code` whose result nobody waits for; a panic has been reported by the hook, and ends here.
@@ -51,7 +58,10 @@ pub(crate) fn contain(code: impl FnOnce()) {
 #[inline]
 pub(crate) fn discard<T>(value: T) {
     if mem::needs_drop::<T>() {
-        contain(|| drop(value));
+        let mut value = Some(value);
+        let mut discard = || value = None;
+        // Compiled once, and not for each type.
+        contain(&mut discard as &mut dyn FnMut());
     }
 }
 

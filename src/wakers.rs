@@ -7,6 +7,11 @@ use crate::{
     unwind,
 };
 
+/// Wakes a task; what its runtime does then is its own matter.
+pub(crate) fn wake(waker: Waker) {
+    unwind::contain(|| waker.wake());
+}
+
 /// One waker for each task that waits: that of its latest poll.
 ///
 /// Wakers may do anything, also when they are dropped: what comes out of here is to be woken or dropped
@@ -35,9 +40,7 @@ impl Wakers {
     }
 
     pub(crate) fn wake(self) {
-        for waker in self.by_key.into_values() {
-            unwind::contain(|| waker.wake());
-        }
+        self.by_key.into_values().for_each(wake);
     }
 
     #[cfg(test)]

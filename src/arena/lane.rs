@@ -17,7 +17,7 @@ use super::{
     page::{self, Page},
 };
 use crate::{
-    look::{Looker, give_way_once, look},
+    look::{Looker, look_and_give_way},
     shim::{AtomicU32, Ordering},
 };
 pub(crate) use heard::Heard;
@@ -360,9 +360,7 @@ impl Reader {
     pub(crate) fn wait(&self, signals: u32, timeout: Option<Duration>) {
         // Where both ends share a core, who is woken for a frame takes the core from the one that is about to write
         // the next.
-        let seen = look(Looker::Frame, || self.sees_something().then_some(())).is_some()
-            || give_way_once(Looker::Yielding, || self.sees_something());
-        if !seen {
+        if !self.looks(Looker::Frame) {
             self.lane.line.sleep(signals, timeout);
         }
     }
@@ -370,13 +368,14 @@ impl Reader {
     /// Looks for a moment, and lets another thread run once, if either has been of use; says whether there is
     /// something to read, or to see.
     pub(crate) fn glance(&self) -> bool {
-        look(Looker::Polled, || self.sees_something().then_some(())).is_some()
-            || give_way_once(Looker::Yielding, || self.sees_something())
+        self.looks(Looker::Polled)
     }
 
-    fn sees_something(&self) -> bool {
-        let word = self.lane.line.word();
-        word.waiting > 0 || word.closed
+    fn looks(&self, looker: Looker) -> bool {
+        look_and_give_way(looker, Looker::Yielding, &|| {
+            let word = self.lane.line.word();
+            word.waiting > 0 || word.closed
+        })
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     deadline,
     look::{Looker, give_way_once, look},
     shim::{Ordering, Scope, fence},
-    unwind,
+    wakers,
 };
 
 /// What waiters' tags say that they are.
@@ -31,7 +31,7 @@ pub(super) fn wake_task(local: u32) {
         return;
     };
     if let Some(waker) = place.take() {
-        unwind::contain(|| waker.wake());
+        wakers::wake(waker);
     }
 }
 

@@ -38,12 +38,17 @@ struct Line {
 /// Makes the call here, or leaves it to a helper if this thread serves worker processes: all jobs wait for it, and
 /// whoever does it while he waits may hold what the call waits for.
 pub(crate) fn off_the_reactor(call: impl FnOnce() + Send + 'static) {
-    if !reactor::is_served_here() {
-        return call();
+    match reactor::is_served_here() {
+        true => leave(Box::new(call)),
+        false => call(),
     }
+}
+
+/// Leaves a call to a helper.
+fn leave(call: Call) {
     let (is_helped, was_watched) = {
         let mut line = LINE.lock();
-        line.calls.push_back(Box::new(call));
+        line.calls.push_back(call);
         let is_helped = line.helpers > 0 || mem::replace(&mut line.is_one_coming, true);
         let was_watched = is_helped && mem::replace(&mut line.is_watched, true);
         (is_helped, was_watched)
@@ -120,7 +125,7 @@ mod tests {
     use super::*;
     use crate::engine::reactor::Serving;
 
-    /// Leaves it to the helpers.
+    /// As the reactor's thread does.
     fn leave(call: impl FnOnce() + Send + 'static) {
         let _serving = Serving::begin();
         off_the_reactor(call);

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     chunk::ChunkResult, error::TaskError, executor::TaskFuture, look::give_way_and,
-    task::cell::Watcher, unwind,
+    task::cell::Watcher, wakers,
 };
 
 pub(super) type ChunkOutcome<R> = Result<ChunkResult<R>, TaskError>;
@@ -48,7 +48,7 @@ impl Watcher for Completed {
         };
         self.changed.notify_one();
         if let Some(waker) = waker {
-            unwind::contain(|| waker.wake());
+            wakers::wake(waker);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     deadline,
     engine::{Patience, Runner},
     error::TaskError,
-    look::{Looker, give_way_and, give_way_once, look},
+    look::{Looker, give_way_and, look_and_give_way},
     shim::{SpinLockGuard, park},
     task::work::Work,
 };
@@ -56,7 +56,7 @@ impl<W: Work> TaskCell<W> {
             }
             if !looked {
                 drop(state);
-                give_way_and(deadline, is_published);
+                give_way_and(deadline, &is_published as &dyn Fn() -> _);
                 looked = true;
                 continue;
             }
@@ -114,10 +114,9 @@ impl<W: Work> TaskCell<W> {
 
     /// A thread may be through with it sooner than a runtime's can go to sleep and be woken.
     fn look(&self) {
-        let is_over = || self.state.lock().is_published();
-        if look(Looker::Result, || is_over().then_some(())).is_none() {
-            give_way_once(Looker::ResultYielding, is_over);
-        }
+        look_and_give_way(Looker::Result, Looker::ResultYielding, &|| {
+            self.state.lock().is_published()
+        });
     }
 
     /// Whether the worker has the task, and not another one, or none any more.

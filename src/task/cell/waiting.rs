@@ -6,7 +6,7 @@ use crate::{
     engine::{Orders, aside},
     executor::TaskFuture,
     unwind,
-    wakers::{Parked, Wakers},
+    wakers::{self, Parked, Wakers},
 };
 
 pub(crate) type Callback<R> = Box<dyn FnOnce(&TaskFuture<R>) + Send>;
@@ -46,11 +46,11 @@ impl<R> Waiting<R> {
     {
         self.threads.unpark();
         if let Some(waker) = self.waker {
-            unwind::contain(|| waker.wake());
+            wakers::wake(waker);
         }
         self.onlookers.wake();
         if let Some((watcher, number)) = self.watcher {
-            unwind::contain(|| watcher.is_over(number));
+            tell(watcher, number);
         }
         if !self.callbacks.is_empty() {
             let future = future();
@@ -62,6 +62,10 @@ impl<R> Waiting<R> {
             });
         }
     }
+}
+
+fn tell(watcher: Arc<dyn Watcher>, number: usize) {
+    unwind::contain(|| watcher.is_over(number));
 }
 
 impl<R> Default for Waiting<R> {
