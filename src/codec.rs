@@ -3,8 +3,11 @@
 //! The format is bincode's fixed-width one, which encodes and decodes fastest. User code runs in
 //! here (`Serialize`, `Deserialize`), so panics are caught and become errors like any other.
 
+mod complete;
+
 use std::{
     any::type_name,
+    fmt::{self, Display, Formatter},
     io::{self, ErrorKind, Write},
 };
 
@@ -22,6 +25,7 @@ use crate::{
     error::{CodecError, Part},
     unwind,
 };
+use complete::Complete;
 
 /// What an encoding has beside the bytes in its frame.
 #[derive(Default)]
@@ -75,7 +79,8 @@ pub(crate) fn ship<T: Serialize>(
     let encoded = passage::pack(reach, &mut luggage, || {
         contain::<T, _>(part, || {
             // Primitives are packed twice then, which does no harm.
-            let size = usize::try_from(bincode::serialized_size(value)?).unwrap_or(usize::MAX);
+            let size =
+                usize::try_from(bincode::serialized_size(&Complete(value))?).unwrap_or(usize::MAX);
             // What is too large for a frame is refused, wherever it is; if it is much too large, there may be no memory.
             if size > limit {
                 excess = size;
@@ -90,7 +95,7 @@ pub(crate) fn ship<T: Serialize>(
                 }
             }
             frame.reserve(size);
-            bincode::serialize_into(&mut *frame, value).map(|()| None)
+            bincode::serialize_into(&mut *frame, &Complete(value)).map(|()| None)
         })
     });
     if encoded.is_err() {
@@ -107,7 +112,7 @@ fn encode_in_extent<T: Serialize>(value: &T, size: usize) -> bincode::Result<Opt
     let Some(mut extent) = Extent::claim(size) else {
         return Ok(None);
     };
-    bincode::serialize_into(extent.writer(), value)?;
+    bincode::serialize_into(extent.writer(), &Complete(value))?;
     Ok(Some(extent))
 }
 
@@ -130,7 +135,7 @@ pub(crate) fn encode<T: Serialize>(
     let encoded = passage::pack(reach, luggage, || {
         contain::<T, _>(part, || {
             let mut appender = Appender::new(out);
-            bincode::serialize_into(&mut appender, value)?;
+            bincode::serialize_into(&mut appender, &Complete(value))?;
             appender.finish();
             Ok(())
         })
@@ -245,8 +250,26 @@ pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, 
 fn contain<T, U>(part: Part, code: impl FnOnce() -> bincode::Result<U>) -> Result<U, CodecError> {
     match unwind::catch(code) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(cause)) => Err(CodecError::new(part, type_name::<T>(), &cause)),
+        Ok(Err(cause)) => Err(CodecError::new(part, type_name::<T>(), &Cause(cause))),
         Err(panic) => Err(CodecError::new(part, type_name::<T>(), &panic)),
+    }
+}
+
+/// An error of bincode's, and what to do where that is not known from it.
+struct Cause(bincode::Error);
+
+impl Display for Cause {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match *self.0 {
+            bincode::ErrorKind::DeserializeAnyNotSupported
+            | bincode::ErrorKind::SequenceMustHaveLength => write!(
+                f,
+                "{}; a value as `serde_json::Value`, or one with `#[serde(flatten)]`, `tag` or `untagged`, can travel as a \
+                 string",
+                self.0
+            ),
+            _ => self.0.fmt(f),
+        }
     }
 }
 

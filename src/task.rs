@@ -32,8 +32,11 @@ use entry::Entry;
 ///
 /// serde refuses a `PathBuf` that is not UTF-8: that is an error of the task. An `OsString` always travels.
 ///
-/// The encoding has no names, so `Deserialize` has to read just what `Serialize` writes. A field that one of them
-/// skips, `skip_serializing_if`, `flatten`, `untagged` and `tag` are errors of the task, where workers are processes.
+/// The encoding has no names, so `Deserialize` has to read just what `Serialize` writes. Where workers are processes, a
+/// field that `skip_serializing_if` leaves out is an error of the task, and so is a value that is read by its names:
+/// `serde_json::Value`, and types with `flatten`, `untagged` or `tag`. A field that only one of the two skips
+/// (`skip_serializing`, `skip_deserializing`) is mostly an error, too; where the fields behind it happen to read as
+/// others, nobody notices.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot travel to a worker",
     label = "not portable",

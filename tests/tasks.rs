@@ -802,6 +802,102 @@ fn a_value_that_reads_less_than_it_has_written_is_an_error() {
     });
 }
 
+/// Leaves out what it could not find again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Sparse {
+    Struct(SparseStruct),
+    Variant {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        note: Option<u8>,
+        body: Vec<u8>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct SparseStruct {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<u8>,
+    body: Vec<u8>,
+}
+
+/// What would be read as another value of the same type, if the note were left out: its length as that of a body with
+/// a note before it.
+fn sparse(note: Option<u8>, is_struct: bool, len: usize) -> Sparse {
+    let mut body = vec![0; len];
+    body[2..10].copy_from_slice(&(len as u64 - 10).to_le_bytes());
+    match is_struct {
+        true => Sparse::Struct(SparseStruct { note, body }),
+        false => Sparse::Variant { note, body },
+    }
+}
+
+#[test]
+fn a_field_that_is_left_out_is_an_error() {
+    Backend::Multiprocessing.scope(|| {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            // In a frame and in memory of its own.
+            for (is_struct, len) in [(true, 256), (false, 256), (true, 100_000)] {
+                let whole = sparse(Some(1), is_struct, len);
+                let same = executor.submit(task!(|whole = whole.clone()| whole));
+                assert_eq!(same.result().unwrap(), whole);
+                let queue = Queue::new(0);
+                let same = executor.submit(task!(|queue = queue.clone(), whole| queue.put(whole)));
+                same.result().unwrap().unwrap();
+                assert_eq!(queue.get().unwrap(), sparse(Some(1), is_struct, len));
+
+                let part = sparse(None, is_struct, len);
+                let put = task!(|queue, is_struct, len| {
+                    queue.put(sparse(None, is_struct, len)).unwrap_err().to_string()
+                });
+                let refused = [
+                    executor.submit(task!(|part| drop(part))).result().unwrap_err().to_string(),
+                    executor.submit(task!(sparse(None, is_struct, len))).result().unwrap_err().to_string(),
+                    executor.submit(put).result().unwrap(),
+                ];
+                for error in refused {
+                    assert!(error.contains("the field `note` is left out"), "{error}");
+                }
+            }
+            let each = executor.map(|note| sparse(note, true, 256), [Some(1), None]);
+            let each: Vec<_> = each.collect();
+            assert!(each[0].is_ok());
+            assert!(matches!(&each[1], Err(TaskError::Encode(what)) if what.message().contains("`note`")));
+        });
+    });
+}
+
+/// What is read with the help of names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Number(u32),
+    Text(String),
+}
+
+#[test]
+fn a_value_that_is_read_by_its_names_is_an_error_that_says_what_to_do() {
+    Backend::Multiprocessing.scope(|| {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let untagged = Untagged::Number(1);
+            let json = serde_json::json!({ "number": 1 });
+            let errors = [
+                executor.submit(task!(|untagged| drop(untagged))).result(),
+                executor.submit(task!(|json| drop(json))).result(),
+            ];
+            for error in errors {
+                let error = error.unwrap_err();
+                assert_eq!(error.effect(), Effect::DidNotRun);
+                assert!(
+                    error.to_string().contains("can travel as a string"),
+                    "{error}"
+                );
+            }
+        });
+    });
+}
+
 #[test]
 fn threads_encode_nothing() {
     Backend::Threading.scope(|| {
