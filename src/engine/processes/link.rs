@@ -60,7 +60,7 @@ use crate::{
     worker::record::Record,
 };
 use burial::{Burial, bury_in_arena, death_of};
-use frames::{Listener, checked};
+use frames::{Listener, checked, garbled};
 use state::{Current, Sentence, State};
 
 /// How long a process may take to end after it has closed its pipe.
@@ -138,6 +138,8 @@ enum Ending {
     Silent,
     /// It did what it must not do.
     Protocol(String),
+    /// The same: a task has written to its pipe, as it has found out itself.
+    Garbled,
     /// It is of no use, for this reason.
     Useless(Setback),
 }
@@ -196,13 +198,12 @@ impl Link {
         let mut replies = FramedRead::new(output, wire::codec(wire::GREETING_LIMIT));
         let ending = self.serve(input, &mut replies, &mut child, ticket).await;
         let ends_itself = matches!(ending, Ending::Closed | Ending::ClosedInInitializer);
-        self.state.lock().leaving = true;
-        if let Ending::Protocol(_) = ending {
-            // Tasks that were done before are not to blame.
-            self.take_last_replies();
+        {
+            let mut state = self.state.lock();
+            state.leaving = true;
+            // Nor does what it says count any more, but for tasks that were done before one was to blame.
+            state.kill |= !ends_itself && !matches!(ending, Ending::Protocol(_));
         }
-        // From now on, what it says does not count.
-        self.state.lock().kill |= !ends_itself;
         if !ends_itself {
             // What it has not come to is for others.
             self.scheduler.doom(self.id, || true);
@@ -276,14 +277,16 @@ impl Link {
                 if state.kill {
                     return Ending::Killed;
                 }
-                if let Some(ending) = state.ending.take() {
-                    return ending;
+                match state.ending.take() {
+                    None => {}
+                    Some(Ending::Garbled) => return garbled(replies),
+                    Some(ending) => return ending,
                 }
                 state.deadline()
             };
             tokio::select! {
                 biased;
-                reply = replies.next() => {
+                reply = self.next_from_pipe(replies) => {
                     let reply = match checked(reply, replies) {
                         Ok(reply) => reply,
                         Err(ending) => return ending,
@@ -304,17 +307,24 @@ impl Link {
                 // process has it, the replies end here all the same.
                 _ = child.wait() => {
                     self.state.lock().leaving = true;
-                    loop {
-                        match timeout(DRAINING_TIME, replies.next()).await {
-                            Ok(Some(Ok(reply))) => match self.take_reply(reply.freeze()) {
-                                Ok(()) => {}
-                                Err(ending) => return ending,
-                            },
-                            _ => return Ending::Closed,
-                        }
-                    }
+                    return self.drain_pipe(replies).await;
                 },
             }
+        }
+    }
+
+    /// The process has ended: takes what it has left in its pipe.
+    async fn drain_pipe(self: &Arc<Self>, replies: &mut Replies) -> Ending {
+        let draining = async {
+            while let Ok(Some(Ok(reply))) = timeout(DRAINING_TIME, replies.next()).await {
+                self.take_reply(reply.freeze())?;
+            }
+            Ok(())
+        };
+        match timeout(ENDING_TIME, draining).await {
+            Ok(Err(ending)) => ending,
+            // Or a process that it has forked goes on writing.
+            Ok(Ok(())) | Err(_) => Ending::Closed,
         }
     }
 

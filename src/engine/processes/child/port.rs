@@ -122,16 +122,12 @@ impl Port {
         let Some(ends) = &mut self.lanes else {
             return self.write(frame);
         };
-        // A task may have closed the pipe, or have written to it. The parent is to know before it takes the
-        // result: so that comes through the pipe then.
-        let is_in_order = ends.finds_pipe_in_order(&self.output, self.said)?;
         // A request from the board does not say that the parent has the reply.
         let goes_on = self.luggage.is_empty();
-        let replied = match is_in_order {
-            true => ends.reply(&frame[PREFIX..], goes_on)?,
-            false => None,
-        };
-        match replied {
+        if !ends.finds_pipe_in_order(&self.output, self.said)? {
+            return self.complain();
+        }
+        match ends.reply(Some(&frame[PREFIX..]), goes_on)? {
             None => {
                 ends.wait_until_taken();
                 self.write(frame)
@@ -139,6 +135,22 @@ impl Port {
             Some(true) => Ok(()),
             Some(false) => self.write(&BELL),
         }
+    }
+
+    /// A task has written to the pipe, so that the parent may take what comes there for anything: tells it so through
+    /// the lane, and waits to be ended.
+    fn complain(&mut self) -> io::Result<()> {
+        /// The parent does not take long.
+        const PATIENCE: Duration = Duration::from_secs(5);
+
+        if let Some(ends) = &mut self.lanes {
+            ends.wait_until_taken();
+            ends.reply(None, false)?;
+        }
+        // Whatever it is taken for, it has the parent look.
+        self.write(&BELL)?;
+        thread::sleep(PATIENCE);
+        Err(io::Error::other("a task has written to its pipe"))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -174,23 +186,29 @@ impl Ends {
         }
         self.looked = now;
         let heard = self.lanes.heard();
-        let is_all = heard.is_all_of(said, || Ok(ioctl_fionread(pipe)?))?;
-        Ok(is_all == Some(true))
+        loop {
+            if let Some(is_all) = heard.is_all_of(said, || Ok(ioctl_fionread(pipe)?))? {
+                return Ok(is_all);
+            }
+            // The parent may be reading on this core.
+            thread::yield_now();
+        }
     }
 
-    /// Puts a reply into the lane, if there is room; says whether the parent looks there. If the process is to go on by
-    /// itself, the next request is taken before: the parent sees with the reply whether there is one.
-    fn reply(&mut self, frame: &[u8], goes_on: bool) -> io::Result<Option<bool>> {
+    /// Puts a reply into the lane, or that there is none, if there is room; says whether the parent looks there. If the
+    /// process is to go on by itself, the next request is taken before: the parent sees with the reply whether there is
+    /// one.
+    fn reply(&mut self, frame: Option<&[u8]>, goes_on: bool) -> io::Result<Option<bool>> {
         self.make_room();
         let lane = self.replies.lane();
-        if !self.replies.has_room(frame.len()) {
+        if !self.replies.has_room(frame.map_or(0, <[u8]>::len)) {
             return Ok(None);
         }
         // A parent that does not keep up is not to be overwhelmed, and the next reply needs room, too.
         if goes_on && self.sent.len() < FAR_AHEAD && self.replies.has_much_room() {
             self.take_ahead()?;
         }
-        let Some(written) = self.replies.write(Some(frame)) else {
+        let Some(written) = self.replies.write(frame) else {
             return Err(io::Error::other("there is no room in a lane that had some"));
         };
         self.sent.push_back(written);

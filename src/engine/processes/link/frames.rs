@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures::{FutureExt, StreamExt};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::unix::pipe,
@@ -67,6 +68,15 @@ pub(super) fn checked(
             )))
         }
     }
+}
+
+/// A task has written to the pipe: what is there, as far as it is no frame.
+pub(super) fn garbled(replies: &mut Replies) -> Ending {
+    while let Some(Some(Ok(_))) = replies.next().now_or_never() {}
+    Ending::Protocol(format!(
+        "a task has written to its pipe, where this is left: {}",
+        excerpt(replies.read_buffer())
+    ))
 }
 
 /// The start of what a process said, for a message.

@@ -1,10 +1,11 @@
 //! What a process says to its jobs, and who listens.
 
-use std::{io, sync::Arc};
+use std::{future::poll_fn, io, sync::Arc};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
+use futures::StreamExt;
 
-use super::{Ending, Link, frames::excerpt};
+use super::{Ending, Link, Replies, frames::excerpt};
 use crate::{
     arena::{
         extent::{Extent, ExtentName},
@@ -58,6 +59,20 @@ impl Link {
         // It may be what somebody waits for at the lane.
         self.rouse();
         Ok(())
+    }
+
+    /// The next frame that comes through the pipe. Whatever comes there, there is a look at the lane: a task may have
+    /// written something, for a part of which a bell is taken.
+    pub(super) async fn next_from_pipe(
+        self: &Arc<Self>,
+        replies: &mut Replies,
+    ) -> Option<io::Result<BytesMut>> {
+        poll_fn(|context| {
+            let next = replies.poll_next_unpin(context);
+            self.take_replies();
+            next
+        })
+        .await
     }
 
     /// Takes the replies in the lane, unless somebody else does.
@@ -178,7 +193,7 @@ impl Link {
         let protocol = |what: &str| Err(Ending::Protocol(what.into()));
         match arrival {
             Ok(Some(reply)) => self.receive(Bytes::from(reply)),
-            Ok(None) => protocol("it said nothing"),
+            Ok(None) => Err(Ending::Garbled),
             Err(error) => protocol(&error.to_string()),
         }
     }
