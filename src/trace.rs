@@ -7,6 +7,8 @@
 
 #[cfg(feature = "trace")]
 mod imp {
+    use std::fmt;
+
     use serde::{Deserialize, Serialize};
     use tracing::Span;
 
@@ -107,8 +109,30 @@ mod imp {
     pub(crate) fn worker_ended(worker: &str, verdict: &Result<(), TaskError>) {
         unwind::contain(|| match verdict {
             Ok(()) => tracing::debug!(worker, "a worker has ended"),
-            Err(error) => tracing::warn!(worker, %error, "a worker has ended"),
+            Err(error) => {
+                let error = Cause(error);
+                tracing::warn!(worker, %error, "a worker has ended");
+            }
         });
+    }
+
+    /// Why a worker has ended. Where that names no task, it says nothing of one: the tasks' own errors say what
+    /// became of them.
+    struct Cause<'a>(&'a TaskError);
+
+    impl fmt::Display for Cause<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self.0 {
+                TaskError::WorkerDied(died) if died.task().is_none() => {
+                    write!(f, "process {} {}", died.pid(), died.death())?;
+                    match died.stderr() {
+                        "" => Ok(()),
+                        stderr => write!(f, "; its standard error ended with:\n{stderr}"),
+                    }
+                }
+                error => error.fmt(f),
+            }
+        }
     }
 }
 

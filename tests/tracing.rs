@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Scratch, Sign, watched};
+use common::{Scratch, Sign, eventually, watched};
 use freethreading::{Backend, TaskError, WorkerPool, WorkerPoolExecutor};
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
@@ -117,6 +117,7 @@ fn a_task_says_where_it_was_submitted() {
         assert!(text.contains("a worker has ended"), "{text}");
         in_maps_of_a_pool(&log);
         in_a_worker_process();
+        of_a_worker_process_that_dies(&log);
         where_no_span_can_be_entered_any_more();
         with_a_subscriber_that_panics();
     });
@@ -164,6 +165,32 @@ fn in_maps_of_a_pool(log: &Log) {
     let is_told =
         |line: &&str| line.contains("at work") && line.contains("request{number=9}:task{");
     assert_eq!(text.lines().filter(is_told).count(), 300, "{text}");
+}
+
+fn of_a_worker_process_that_dies(log: &Log) {
+    fn abort() {
+        eprintln!("this is the end");
+        std::process::abort();
+    }
+
+    let executor = WorkerPoolExecutor::builder().max_workers(1);
+    let executor = executor.name_prefix("doomed");
+    let executor = executor.backend(Backend::Multiprocessing).build().unwrap();
+    let error = executor.submit(abort).result().unwrap_err();
+    assert!(error.to_string().contains("may have run"), "{error}");
+    let told = || {
+        let text = log.text();
+        let mut lines = text.lines().map(str::to_owned);
+        let end = lines.find(|line| line.contains("WARN") && line.contains("doomed"))?;
+        Some((end, lines.next()))
+    };
+    eventually("the end is told", || told().is_some());
+    let (end, last_words) = told().unwrap();
+    assert!(end.contains("a worker has ended"), "{end}");
+    assert!(end.contains("was killed by signal 6 (SIGABRT)"), "{end}");
+    // What became of its task is told by that.
+    assert!(!end.contains("task"), "{end}");
+    assert_eq!(last_words.unwrap(), "this is the end");
 }
 
 fn with_a_subscriber_that_panics() {
