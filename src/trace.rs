@@ -5,6 +5,9 @@
 //! one, which knows nothing of the spans of others: there the span says by `origin` and `origin_id`
 //! which one it was.
 
+/// The target of all that is told: whoever filters it need not know the modules.
+pub(crate) const TARGET: &str = "freethreading";
+
 #[cfg(feature = "trace")]
 mod imp {
     use std::fmt;
@@ -12,6 +15,7 @@ mod imp {
     use serde::{Deserialize, Serialize};
     use tracing::Span;
 
+    use super::TARGET;
     use crate::{
         codec::Encoded,
         engine::{Carriage, Request},
@@ -44,9 +48,9 @@ mod imp {
             let run = || {
                 let span = match self.0 {
                     Some((origin_id, origin)) => {
-                        tracing::info_span!("task", function, origin, origin_id)
+                        tracing::info_span!(target: TARGET, "task", function, origin, origin_id)
                     }
-                    None => tracing::info_span!("task", function),
+                    None => tracing::info_span!(target: TARGET, "task", function),
                 };
                 span.in_scope(task)
             };
@@ -88,7 +92,7 @@ mod imp {
 
         fn call(self) -> W::Output {
             let function = self.work.name()();
-            let span = tracing::info_span!(parent: &self.span, "task", function);
+            let span = tracing::info_span!(target: TARGET, parent: &self.span, "task", function);
             span.in_scope(|| self.work.call())
         }
 
@@ -103,15 +107,15 @@ mod imp {
 
     pub(crate) fn worker_started(worker: &str, pid: Option<u32>) {
         // The worker goes on, whatever a subscriber does.
-        unwind::contain(|| tracing::debug!(worker, pid, "a worker has started"));
+        unwind::contain(|| tracing::debug!(target: TARGET, worker, pid, "a worker has started"));
     }
 
     pub(crate) fn worker_ended(worker: &str, verdict: &Result<(), TaskError>) {
         unwind::contain(|| match verdict {
-            Ok(()) => tracing::debug!(worker, "a worker has ended"),
+            Ok(()) => tracing::debug!(target: TARGET, worker, "a worker has ended"),
             Err(error) => {
                 let error = Cause(error);
-                tracing::warn!(worker, %error, "a worker has ended");
+                tracing::warn!(target: TARGET, worker, %error, "a worker has ended");
             }
         });
     }

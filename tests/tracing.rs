@@ -72,6 +72,12 @@ fn work() {
     tracing::info!("at work");
 }
 
+/// The target of the span that it runs in.
+fn target() -> String {
+    let span = tracing::Span::current();
+    span.metadata().unwrap().target().into()
+}
+
 fn work_on(_: u32) {
     work();
 }
@@ -107,14 +113,17 @@ fn a_task_says_where_it_was_submitted() {
             let request = tracing::info_span!("request", number = 7);
             let future = request.in_scope(|| executor.submit(work));
             future.result().unwrap();
+            assert_eq!(executor.submit(target).result().unwrap(), "freethreading");
             executor.shutdown(true, false);
         }
         let text = log.text();
         let line = text.lines().find(|line| line.contains("at work")).unwrap();
         assert!(line.contains("request{number=7}:task{"), "{line}");
         assert!(line.contains("work"), "{line}");
-        assert!(text.contains("a worker has started"), "{text}");
-        assert!(text.contains("a worker has ended"), "{text}");
+        for event in ["started", "ended"] {
+            let event = format!(" freethreading: a worker has {event}");
+            assert!(text.contains(&event), "{text}");
+        }
         in_maps_of_a_pool(&log);
         in_a_worker_process();
         of_a_worker_process_that_dies(&log);
@@ -215,6 +224,7 @@ fn in_a_worker_process() {
     assert!(line.contains("task{"), "{line}");
     assert!(line.contains("origin=\"request\""), "{line}");
     assert!(line.contains(&format!("origin_id={id}")), "{line}");
+    assert_eq!(executor.submit(target).result().unwrap(), "freethreading");
     // What comes from nowhere says so by saying nothing.
     let text = executor.submit(work_and_tell).result().unwrap();
     assert!(!text.lines().last().unwrap().contains("origin"), "{text}");

@@ -13,7 +13,7 @@ use crate::{
         slot::{Kind, Locked, SlotRef},
     },
     shim::Ordering,
-    unwind,
+    trace, unwind,
 };
 
 /// One of the waiters of the process has left this list.
@@ -74,6 +74,7 @@ pub(crate) fn inherit(slot: SlotRef, kind: Kind, dead: Dead) {
         // What a subscriber does must not keep the rest from being put in order.
         unwind::contain(|| {
             tracing::warn!(
+                target: trace::TARGET,
                 pid = dead.pid,
                 "a worker process died and held a {kind:?}, which was released: what it protects may be half changed"
             );
