@@ -88,6 +88,14 @@
 //!
 //! `trace`: tasks run in `tracing` spans, and workers that start and end are events. It is off by default.
 //!
+//! All of them have the target `freethreading`. A span is called `task`, and its field `function` is the path of the
+//! task's function. On a thread it is a child of the span in which the task was submitted. In a worker process, which
+//! does not have that one, the fields `origin` and `origin_id` are its name and its id, if there was one.
+//!
+//! A worker process needs a subscriber of its own, or its spans go nowhere. [`init`] does not return there, so `main`
+//! has to install one before it; or an [`initializer`](Builder::initializer) does, as in a test crate, where
+//! [`init_tests!`] comes before all else.
+//!
 //! # When to use something else
 //!
 //! For loops over borrowed data use rayon: tasks here own their arguments. For work that waits rather than
