@@ -10,7 +10,7 @@ pub(crate) mod piece;
 
 use crate::{
     codec::Encoded,
-    engine::{Carriage, Request, processes::wire},
+    engine::{Carriage, Payload, Request, processes::wire},
     error::{Panic, Part, TaskError},
     task::{Function, Portable, entry, work::Work},
     unwind,
@@ -25,8 +25,8 @@ pub(crate) struct Chunk<I, R> {
     elsewhere: Function<(Items<I>,), Reply<R>>,
 }
 
-/// What a worker process makes of a chunk: the results up to a panic, if there was one.
-type Reply<R> = (Vec<R>, Option<Panic>);
+/// What a worker process makes of a chunk: a panic, if there was one, and the results up to it.
+type Reply<R> = (Option<Panic>, Vec<R>);
 
 impl<I, R> Clone for Chunk<I, R> {
     fn clone(&self) -> Self {
@@ -48,7 +48,7 @@ impl<I: Portable, R: Portable> Chunk<I, R> {
             let function = entry::summon::<F>();
             let run = || items.for_each(|item| results.push(function(item)));
             let panic = unwind::catch(run).err();
-            (results, panic)
+            (panic, results)
         };
         let chunk = Chunk {
             name: std::any::type_name::<F>,
@@ -127,9 +127,17 @@ impl<I: Portable, R: Portable> Work for ChunkWork<I, R> {
         wire::request(id, entry, wire::Reply::Value, carriage, &(&self.items,))
     }
 
+    fn has_failed(result: &ChunkResult<R>) -> bool {
+        result.panic.is_some()
+    }
+
+    fn has_failed_elsewhere(reply: &Payload) -> bool {
+        reply.begins_with_some()
+    }
+
     fn decode(payload: Encoded<'_>) -> Result<ChunkResult<R>, TaskError> {
         let reply: Reply<R> = payload.decode(Part::Result).map_err(TaskError::Decode)?;
-        let (results, panic) = reply;
+        let (panic, results) = reply;
         Ok(ChunkResult {
             values: Values::FromElsewhere(results.into_iter()),
             panic,

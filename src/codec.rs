@@ -8,7 +8,7 @@ mod complete;
 use std::{
     any::type_name,
     fmt::{self, Display, Formatter},
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, Read, Write},
 };
 
 use bincode::{BincodeRead, Options};
@@ -244,6 +244,12 @@ pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, 
         .with_limit(bytes.len() as u64)
         .deserialize_from(bytes)
         .map_err(|error| error.to_string())
+}
+
+/// Whether an encoded tuple begins with `Some`: that is its first byte.
+pub(crate) fn begins_with_some(encoding: &mut impl Read) -> bool {
+    let mut first = [0];
+    encoding.read_exact(&mut first).is_ok() && first == [1]
 }
 
 #[inline]

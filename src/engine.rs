@@ -35,7 +35,7 @@ use crate::{
         passage::{Luggage, Reach},
     },
     backend::Backend,
-    codec::Encoded,
+    codec::{self, Encoded},
     deadline,
     error::{Error, TaskError},
     stats::WorkerStats,
@@ -194,6 +194,14 @@ impl Payload {
         match &self.body {
             Body::Bytes(bytes) => bytes.len(),
             Body::Extent(extent) => extent.len(),
+        }
+    }
+
+    /// Whether what is encoded is a tuple that begins with `Some`.
+    pub(crate) fn begins_with_some(&self) -> bool {
+        match &self.body {
+            Body::Bytes(bytes) => codec::begins_with_some(&mut &bytes[..]),
+            Body::Extent(extent) => codec::begins_with_some(&mut extent.reader()),
         }
     }
 

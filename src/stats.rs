@@ -10,6 +10,11 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// What an executor or a pool and its workers are doing, at one moment; see
 /// [`WorkerPoolExecutor::stats`](crate::WorkerPoolExecutor::stats) and
 /// [`WorkerPool::stats`](crate::WorkerPool::stats).
+///
+/// What counts as a task of a map is a chunk, which is one item where no chunksize was given. Without one a pool's
+/// [`map`](crate::WorkerPool::map) makes chunks of as many items as it sees fit, and on threads all that a worker does
+/// for it is one task. Such a task has failed if the function panicked with one of its items; the items behind that
+/// one are left out.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -19,7 +24,8 @@ pub struct Stats {
     pub running: usize,
     /// How many tasks have given a result, since the beginning.
     pub completed: u64,
-    /// How many tasks have begun and given an error instead. Tasks that were cancelled before are not counted.
+    /// How many tasks have begun and given an error instead, or panicked in a map. Tasks that were cancelled before
+    /// are not counted.
     pub failed: u64,
     /// How many workers were started in the place of one that had ended.
     pub restarted: u64,
@@ -27,10 +33,7 @@ pub struct Stats {
     pub workers: Vec<WorkerStats>,
 }
 
-/// What one worker is doing.
-///
-/// What counts as a task of a [`map`](crate::WorkerPool::map) is a chunk, or on threads, without a chunksize, all that
-/// a worker does for the map.
+/// What one worker is doing. What counts as a task of a map is said at [`Stats`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerStats {

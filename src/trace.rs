@@ -18,7 +18,7 @@ mod imp {
     use super::TARGET;
     use crate::{
         codec::Encoded,
-        engine::{Carriage, Request},
+        engine::{Carriage, Payload, Request},
         error::{Panic, TaskError},
         task::{entry::Failure, work::Work},
         unwind,
@@ -98,6 +98,14 @@ mod imp {
 
         fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError> {
             self.work.request(id, carriage)
+        }
+
+        fn has_failed(output: &W::Output) -> bool {
+            W::has_failed(output)
+        }
+
+        fn has_failed_elsewhere(payload: &Payload) -> bool {
+            W::has_failed_elsewhere(payload)
         }
 
         fn decode(payload: Encoded<'_>) -> Result<W::Output, TaskError> {

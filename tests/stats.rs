@@ -24,6 +24,12 @@ fn exit() {
     std::process::exit(3);
 }
 
+/// Spares all but some of the items.
+fn spare(x: u32) -> Vec<u8> {
+    assert!(x % 10 != 3, "not today");
+    vec![0; x as usize]
+}
+
 /// What it has done so far.
 fn counts(stats: &Stats) -> (usize, usize, u64, u64) {
     (stats.queued, stats.running, stats.completed, stats.failed)
@@ -75,6 +81,45 @@ freethreading::test_backends! {
             assert_eq!(counts(&stats), (0, 0, 3, 3));
             assert_eq!(stats.workers[0].failed, 3);
             assert_eq!(stats.restarted, 0);
+        });
+    }
+
+    #[test]
+    fn a_chunk_of_a_map_in_which_an_item_panics_is_a_failure() {
+        watched(|| {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let results = executor.chunksize(1).buffersize(10).map(spare, 0..6).unwrap();
+            assert_eq!(results.filter(Result::is_err).count(), 1);
+            assert_eq!(counts(&executor.stats()), (0, 0, 5, 1));
+            // The map is over, and what it had submitted runs: nobody has looked at the results.
+            let _ = executor.map(spare, 0..6);
+            executor.submit(|| ()).result().unwrap();
+            assert_eq!(counts(&executor.stats()), (0, 0, 11, 2));
+            let _ = executor.chunksize(2).map(spare, 0..6);
+            executor.submit(|| ()).result().unwrap();
+            assert_eq!(counts(&executor.stats()), (0, 0, 14, 3));
+            // Results of this length are not sent in a frame.
+            let large = executor.chunksize(2).buffersize(2).map(spare, [60_000, 60_003, 60_001]);
+            assert_eq!(large.unwrap().filter(Result::is_err).count(), 1);
+            assert_eq!(counts(&executor.stats()), (0, 0, 15, 4));
+        });
+    }
+
+    #[test]
+    fn what_a_worker_does_for_a_map_is_a_failure_if_an_item_panics() {
+        watched(|| {
+            let pool = WorkerPool::new(1).unwrap();
+            pool.map(spare, 0..3).unwrap();
+            eventually("it is counted", || pool.stats().completed > 0);
+            let completed = pool.stats().completed;
+            pool.map(spare, [3]).unwrap_err();
+            eventually("it is counted", || pool.stats().failed == 1);
+            assert_eq!(pool.stats().completed, completed);
+            pool.chunksize(2).map(spare, 0..4).unwrap_err();
+            eventually("it is counted", || pool.stats().failed == 2);
+            let results = pool.imap(spare, 0..6).unwrap();
+            assert_eq!(results.filter(Result::is_err).count(), 1);
+            assert_eq!(pool.stats().failed, 3);
         });
     }
 

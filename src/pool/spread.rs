@@ -51,7 +51,7 @@ pub(super) struct Spread<I, R: Portable> {
     left: AtomicUsize,
     stopped: AtomicBool,
     written: Mutex<Vec<Range<usize>>>,
-    drivers: Mutex<Vec<Option<TaskFuture<()>>>>,
+    drivers: Mutex<Vec<Option<TaskFuture<Driven>>>>,
     promise: Promise<Vec<R>>,
 }
 
@@ -125,15 +125,19 @@ impl<I: Portable, R: Portable> Spread<I, R> {
     }
 
     /// Works until nothing is left to claim.
-    fn drive<F>(&self, number: usize)
+    fn drive<F>(&self, number: usize) -> Driven
     where
         F: Fn(I) -> R + Send + Sync + 'static,
     {
         let mut progress = Progress::new(self);
         let run = unwind::catch(|| progress.run(number, entry::summon::<F>()));
         drop(progress);
-        if let Err(panic) = run {
-            self.fail(TaskError::Panicked(panic));
+        match run {
+            Ok(()) => Driven::ToItsEnd,
+            Err(panic) => {
+                self.fail(TaskError::Panicked(panic));
+                Driven::IntoPanic
+            }
         }
     }
 
@@ -184,30 +188,40 @@ impl<I: Portable, R: Portable> Watcher for Spread<I, R> {
     }
 }
 
+/// How a worker's part ended.
+enum Driven {
+    ToItsEnd,
+    IntoPanic,
+}
+
 /// One worker's part, as a task.
 struct Driver<I, R: Portable> {
     spread: Arc<Spread<I, R>>,
     number: usize,
     name: fn() -> &'static str,
-    drive: fn(&Spread<I, R>, usize),
+    drive: fn(&Spread<I, R>, usize) -> Driven,
 }
 
 impl<I: Portable, R: Portable> Work for Driver<I, R> {
-    type Output = ();
+    type Output = Driven;
 
     fn name(&self) -> fn() -> &'static str {
         self.name
     }
 
-    fn call(self) {
-        (self.drive)(&self.spread, self.number);
+    fn call(self) -> Driven {
+        (self.drive)(&self.spread, self.number)
+    }
+
+    fn has_failed(driven: &Driven) -> bool {
+        matches!(driven, Driven::IntoPanic)
     }
 
     fn request(&self, _: u64, _: Carriage) -> Result<Request, TaskError> {
         unreachable!("it is for threads")
     }
 
-    fn decode(_: Encoded<'_>) -> Result<(), TaskError> {
+    fn decode(_: Encoded<'_>) -> Result<Driven, TaskError> {
         unreachable!("it is for threads")
     }
 }

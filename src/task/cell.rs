@@ -191,6 +191,12 @@ impl<W: Work> TaskCell<W> {
     }
 
     fn settle_with(&self, outcome: Outcome<W::Output>) -> Settled {
+        let failed = match &outcome {
+            Outcome::Value(value) => W::has_failed(value),
+            Outcome::Encoded(payload) => W::has_failed_elsewhere(payload),
+            Outcome::Error(_) => true,
+            Outcome::Taken => false,
+        };
         let mut state = self.state.lock();
         let waiting = state.waiting.as_ref();
         let calls_back = waiting.is_some_and(|waiting| waiting.calls_back());
@@ -202,7 +208,6 @@ impl<W: Work> TaskCell<W> {
                 failed: true,
             };
         }
-        let failed = matches!(outcome, Outcome::Error(_));
         let settled = Stage::Settled {
             outcome,
             published: false,

@@ -3,7 +3,7 @@
 use super::{Portable, Task};
 use crate::{
     codec::Encoded,
-    engine::{Carriage, Request, processes::wire},
+    engine::{Carriage, Payload, Request, processes::wire},
     error::{Part, TaskError},
 };
 
@@ -22,6 +22,16 @@ pub(crate) trait Work: Send + 'static {
 
     /// Encodes it as a request with this number.
     fn request(&self, id: u64, carriage: Carriage) -> Result<Request, TaskError>;
+
+    /// Whether such an output counts as a failure, although there is one.
+    fn has_failed(_output: &Self::Output) -> bool {
+        false
+    }
+
+    /// The same of one that is not decoded yet.
+    fn has_failed_elsewhere(_payload: &Payload) -> bool {
+        false
+    }
 
     /// Decodes what came back.
     fn decode(payload: Encoded<'_>) -> Result<Self::Output, TaskError>;
