@@ -73,6 +73,11 @@ impl Backend {
         poll_fn(|context| self.scope(|| body.as_mut().poll(context))).await
     }
 
+    fn named(name: &str) -> Option<Backend> {
+        let mut all = Backend::ALL.into_iter();
+        all.find(|backend| backend.to_string() == name)
+    }
+
     /// The backend that a program gets which does not choose: one built with `panic = "unwind"` can
     /// contain a panic in a thread, one built with `panic = "abort"` only in a process.
     fn of_build() -> Backend {
@@ -106,11 +111,17 @@ impl fmt::Display for Backend {
 impl FromStr for Backend {
     type Err = Error;
 
+    /// The backend of that name, `threading` or `multiprocessing`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if it is the name of none.
     fn from_str(name: &str) -> Result<Backend, Error> {
-        Backend::ALL
-            .into_iter()
-            .find(|backend| backend.to_string() == name)
-            .ok_or_else(|| Error::InvalidBackend(name.into()))
+        Backend::named(name).ok_or_else(|| {
+            let why =
+                format!("`{name}` is no backend; it must be `threading` or `multiprocessing`");
+            Error::InvalidArgument(why)
+        })
     }
 }
 
@@ -173,7 +184,10 @@ fn decide(fallback: Backend) -> Result<Backend, Error> {
         return Ok(decided);
     }
     let backend = match env::var_os(VARIABLE) {
-        Some(name) => name.to_string_lossy().parse()?,
+        Some(name) => {
+            let name = name.to_string_lossy();
+            Backend::named(&name).ok_or_else(|| Error::InvalidBackend(name.into()))?
+        }
         None => fallback,
     };
     Ok(*DECIDED.get_or_init(|| backend))

@@ -6,8 +6,8 @@ use std::{collections::HashSet, thread};
 
 use common::{Scratch, Sign, eventually, runs, signal, watched};
 use freethreading::{
-    Backend, Worker, WorkerPoolExecutor, active_children, active_count, current_worker, enumerate,
-    get_backend, get_ident, task,
+    Backend, Error, Worker, WorkerPoolExecutor, active_children, active_count, current_worker,
+    enumerate, get_backend, get_ident, task,
 };
 
 freethreading::init_tests!();
@@ -32,6 +32,23 @@ fn describe_and_wait(told: Sign, end: Sign) {
 fn wait(begun: Sign, end: Sign) {
     begun.give();
     end.wait();
+}
+
+#[test]
+fn a_backend_is_told_by_its_name() {
+    for backend in Backend::ALL {
+        assert_eq!(backend.to_string().parse::<Backend>().unwrap(), backend);
+    }
+    for wrong in ["", "fork", "Threading"] {
+        let error = wrong.parse::<Backend>().unwrap_err();
+        assert!(matches!(error, Error::InvalidArgument(_)), "{error:?}");
+        // Nobody has looked into the environment.
+        let text = error.to_string();
+        assert!(!text.contains("FREETHREADING_BACKEND"), "{text}");
+        for part in [&*format!("`{wrong}`"), "`threading`", "`multiprocessing`"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
 }
 
 freethreading::test_backends! {
