@@ -119,7 +119,7 @@ impl fmt::Display for Error {
             Error::NotOwned => NotOwned.fmt(f),
             Error::Overflow => Overflow.fmt(f),
             Error::BrokenBarrier => BarrierError::Broken.fmt(f),
-            Error::Full => f.write_str("the queue is full"),
+            Error::Full => f.write_str("there is no room for more"),
             Error::Empty => GetError::Empty.fmt(f),
             Error::TooManyTaskDone => TooManyTaskDone.fmt(f),
             Error::Codec(error) => error.fmt(f),

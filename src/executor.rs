@@ -116,7 +116,7 @@ impl WorkerPoolExecutor {
     /// encoded, a worker that cannot be started.
     ///
     /// A task may submit to the executor that runs it. If it also waits for the result, there must be
-    /// another worker to run it.
+    /// another worker to run it: where all workers wait so, they wait for ever.
     ///
     /// # Blocking
     ///

@@ -123,10 +123,43 @@ impl<A, R> Function<A, R> {
 /// The function must have size zero: a `fn` item, generic ones included, or a closure that captures
 /// nothing. A capturing closure or a `fn` pointer does not compile, since only its type, not its
 /// value, can reach another process.
+///
+/// # Examples
+///
+/// Functions of one's own can pass on whatever can be submitted, or functions alone:
+///
+/// ```
+/// use freethreading::{Backend, IntoTask, Portable, TaskError, TaskFuture, WorkerPoolExecutor, task};
+///
+/// fn twice<M, T>(executor: &WorkerPoolExecutor, make: impl Fn() -> T) -> [TaskFuture<T::Output>; 2]
+/// where
+///     T: IntoTask<M>,
+/// {
+///     [executor.submit(make()), executor.submit(make())]
+/// }
+///
+/// fn now<F, R>(executor: &WorkerPoolExecutor, f: F) -> Result<R, TaskError>
+/// where
+///     F: Fn() -> R + Send + Sync + 'static,
+///     R: Portable,
+/// {
+///     executor.submit(f).result()
+/// }
+///
+/// # fn main() -> Result<(), freethreading::Error> {
+/// let executor = WorkerPoolExecutor::builder().backend(Backend::Threading).build()?;
+/// let word = String::from("ab");
+/// let [a, b] = twice(&executor, || task!(|word = word.clone()| word.repeat(2)));
+/// assert_eq!((a.result()?, b.result()?), ("abab".into(), "abab".into()));
+/// assert_eq!(now(&executor, || 7)?, 7);
+/// # Ok(())
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a task",
     label = "not a task",
-    note = "a task is a function of no arguments (`submit(f)`), a call (`submit(task!(f(a, b)))`), or a closure that names what it captures (`submit(task!(|x, y| x + y))`)"
+    note = "a task is a function of no arguments (`submit(f)`), a call (`submit(task!(f(a, b)))`), or a closure that names what it captures (`submit(task!(|x, y| x + y))`)",
+    note = "what passes tasks on is generic over `T: IntoTask<M>`, or over `F: Fn() -> R + Send + Sync + 'static` where `R: Portable`"
 )]
 pub trait IntoTask<Marker> {
     /// The tuple of the arguments.
@@ -163,7 +196,8 @@ where
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a task",
     label = "not a task",
-    note = "a task is a function of no arguments (`submit(f)`), a call (`submit(task!(f(a, b)))`), or a closure that names what it captures (`submit(task!(|x, y| x + y))`)"
+    note = "a task is a function of no arguments (`submit(f)`), a call (`submit(task!(f(a, b)))`), or a closure that names what it captures (`submit(task!(|x, y| x + y))`)",
+    note = "what passes tasks on is generic over `T: IntoTask<M>`, or over `F: Fn() -> R + Send + Sync + 'static` where `R: Portable`"
 )]
 pub trait Nullary {
     /// What it returns.

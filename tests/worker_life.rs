@@ -331,6 +331,13 @@ fn worker_processes_may_have_an_environment_and_a_directory_of_their_own() {
 }
 
 #[test]
+fn worker_processes_are_listed_under_the_name_of_the_program() {
+    let name = || fs::read_to_string("/proc/self/comm").unwrap();
+    let of_worker = processes(1).build().unwrap().submit(name).result();
+    assert_eq!(of_worker.unwrap(), name());
+}
+
+#[test]
 fn a_directory_that_does_not_exist_is_named() {
     watched(|| {
         let scratch = Scratch::new();

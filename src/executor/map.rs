@@ -166,6 +166,9 @@ impl Stride {
 }
 
 /// A map that reads its input as results are taken; made by [`Mapping::buffersize`].
+///
+/// It needs its executor until the end: once that is shut down or dropped, what was not submitted yet is
+/// [`TaskError::Shutdown`].
 #[derive(Clone, Copy, Debug)]
 #[must_use = "settings do nothing until `map` is called"]
 pub struct Buffered<'a> {

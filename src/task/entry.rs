@@ -98,7 +98,8 @@ pub(crate) fn summon<F: Send + Sync + 'static>() -> &'static F {
             size_of::<F>() == 0,
             "a task's function must capture nothing, so that it can run in another process: \
              pass values as arguments, `task!(f(x))`, or name what the closure captures, \
-             `task!(|x, y| …)`; a `fn` pointer must be replaced by the function itself"
+             `task!(|x, y| …)`; in a map, make them part of the items, as for `starmap`; \
+             a `fn` pointer must be replaced by the function itself"
         );
     }
     // SAFETY: `F` has size zero, so the dangling pointer, which is aligned, is valid for it. A value of

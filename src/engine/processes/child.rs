@@ -6,11 +6,15 @@ mod port;
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{CString, OsStr},
     fs::File,
     io::{self, ErrorKind, IoSliceMut, Write},
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
     process::{self, exit},
     ptr, thread,
 };
@@ -66,6 +70,7 @@ pub(crate) fn work(marker: &OsStr) -> ! {
         libc::signal(libc::SIGINT, do_nothing as libc::sighandler_t);
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
+    take_name();
     let served = take_pipes(marker).and_then(|pipes| {
         if Handle::try_current().is_err() {
             return serve(pipes);
@@ -93,6 +98,16 @@ pub(crate) fn work(marker: &OsStr) -> ! {
         }
         1
     }))
+}
+
+/// Has the process listed under the program's name, where it would be that of the link by which it was found.
+fn take_name() {
+    let program = env::args_os().next();
+    let name = program.as_deref().map(Path::new).and_then(Path::file_name);
+    if let Some(name) = name.and_then(|name| CString::new(name.as_bytes()).ok()) {
+        // It is of no use to anything here.
+        let _ = rustix::thread::set_name(&name);
+    }
 }
 
 /// What the parent has given.
