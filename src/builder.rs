@@ -73,6 +73,7 @@ pub struct Builder<T> {
     backend: Option<Backend>,
     name_prefix: Option<String>,
     initializer: Option<Result<EncodedTask, TaskError>>,
+    stack_size: Option<usize>,
     processes: Options,
     max_pending: Option<usize>,
     task_timeout: Option<Duration>,
@@ -88,6 +89,7 @@ impl<T> Builder<T> {
             backend: None,
             name_prefix: None,
             initializer: None,
+            stack_size: None,
             processes: Options::default(),
             max_pending: None,
             task_timeout: None,
@@ -163,6 +165,40 @@ impl<T> Builder<T> {
     /// ```
     pub fn initializer<M>(mut self, task: impl IntoTask<M>) -> Self {
         self.initializer = Some(EncodedTask::of(task).map_err(TaskError::Encode));
+        self
+    }
+
+    /// The size of the stack of each worker thread, in bytes; by default it is std's: 2 MiB, or what `RUST_MIN_STACK`
+    /// says.
+    ///
+    /// It is for tasks that recurse deeply. What a stack has never needed takes no memory. A task that needs more than
+    /// there is ends the program. A size that the system refuses is an error of the task for which the worker was
+    /// started, [`TaskError::Start`], or of a pool's `build`, [`Error::Start`].
+    ///
+    /// It has no effect on worker processes. They run tasks on their main thread, whose stack the system limits:
+    /// `ulimit -s`, mostly 8 MiB. A task that needs more ends its worker process, and costs itself only:
+    /// [`TaskError::WorkerDied`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use freethreading::{Backend, WorkerPoolExecutor, task};
+    ///
+    /// fn depth(n: u64) -> u64 {
+    ///     if n == 0 { 0 } else { 1 + depth(n - 1) }
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// let executor = WorkerPoolExecutor::builder()
+    ///     .backend(Backend::Threading)
+    ///     .stack_size(256 << 20)
+    ///     .build()?;
+    /// assert_eq!(executor.submit(task!(depth(200_000))).result()?, 200_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = Some(bytes);
         self
     }
 
@@ -337,7 +373,7 @@ impl<T: Built> Builder<T> {
         });
         self.check(backend, max_workers)?;
         let initializer = self.initializer.transpose()?;
-        let engine = engine::engine(backend, self.processes)?;
+        let engine = engine::engine(backend, self.stack_size, self.processes)?;
         let prefix = self.name_prefix.unwrap_or_else(|| {
             let kind = match backend {
                 Backend::Threading => "Thread",
@@ -401,6 +437,9 @@ impl<T> Builder<T> {
         if self.max_tasks_per_child == Some(0) {
             return invalid("no task could run: max_tasks_per_child is 0");
         }
+        if self.stack_size == Some(0) {
+            return invalid("no worker could run: stack_size is 0");
+        }
         if *memory_limit == Some(0) {
             return invalid("no worker could run: memory_limit is 0");
         }
@@ -440,6 +479,7 @@ impl<T> Clone for Builder<T> {
             backend: self.backend,
             name_prefix: self.name_prefix.clone(),
             initializer: self.initializer.clone(),
+            stack_size: self.stack_size,
             processes: self.processes.clone(),
             max_pending: self.max_pending,
             task_timeout: self.task_timeout,
@@ -457,6 +497,7 @@ impl<T> fmt::Debug for Builder<T> {
             .field("backend", &self.backend)
             .field("name_prefix", &self.name_prefix)
             .field("initializer", &self.initializer.is_some())
+            .field("stack_size", &self.stack_size)
             .field("processes", &self.processes)
             .field("max_pending", &self.max_pending)
             .field("task_timeout", &self.task_timeout)

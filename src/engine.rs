@@ -223,13 +223,14 @@ pub(crate) fn settle(job: Arc<dyn Job>, error: TaskError) -> SettledJob {
     (job, settled)
 }
 
-/// The engine of a backend.
+/// The engine of a backend, with the stacks that its threads get or the options of its processes.
 pub(crate) fn engine(
     backend: Backend,
+    stack_size: Option<usize>,
     options: processes::Options,
 ) -> Result<Box<dyn Engine>, Error> {
     Ok(match backend {
-        Backend::Threading => Box::new(Threads::new()),
+        Backend::Threading => Box::new(Threads::new(stack_size)),
         Backend::Multiprocessing => Box::new(Processes::new(options)?),
     })
 }

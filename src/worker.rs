@@ -196,7 +196,7 @@ impl Worker {
             Some(backend) => backend,
             None => get_backend()?,
         };
-        let engine = engine::engine(backend, Options::default())?;
+        let engine = engine::engine(backend, None, Options::default())?;
         self.record.set_backend(backend);
         let plan = Plan {
             crew: Crew::Solo(Arc::clone(&self.record)),

@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::{collections::BTreeSet, env, path::PathBuf, thread, time::Duration};
+use std::{collections::BTreeSet, env, hint::black_box, path::PathBuf, thread, time::Duration};
 
 use common::{
     Gate, GateKeeper, Random, Scratch, eventually, runs, signal, unique_prefix, watched, workers_of,
 };
 use freethreading::{
-    Backend, Death, Error, TaskError, Worker, WorkerPoolExecutor, WorkerPoolExecutorBuilder,
-    current_worker, get_backend, get_ident, task,
+    Backend, Death, Error, TaskError, Worker, WorkerPool, WorkerPoolExecutor,
+    WorkerPoolExecutorBuilder, current_worker, get_backend, get_ident, task,
 };
 
 freethreading::init_tests!();
@@ -35,6 +35,16 @@ fn name() -> String {
 
 fn double(n: u64) -> u64 {
     n * 2
+}
+
+/// Needs 64 KiB of the stack for each step.
+fn descend(steps: u64) -> u64 {
+    let frame = [steps; 8 << 10];
+    let below = match steps {
+        0 => 0,
+        _ => descend(steps - 1),
+    };
+    below + u64::from(black_box(&frame)[0] == steps)
 }
 
 #[track_caller]
@@ -117,6 +127,11 @@ freethreading::test_backends! {
     fn no_tasks_at_all_is_an_error() {
         let builder = WorkerPoolExecutor::builder().max_tasks_per_child(0);
         assert_invalid(builder, "max_tasks_per_child");
+    }
+
+    #[test]
+    fn no_stack_at_all_is_an_error() {
+        assert_invalid(WorkerPoolExecutor::builder().stack_size(0), "stack_size");
     }
 
     #[test]
@@ -241,6 +256,57 @@ freethreading::test_backends! {
 }
 
 #[test]
+fn worker_threads_may_have_larger_stacks() {
+    // More than threads have by default.
+    const STEPS: u64 = 256;
+
+    watched(|| {
+        let executor = WorkerPoolExecutor::builder()
+            .backend(Backend::Threading)
+            .stack_size(64 << 20)
+            .build()
+            .unwrap();
+        let future = executor.submit(task!(descend(STEPS)));
+        assert_eq!(future.result().unwrap(), STEPS + 1);
+        let pool = WorkerPool::builder()
+            .backend(Backend::Threading)
+            .max_workers(2)
+            .stack_size(64 << 20)
+            .build()
+            .unwrap();
+        assert_eq!(pool.map(descend, [STEPS; 2]).unwrap(), [STEPS + 1; 2]);
+    });
+}
+
+#[test]
+fn the_stacks_of_worker_processes_are_as_they_were() {
+    watched(|| {
+        let executor = processes(1).stack_size(1).build().unwrap();
+        assert_eq!(executor.submit(task!(descend(16))).result().unwrap(), 17);
+    });
+}
+
+#[test]
+fn stacks_that_the_system_refuses_are_errors() {
+    watched(|| {
+        for stack_size in [1 << 60, usize::MAX - 1, usize::MAX] {
+            let executor = WorkerPoolExecutor::builder()
+                .backend(Backend::Threading)
+                .stack_size(stack_size)
+                .build()
+                .unwrap();
+            let error = executor.submit(name).result().unwrap_err();
+            assert!(matches!(error, TaskError::Start(_)), "{error}");
+            let pool = WorkerPool::builder()
+                .backend(Backend::Threading)
+                .stack_size(stack_size)
+                .build();
+            assert!(matches!(pool, Err(Error::Start(_))));
+        }
+    });
+}
+
+#[test]
 fn a_process_that_dies_leaves_its_rank_to_its_successor() {
     watched(|| {
         let gates = GateKeeper::new();
@@ -279,7 +345,7 @@ fn a_process_that_dies_leaves_its_rank_to_its_successor() {
 fn a_greedy_task_costs_itself_only() {
     fn take(bytes: usize) -> usize {
         let taken = vec![1u8; bytes];
-        std::hint::black_box(&taken).len()
+        black_box(&taken).len()
     }
     watched(|| {
         let executor = processes(1).memory_limit(256 << 20).build().unwrap();

@@ -24,17 +24,23 @@ use crate::{
     worker::record::{self, Record},
 };
 
+/// More than any system has, which is refused. Where the C library has a limit of its own for larger ones, std panics.
+const MAX_STACK_SIZE: usize = isize::MAX as usize / 2;
+
 /// Starts threads, and joins them in the end.
 pub(crate) struct Threads {
     /// The default backend of the tasks, where it is not the program's.
     scope: Option<Backend>,
+    /// The size of each thread's stack, where it is not std's.
+    stack_size: Option<usize>,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Threads {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(stack_size: Option<usize>) -> Self {
         Threads {
             scope: Backend::scoped(),
+            stack_size,
             handles: Mutex::new(Vec::new()),
         }
     }
@@ -54,7 +60,11 @@ impl Engine for Threads {
         };
         // The system's names end at the first zero byte, and std refuses such a name.
         let name = record.name().replace('\0', "?");
-        match thread::Builder::new().name(name).spawn(body) {
+        let mut builder = thread::Builder::new().name(name);
+        if let Some(stack_size) = self.stack_size {
+            builder = builder.stack_size(stack_size.min(MAX_STACK_SIZE));
+        }
+        match builder.spawn(body) {
             Ok(handle) => {
                 record.begin(None, listed);
                 let mut handles = self.handles.lock();
