@@ -52,10 +52,46 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Portable for T {}
 /// A function together with its arguments, made by [`task!`](crate::task!).
 ///
 /// `A` is the tuple of the arguments, `R` what the function returns.
+///
+/// A task whose arguments are `Clone` is `Clone`, so that it can be submitted again. A clone makes the same call with
+/// clones of the arguments. What captures more than 12 variables is not: no tuple of so many is.
+///
+/// # Examples
+///
+/// ```
+/// use freethreading::{Backend, Effect, WorkerPoolExecutor, task};
+///
+/// fn area(width: u32, height: u32) -> u32 {
+///     width * height
+/// }
+///
+/// # fn main() -> Result<(), freethreading::Error> {
+/// let builder = WorkerPoolExecutor::builder().backend(Backend::Threading);
+/// let (executor, other) = (builder.clone().build()?, builder.build()?);
+/// executor.shutdown(true, false);
+///
+/// let task = task!(area(6, 7));
+/// let mut result = executor.submit(task.clone()).result();
+/// if result.as_ref().is_err_and(|error| error.effect() == Effect::DidNotRun) {
+///     result = other.submit(task).result();
+/// }
+/// assert_eq!(result?, 42);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a task does nothing until it is given to a worker"]
 pub struct Task<A, R> {
     pub(crate) args: A,
     pub(crate) function: Function<A, R>,
+}
+
+impl<A: Clone, R> Clone for Task<A, R> {
+    fn clone(&self) -> Self {
+        Task {
+            args: self.args.clone(),
+            function: self.function,
+        }
+    }
 }
 
 impl<A, R> fmt::Debug for Task<A, R> {

@@ -143,6 +143,31 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn a_clone_of_a_task_is_the_same_call() {
+        let task = task!(letters2(letter("a"), letter("b")));
+        assert_eq!(run(task.clone()), run(task));
+        let (n, word) = (3usize, letter("ab"));
+        let task = task!(|n, mut word| {
+            word.push('c');
+            word.repeat(n)
+        });
+        assert_eq!(run(task.clone()), "abcabcabc");
+        assert_eq!(run(task), "abcabcabc");
+    }
+
+    #[test]
+    fn a_task_that_did_not_run_may_be_submitted_again() {
+        watched(|| {
+            let task = task!(letters1(letter("a")));
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            executor.shutdown(true, false);
+            let error = executor.submit(task.clone()).result().unwrap_err();
+            assert_eq!((&error, error.effect()), (&TaskError::Shutdown, Effect::DidNotRun));
+            assert_eq!(run(task), ["a"]);
+        });
+    }
+
+    #[test]
     fn a_task_may_be_made_before_it_is_given_away() {
         let task: Task<(u32, u32), u32> = task!(u32::pow(3, 2));
         assert!(format!("{task:?}").contains("pow"), "{task:?}");
