@@ -4,6 +4,7 @@ pub(crate) mod record;
 
 use std::{
     fmt,
+    hash::{Hash, Hasher},
     panic::{RefUnwindSafe, UnwindSafe},
     sync::Arc,
     time::{Duration, Instant},
@@ -379,6 +380,13 @@ impl PartialEq for Worker {
 }
 
 impl Eq for Worker {}
+
+impl Hash for Worker {
+    /// Handles to the same worker have the same hash.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.record.id().hash(state);
+    }
+}
 
 /// The worker that the caller runs in.
 ///

@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     os::{
         fd::{AsRawFd, IntoRawFd},
@@ -640,7 +641,7 @@ freethreading::test_backends! {
             let mut idents: Vec<u64> = running.iter().map(|one| one.worker.ident().unwrap()).collect();
             idents.push(get_ident());
             assert!(idents.iter().all(|ident| *ident > 0));
-            let distinct: std::collections::HashSet<_> = idents.iter().collect();
+            let distinct: HashSet<_> = idents.iter().collect();
             assert_eq!(distinct.len(), idents.len(), "{idents:?}");
             if on_processes() {
                 for one in &running {
@@ -655,6 +656,12 @@ freethreading::test_backends! {
         let (one, other) = (Worker::new(|| ()), Worker::new(|| ()));
         assert_eq!(one, one.clone());
         assert_ne!(one, other);
+        // What a handle tells changes, which worker it is of does not.
+        #[expect(clippy::mutable_key_type, reason = "the hash is that of which worker it is")]
+        let workers = HashSet::from([one.clone(), other.clone()]);
+        let _ = one.clone().with_name("renamed");
+        assert!(workers.contains(&one) && workers.contains(&other.clone()));
+        assert!(!workers.contains(&Worker::new(|| ())));
     }
 
     #[test]
