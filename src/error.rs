@@ -160,14 +160,14 @@ pub enum Effect {
     MayHaveRun,
 }
 
-impl Effect {
-    /// As it is said of a task.
-    fn said(self) -> &'static str {
-        match self {
+impl fmt::Display for Effect {
+    /// As it is said of a task, such as `did not run`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Effect::DidNotRun => "did not run",
             Effect::Ran => "had run before",
             Effect::MayHaveRun => "may have run",
-        }
+        })
     }
 }
 
@@ -268,7 +268,7 @@ impl fmt::Display for TaskError {
             TaskError::Cancelled => f.write_str("the task was cancelled before it started"),
             TaskError::Shutdown => f.write_str("the executor was shut down; the task did not run"),
             TaskError::Terminated(effect) => {
-                write!(f, "the workers were terminated; the task {}", effect.said())
+                write!(f, "the workers were terminated; the task {effect}")
             }
             TaskError::Encode(error) => write!(f, "cannot encode {error}"),
             TaskError::Decode(error) => write!(f, "cannot decode {error}"),

@@ -126,6 +126,18 @@ fn errors_arrive_as_what_they_were() {
 }
 
 #[test]
+fn an_effect_is_said_as_errors_say_it() {
+    for effect in [Effect::DidNotRun, Effect::Ran, Effect::MayHaveRun] {
+        let died = died(None, Death::Silent, effect);
+        for error in [died, TaskError::Terminated(effect)] {
+            let text = error.to_string();
+            assert!(text.contains(&format!("the task {effect}")), "{text}");
+        }
+    }
+    assert_eq!(Effect::DidNotRun.to_string(), "did not run");
+}
+
+#[test]
 fn errors_of_primitives_arrive_as_what_they_were() {
     let codec = || CodecError::new(Part::Argument, "u8", &"no").of_item();
     arrive([NotHeld]);

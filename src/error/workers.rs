@@ -169,7 +169,7 @@ impl fmt::Display for WorkerDied {
             Some(task) => write!(f, "its task `{task}` ")?,
             None => f.write_str("the task ")?,
         }
-        f.write_str(effect.said())?;
+        effect.fmt(f)?;
         match stderr.is_empty() {
             true => Ok(()),
             false => write!(f, "; its standard error ended with:\n{stderr}"),
@@ -249,11 +249,7 @@ impl fmt::Display for Killed {
             Some(limit) => write!(f, "took longer than {limit:?} and was ended")?,
             None => f.write_str("was killed")?,
         }
-        write!(
-            f,
-            ", with worker '{worker}' (process {pid}); it {}",
-            effect.said()
-        )
+        write!(f, ", with worker '{worker}' (process {pid}); it {effect}")
     }
 }
 
