@@ -41,9 +41,7 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
-use freethreading::{
-    Backend, IntoTask, Portable, TaskError, TaskFuture, WorkerPoolExecutor, cancelled, task,
-};
+use freethreading::{Backend, IntoTask, Portable, TaskError, WorkerPoolExecutor, cancelled, task};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -98,16 +96,6 @@ struct Service {
 
 type Answer = (StatusCode, String);
 
-/// A task that ends with the request that needs its result: when a client hangs up, its request is
-/// dropped, and this with it.
-struct Leashed<R>(TaskFuture<R>);
-
-impl<R> Drop for Leashed<R> {
-    fn drop(&mut self) {
-        self.0.kill(); // Which does nothing to a task that is over.
-    }
-}
-
 /// A request that waits for its task, for the count of them.
 struct Waiting<'a>(&'a AtomicUsize);
 
@@ -137,8 +125,9 @@ impl Service {
             return (StatusCode::SERVICE_UNAVAILABLE, why.into());
         };
         let _waiting = Waiting::new(&self.waiting);
-        let mut leashed = Leashed(future.kill_after(self.limit));
-        let (status, text) = match (&mut leashed.0).await {
+        // When a client hangs up, its request is dropped, and the task ends with that.
+        let future = future.kill_after(self.limit).kill_on_drop();
+        let (status, text) = match future.await {
             Ok(Some(result)) => (StatusCode::OK, result.to_string()),
             // The task was ended with its process, or listened on its thread.
             Err(TaskError::TimeLimit(_)) | Ok(None) => {

@@ -1,8 +1,10 @@
 //! Many tasks on a crew of workers: the face of a [`Scheduler`].
 //!
-//! [`future`] is a task's result to come, [`map`] one function over many items.
+//! [`future`] is a task's result to come, [`kill_on_drop`] one whose task ends with it, [`map`] one function over many
+//! items.
 
 mod future;
+mod kill_on_drop;
 mod map;
 
 use std::{
@@ -12,6 +14,7 @@ use std::{
 };
 
 pub use future::TaskFuture;
+pub use kill_on_drop::KillOnDrop;
 pub use map::{Buffered, Map, MapStream, Mapping};
 
 use crate::{

@@ -36,6 +36,7 @@
 //! | make worker processes possible | [`init()`] in `main`, [`init_tests!`] in a test crate |
 //! | run a test on threads and on processes | [`test_backends!`] |
 //! | end a task that runs | [`TaskFuture::kill`], [`TaskFuture::kill_after`], [`cancelled`] |
+//! | end a task that nobody waits for any more | [`TaskFuture::kill_on_drop`] |
 //! | limit what waits, what runs and what it takes | [`Builder`] |
 //! | know whether a failed task has run | [`TaskError::effect`] |
 //! | see what workers do | [`WorkerPoolExecutor::stats`], the feature `trace` |
@@ -159,7 +160,7 @@ pub use error::{
     NotOwned, Overflow, Panic, Part, PutError, StartError, TaskError, TooLarge, TooManyTaskDone,
     WorkerDied,
 };
-pub use executor::{Buffered, Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
+pub use executor::{Buffered, KillOnDrop, Map, MapStream, Mapping, TaskFuture, WorkerPoolExecutor};
 pub use init::init;
 pub use pool::{AsyncResult, Chunks, Imap, ImapStream, WorkerPool, WorkerPoolBuilder};
 pub use stats::{Stats, WorkerStats};

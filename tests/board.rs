@@ -7,15 +7,18 @@ use std::{
     collections::HashMap,
     pin::Pin,
     process,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, mpsc},
     task::{Context, Wake, Waker},
     thread,
     time::Duration,
 };
 
-use common::{Gate, GateKeeper, Random, eventually, kill_child, processes, signal, stop, watched};
+use common::{
+    Gate, GateKeeper, Random, Scratch, Sign, eventually, kill_child, processes, signal, stop, told,
+    watched,
+};
 use freethreading::{
-    Backend, Barrier, Effect, Queue, SimpleQueue, TaskError, TaskFuture, WorkerPool,
+    Backend, Barrier, Effect, KillOnDrop, Queue, SimpleQueue, TaskError, TaskFuture, WorkerPool,
     WorkerPoolExecutor, task,
 };
 
@@ -603,6 +606,100 @@ fn a_task_can_be_killed_by_who_is_woken_for_the_one_before() {
             assert_eq!(third.result().unwrap(), 6);
             held.into_iter().for_each(|held| held.result().unwrap());
         }
+    });
+}
+
+/// Says who runs it.
+fn run_for_ever(sign: Sign) {
+    sign.tell(process::id());
+    loop {
+        thread::yield_now();
+    }
+}
+
+/// Drops a future when it is woken.
+struct Dropping(Mutex<Option<KillOnDrop<u64>>>);
+
+impl Wake for Dropping {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+    }
+}
+
+#[test]
+fn a_future_can_be_dropped_by_who_is_woken_for_the_task_before() {
+    watched(|| {
+        let executor = processes(1);
+        warm_up(&executor);
+        for _ in 0..50 {
+            let gates = GateKeeper::new();
+            let held = executor.submit(task!(pass(gates.gate())));
+            gates.wait_for(1);
+            let mut first = executor.submit(task!(double(1)));
+            let second = executor.submit(task!(double(2))).kill_on_drop();
+            let third = executor.submit(task!(double(3)));
+            let told = told(second.as_ref());
+            let waker = Waker::from(Arc::new(Dropping(Mutex::new(Some(second)))));
+            let pending = Pin::new(&mut first).poll(&mut Context::from_waker(&waker));
+            assert!(pending.is_pending());
+            gates.open();
+            match told.recv().unwrap() {
+                Ok(result) => assert_eq!(result, 4),
+                Err(TaskError::Cancelled | TaskError::Killed(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+            assert_eq!(first.result().unwrap(), 2);
+            assert_eq!(third.result().unwrap(), 6);
+            held.result().unwrap();
+        }
+    });
+}
+
+/// Tells when it is woken, and holds up whoever wakes it until it is told to go on.
+struct HoldingUp(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
+
+impl Wake for HoldingUp {
+    fn wake(self: Arc<Self>) {
+        self.0.send(()).unwrap();
+        self.1.lock().unwrap().recv().unwrap();
+    }
+}
+
+/// Nobody may end the process meanwhile: the reply to the task before would be lost with it.
+#[test]
+fn a_drop_does_not_wait_until_the_reply_to_the_task_before_is_read() {
+    watched(|| {
+        let scratch = Scratch::new();
+        let (held_gate, first_gate) = (GateKeeper::new(), GateKeeper::new());
+        let executor = processes(1);
+        warm_up(&executor);
+        let mut held = executor.submit(task!(pass(held_gate.gate())));
+        held_gate.wait_for(1);
+        let first = executor.submit(task!(pass(first_gate.gate())));
+        let sign = scratch.sign("runs");
+        let second = executor
+            .submit(task!(run_for_ever(sign.clone())))
+            .kill_on_drop();
+        let told = told(second.as_ref());
+        let (woken, is_woken) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let waker = Waker::from(Arc::new(HoldingUp(woken, Mutex::new(goes_on))));
+        let pending = Pin::new(&mut held).poll(&mut Context::from_waker(&waker));
+        assert!(pending.is_pending());
+        held_gate.open();
+        is_woken.recv().unwrap();
+        // From now on no replies are read.
+        first_gate.open();
+        sign.wait();
+        drop(second);
+        assert!(told.try_recv().is_err());
+        go_on.send(()).unwrap();
+        first.result().unwrap();
+        match told.recv().unwrap() {
+            Err(TaskError::Killed(killed)) => assert_eq!(killed.pid().to_string(), sign.hear()),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(executor.submit(task!(double(1))).result().unwrap(), 2);
     });
 }
 

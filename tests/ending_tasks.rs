@@ -3,15 +3,21 @@
 mod common;
 
 use std::{
-    hint, thread,
+    hint,
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
-use common::{Gate, GateKeeper, Random, Scratch, Sign, eventually, on_processes, runs, watched};
+use common::{
+    Gate, GateKeeper, Random, Scratch, Sign, eventually, on_processes, runs, told, watched,
+};
 use freethreading::{
     Backend, Effect, Error, TaskError, TaskFuture, WorkerPoolExecutor, WorkerPoolExecutorBuilder,
-    cancelled, task,
+    cancelled, get_ident, task,
 };
+use futures::{executor::block_on, future::FusedFuture};
+use tokio::{runtime::Runtime, time::timeout};
 
 freethreading::init_tests!();
 
@@ -303,6 +309,149 @@ freethreading::test_backends! {
             let executor = executor(1);
             let future = executor.submit(task!(outer(scratch.sign("inner"))));
             assert_eq!(future.result().unwrap(), (false, 5));
+        });
+    }
+}
+
+/// That a task ended that runs until it is cancelled, because its future was dropped.
+#[track_caller]
+fn assert_dropped(told: &mpsc::Receiver<Result<u32, TaskError>>, sign: &Sign) {
+    match told.recv().unwrap() {
+        Ok(result) => assert!(!on_processes() && result == 5),
+        Err(TaskError::Killed(killed)) => {
+            assert!(on_processes());
+            assert_eq!(killed.pid().to_string(), sign.hear());
+            assert!(killed.limit().is_none());
+            assert!(!runs(killed.pid()));
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+freethreading::test_backends! {
+    #[test]
+    fn a_task_that_waits_never_runs_if_its_future_is_dropped() {
+        watched(|| {
+            let (gates, scratch) = (GateKeeper::new(), Scratch::new());
+            let executor = executor(1);
+            let first = executor.submit(task!(pass(gates.gate())));
+            gates.wait_for(1);
+            let sign = scratch.sign("runs");
+            let waiting = executor.submit(task!(run_until_cancelled(sign.clone()))).kill_on_drop();
+            let told = told(waiting.as_ref());
+            drop(waiting);
+            assert!(matches!(told.try_recv(), Ok(Err(TaskError::Cancelled))));
+            gates.open();
+            first.result().unwrap();
+            assert_eq!(executor.submit(task!(double(1))).result().unwrap(), 2);
+            assert!(!sign.is_given());
+        });
+    }
+
+    #[test]
+    fn a_task_that_runs_ends_with_its_future_and_no_other_does() {
+        watched(|| {
+            let (gates, scratch) = (GateKeeper::new(), Scratch::new());
+            let executor = executor(2);
+            let other = executor.submit(task!(pass(gates.gate())));
+            gates.wait_for(1);
+            let sign = scratch.sign("runs");
+            let doomed = executor.submit(task!(run_until_cancelled(sign.clone()))).kill_on_drop();
+            let told = told(doomed.as_ref());
+            sign.wait();
+            let next = executor.submit(task!(double(1)));
+            drop(doomed);
+            assert_dropped(&told, &sign);
+            assert_eq!(next.result().unwrap(), 2);
+            gates.open();
+            other.result().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_future_that_is_dropped_after_its_result_ends_nothing() {
+        watched(|| {
+            let executor = executor(1);
+            let worker = || executor.submit(get_ident).result().unwrap();
+            let before = worker();
+            let mut awaited = executor.submit(task!(double(1))).kill_on_drop();
+            assert!(!awaited.is_terminated());
+            assert_eq!(block_on(&mut awaited).unwrap(), 2);
+            assert!(awaited.is_terminated());
+            assert!(matches!(block_on(&mut awaited), Err(TaskError::Taken)));
+            let over = executor.submit(task!(double(2))).kill_on_drop();
+            eventually("it is over", || over.as_ref().done());
+            let told = told(over.as_ref());
+            drop((awaited, over));
+            assert_eq!(told.recv().unwrap().unwrap(), 4);
+            assert_eq!(worker(), before);
+        });
+    }
+
+    #[test]
+    fn a_task_ends_with_the_timeout_around_its_future() {
+        watched(|| {
+            let scratch = Scratch::new();
+            let executor = executor(1);
+            let sign = scratch.sign("runs");
+            let mut doomed =
+                executor.submit(task!(run_until_cancelled(sign.clone()))).kill_on_drop();
+            let told = told(doomed.as_ref());
+            sign.wait();
+            Runtime::new().unwrap().block_on(async {
+                assert!(timeout(Duration::ZERO, &mut doomed).await.is_err());
+                assert!(doomed.as_ref().running());
+                assert!(told.try_recv().is_err());
+                assert!(timeout(Duration::from_millis(1), doomed).await.is_err());
+                let next = executor.submit(task!(double(1))).kill_on_drop();
+                assert_eq!(timeout(Duration::from_secs(60), next).await.unwrap().unwrap(), 2);
+            });
+            assert_dropped(&told, &sign);
+        });
+    }
+
+    #[test]
+    fn a_detached_future_leaves_its_task_alone() {
+        watched(|| {
+            let gates = GateKeeper::new();
+            let executor = executor(1);
+            let running = executor.submit(task!(pass(gates.gate()))).kill_on_drop();
+            let waiting = executor.submit(task!(double(1))).kill_on_drop();
+            let told = told(waiting.as_ref());
+            gates.wait_for(1);
+            let running = running.detach();
+            drop(waiting.detach());
+            assert!(!running.done());
+            gates.open();
+            running.result().unwrap();
+            assert_eq!(told.recv().unwrap().unwrap(), 2);
+        });
+    }
+
+    #[test]
+    fn futures_dropped_at_any_moment_cost_no_other_tasks() {
+        watched(|| {
+            let mut random = Random::new();
+            let executor = executor(2);
+            for _ in 0..60 {
+                let mut futures: Vec<_> =
+                    (0..6u64).map(|n| (n, executor.submit(task!(double(n))))).collect();
+                let (_, victim) = futures.remove(random.below(6));
+                let told = told(&victim);
+                let victim = victim.kill_on_drop();
+                for _ in 0..random.below(200) {
+                    thread::yield_now();
+                }
+                drop(victim);
+                match told.recv().unwrap() {
+                    Ok(_) | Err(TaskError::Cancelled | TaskError::Killed(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                for (n, future) in futures {
+                    assert_eq!(future.result().unwrap(), 2 * n);
+                }
+            }
+            executor.shutdown(true, false);
         });
     }
 }

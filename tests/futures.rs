@@ -18,8 +18,8 @@ use std::{
 
 use common::{Gate, GateKeeper, Random, Scratch, eventually, takes_its_time, watched};
 use freethreading::{
-    Backend, Broken, CodecError, Death, Effect, Error, Launcher, Map, MapStream, Mapping, Panic,
-    Part, StartError, Task, TaskError, TaskFuture, TooLarge, Worker, WorkerDied,
+    Backend, Broken, CodecError, Death, Effect, Error, KillOnDrop, Launcher, Map, MapStream,
+    Mapping, Panic, Part, StartError, Task, TaskError, TaskFuture, TooLarge, Worker, WorkerDied,
     WorkerPoolExecutor, WorkerPoolExecutorBuilder, task,
 };
 
@@ -623,6 +623,8 @@ freethreading::test_backends! {
             assert!(text.contains("state: running"), "{text}");
             assert!(format!("{:?}", cancelled()).contains("state: cancelled"));
             assert!(format!("{:?}", failed()).contains("state: finished"));
+            let text = format!("{:?}", finished().kill_on_drop());
+            assert!(text.starts_with("KillOnDrop") && text.contains("state: finished"), "{text}");
             let finished = finished();
             finished.add_done_callback(|future| {
                 assert!(format!("{future:?}").contains("state: finished"));
@@ -678,6 +680,7 @@ fn the_callbacks_of_worker_processes_may_wait_for_each_other() {
 }
 
 static_assertions::assert_impl_all!(TaskFuture<Cell<u32>>: UnwindSafe, RefUnwindSafe);
+static_assertions::assert_impl_all!(KillOnDrop<Cell<u32>>: UnwindSafe, RefUnwindSafe);
 static_assertions::assert_impl_all!(MapStream<Cell<u32>>: UnwindSafe, RefUnwindSafe);
 static_assertions::assert_impl_all!(Worker: UnwindSafe, RefUnwindSafe);
 static_assertions::assert_impl_all!(Error: UnwindSafe, RefUnwindSafe);
@@ -691,6 +694,7 @@ fn types_cross_threads() {
 
     everywhere::<TaskFuture<u32>>();
     everywhere::<TaskFuture<Cell<u32>>>();
+    everywhere::<KillOnDrop<Cell<u32>>>();
     everywhere::<WorkerPoolExecutor>();
     everywhere::<WorkerPoolExecutorBuilder>();
     everywhere::<Worker>();

@@ -45,7 +45,7 @@ pub(crate) fn off_the_reactor(call: impl FnOnce() + Send + 'static) {
 }
 
 /// Leaves a call to a helper.
-fn leave(call: Call) {
+pub(crate) fn leave(call: Call) {
     let (is_helped, was_watched) = {
         let mut line = LINE.lock();
         line.calls.push_back(call);

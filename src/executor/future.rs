@@ -11,6 +11,7 @@ use std::{
 
 use futures::future::FusedFuture;
 
+use super::KillOnDrop;
 use crate::{
     coop, deadline,
     engine::{Job, Scheduler, room::Admission},
@@ -29,7 +30,8 @@ use crate::{
 /// gets [`TaskError::Taken`]. An error is handed out to everybody.
 ///
 /// Dropping the future leaves the task alone. [`cancel`](TaskFuture::cancel) is how to stop a task that has
-/// not begun, [`kill`](TaskFuture::kill) how to stop any.
+/// not begun, [`kill`](TaskFuture::kill) how to stop any, and [`kill_on_drop`](TaskFuture::kill_on_drop) makes a future
+/// whose task ends with it.
 ///
 /// Python's `concurrent.futures.Future`.
 ///
@@ -269,6 +271,51 @@ impl<R> TaskFuture<R> {
     pub fn kill_after(self, limit: Duration) -> Self {
         Arc::clone(&self.shared).limit(limit);
         self
+    }
+
+    /// A future of the same result that kills the task, as by [`kill`](TaskFuture::kill), when it is dropped before it
+    /// is ready: the task ends with the `timeout`, the `select!` or the request that waits for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use freethreading::{Backend, WorkerPoolExecutor};
+    /// use tokio::time::timeout;
+    ///
+    /// fn endless() {
+    ///     loop {}
+    /// }
+    ///
+    /// # fn main() -> Result<(), freethreading::Error> {
+    /// # freethreading::init();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let executor =
+    ///     WorkerPoolExecutor::builder().backend(Backend::Multiprocessing).max_workers(1).build()?;
+    /// let future = executor.submit(endless).kill_on_drop();
+    /// assert!(timeout(Duration::from_millis(10), future).await.is_err());
+    /// // The one worker is free again.
+    /// assert_eq!(executor.submit(|| 2 + 2).await?, 4);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    pub fn kill_on_drop(self) -> KillOnDrop<R> {
+        KillOnDrop::new(self)
+    }
+
+    /// Has the task killed, without waiting for its worker.
+    pub(super) fn kill_unwaited(&self) {
+        Arc::clone(&self.shared).kill_unwaited();
+    }
+
+    /// Another future of the task. It counts as awaited to its end if this one was.
+    pub(super) fn another(&self) -> Self {
+        TaskFuture {
+            shared: Arc::clone(&self.shared),
+            ended: self.ended,
+        }
     }
 
     /// Whether the task was cancelled.

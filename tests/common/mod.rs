@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use freethreading::{Error, TaskError, WorkerDied};
+use freethreading::{Error, Portable, TaskError, TaskFuture, WorkerDied};
 
 /// Runs a body that could hang. If it takes longer than a minute the whole test program is ended,
 /// since a hanging test cannot be.
@@ -103,6 +103,15 @@ pub fn death<R>(result: Result<R, impl Into<Error>>) -> WorkerDied {
         Err(Error::Task(TaskError::WorkerDied(died))) => died,
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Has the task's result told, whoever has its future.
+pub fn told<R: Portable>(future: &TaskFuture<R>) -> mpsc::Receiver<Result<R, TaskError>> {
+    let (sender, receiver) = mpsc::channel();
+    future.add_done_callback(move |future| {
+        let _ = sender.send(future.result());
+    });
+    receiver
 }
 
 /// Whoever starts the tests may ignore interrupts, as a shell does for what runs in the background, and then so do

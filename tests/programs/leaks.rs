@@ -344,7 +344,8 @@ mod nothing_is_left_of_pools {
 mod a_forked_process_ends_and_leaves_all_alone {
     use super::*;
     use freethreading::{
-        Error, Lock, Queue, RLock, Semaphore, TaskError, WorkerPool, WorkerPoolExecutor, task,
+        Error, Event, Lock, Queue, RLock, Semaphore, TaskError, WorkerPool, WorkerPoolExecutor,
+        task,
     };
     use serde_bytes::ByteBuf;
 
@@ -360,6 +361,15 @@ mod a_forked_process_ends_and_leaves_all_alone {
         let large = |byte| executor.submit(task!(|byte| ByteBuf::from(vec![byte; 1 << 20])));
         let result = large(1);
         common::eventually("it is there", || result.done());
+        let (alone, go) = (WorkerPoolExecutor::new(1).unwrap(), Event::new());
+        // Where so many wait, the worker takes them from memory that the child has, too.
+        let many: Vec<_> = (0..300).map(|_| alone.submit(|| ())).collect();
+        many.iter().for_each(|one| one.result().unwrap());
+        let runs = alone
+            .submit(task!(|go = go.clone()| { go.wait(); }))
+            .kill_on_drop();
+        common::eventually("it runs", || runs.as_ref().running());
+        let waits = alone.submit(|| 8).kill_on_drop();
         let pids = || {
             (
                 pool.apply(std::process::id).unwrap(),
@@ -370,7 +380,7 @@ mod a_forked_process_ends_and_leaves_all_alone {
         // SAFETY: what the child does is what this is about.
         match unsafe { libc::fork() } {
             0 => {
-                drop((held, r_lock, semaphore, queue, result));
+                drop((held, r_lock, semaphore, queue, result, runs, waits));
                 let processes = WorkerPoolExecutor::builder().backend(Backend::Multiprocessing);
                 let refused = processes.build().unwrap().submit(|| ()).result();
                 let is_refused = matches!(refused, Err(TaskError::Start(_)));
@@ -394,6 +404,9 @@ mod a_forked_process_ends_and_leaves_all_alone {
         (2..6).for_each(|byte| drop(large(byte).result().unwrap()));
         assert_eq!(result.result().unwrap(), vec![1; 1 << 20]);
         assert_eq!(pids(), before);
+        go.set();
+        runs.detach().result().unwrap();
+        assert_eq!(waits.detach().result().unwrap(), 8);
         println!("all is well");
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Callback, Input, Outcome, Stage, TaskCell, Watcher};
 use crate::{
-    engine::{Heed, Job, PATIENCE, purge},
+    engine::{Heed, Job, PATIENCE, aside, purge},
     error::TaskError,
     shim::{hint, thread},
     task::work::Work,
@@ -23,6 +23,8 @@ pub(crate) trait Shared<R>: Job {
     fn cancel(self: Arc<Self>) -> bool;
     /// Cancels the task, or has it ended or asked to end; says whether.
     fn kill(self: Arc<Self>) -> bool;
+    /// The same without waiting for the worker: where that is between two tasks it is left to another thread.
+    fn kill_unwaited(self: Arc<Self>);
     /// Has the task killed when it has run for so long.
     fn limit(self: Arc<Self>, limit: Duration);
     /// Blocks until the result is there, or until the deadline, and takes it.
@@ -43,6 +45,44 @@ pub(crate) trait Shared<R>: Job {
     fn watch(&self, watcher: Arc<dyn Watcher>, number: usize) -> bool;
     /// Keeps the callback, or gives it back if the outcome is decided.
     fn add_callback(&self, callback: Callback<R>) -> Option<Callback<R>>;
+}
+
+/// How often whoever must not wait tries to kill a task.
+const TRIES: usize = 8;
+
+impl<W: Work> TaskCell<W> {
+    /// What [`Shared::kill`] says; `None` while the task's worker is about to get it, to give it back or to have done
+    /// it. Whoever has waited long enough insists.
+    fn try_kill(self: &Arc<Self>, insists: bool) -> Option<bool> {
+        if Arc::clone(self).cancel() {
+            return Some(true);
+        }
+        let mut running = false;
+        let runner = self.order(|orders, begun| {
+            orders.stop = begun;
+            running = begun;
+        });
+        let job = Arc::clone(self) as Arc<dyn Job>;
+        match runner.map(|runner| runner.heed(&job, insists)) {
+            Some(Heed::Heeded) => return Some(true),
+            Some(Heed::TooLate) => return Some(false),
+            None if running => return Some(true),
+            None | Some(Heed::NotNow) => {}
+        }
+        if let Stage::Settled { outcome, .. } = &self.state.lock().stage {
+            return Some(matches!(
+                outcome,
+                Outcome::Error(
+                    TaskError::Cancelled | TaskError::Killed(_) | TaskError::Terminated(_)
+                )
+            ));
+        }
+        let taken = self.state.lock().taken();
+        if let Some(posting) = taken {
+            posting.notice();
+        }
+        None
+    }
 }
 
 impl<W: Work> Shared<W::Output> for TaskCell<W> {
@@ -83,38 +123,24 @@ impl<W: Work> Shared<W::Output> for TaskCell<W> {
     fn kill(self: Arc<Self>) -> bool {
         let since = Instant::now();
         loop {
-            if Arc::clone(&self).cancel() {
-                return true;
+            if let Some(killed) = self.try_kill(since.elapsed() > PATIENCE) {
+                return killed;
             }
-            let mut running = false;
-            let runner = self.order(|orders, begun| {
-                orders.stop = begun;
-                running = begun;
-            });
-            let job = Arc::clone(&self) as Arc<dyn Job>;
-            let insists = since.elapsed() > PATIENCE;
-            match runner.map(|runner| runner.heed(&job, insists)) {
-                Some(Heed::Heeded) => return true,
-                Some(Heed::TooLate) => return false,
-                None if running => return true,
-                None | Some(Heed::NotNow) => {}
-            }
-            if let Stage::Settled { outcome, .. } = &self.state.lock().stage {
-                return matches!(
-                    outcome,
-                    Outcome::Error(
-                        TaskError::Cancelled | TaskError::Killed(_) | TaskError::Terminated(_)
-                    )
-                );
-            }
-            let taken = self.state.lock().taken();
-            if let Some(posting) = taken {
-                posting.notice();
-            }
-            // Its worker is about to get it, to give it back or to have done it.
             hint::spin_loop();
             thread::yield_now();
         }
+    }
+
+    fn kill_unwaited(self: Arc<Self>) {
+        for _ in 0..TRIES {
+            if self.try_kill(false).is_some() {
+                return;
+            }
+            hint::spin_loop();
+        }
+        aside::leave(Box::new(move || {
+            self.kill();
+        }));
     }
 
     fn limit(self: Arc<Self>, limit: Duration) {
