@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{collections::BTreeSet, env, hint::black_box, path::PathBuf, thread, time::Duration};
+use std::{collections::BTreeSet, env, fs, hint::black_box, path::PathBuf, thread, time::Duration};
 
 use common::{
     Gate, GateKeeper, Random, Scratch, eventually, runs, signal, unique_prefix, watched, workers_of,
