@@ -920,6 +920,32 @@ fn a_task_that_closes_all_descriptors_costs_none_of_those_around_it() {
     });
 }
 
+#[test]
+fn a_task_that_puts_other_pipes_in_the_place_of_all_descriptors_costs_itself_only() {
+    fn replace() {
+        (3..1024).for_each(close);
+        for _ in 0..30 {
+            let (read, write) = std::io::pipe().unwrap();
+            let _ = (read.into_raw_fd(), write.into_raw_fd());
+        }
+    }
+    watched(|| {
+        let executor = processes(1);
+        let quick = |n| executor.submit(task!(double(n)));
+        for _ in 0..10 {
+            let before: Vec<_> = (0..100).map(quick).collect();
+            let replacing = executor.submit(replace);
+            let after: Vec<_> = (100..200).map(quick).collect();
+            let all = before.into_iter().chain(after);
+            let all = futures::executor::block_on(futures::future::join_all(all));
+            for (n, outcome) in (0..).zip(all) {
+                assert_eq!(outcome.unwrap(), 2 * n);
+            }
+            death(replacing.result());
+        }
+    });
+}
+
 /// The descriptors of its pipes that a process of the executor replies by, which a task can find but should not.
 fn pipes_of_worker(executor: &WorkerPoolExecutor) -> Vec<RawFd> {
     let is_for_writing = |fd: &RawFd| {

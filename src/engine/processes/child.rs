@@ -238,7 +238,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
         port.reply(&frame, luggage.unwrap_or_default())?;
     }
     if let Some(lanes) = lanes.transpose()? {
-        port.use_lanes(lanes);
+        port.use_lanes(lanes)?;
     }
     while let Some(request) = port.next()? {
         let luggage = answer(request, &mut frame, limit)?;

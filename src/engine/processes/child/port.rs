@@ -12,6 +12,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    fs::fstat,
     io::{ioctl_fionread, retry_on_intr},
 };
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
@@ -40,6 +41,10 @@ const FAR_AHEAD: usize = 256;
 /// spoils the pipe alone, within that time, may be answered for by another one.
 const TRUST: Duration = Duration::from_micros(2);
 
+/// A task that takes less has not closed so many descriptors, and opened so many, that another pipe has the number of
+/// this one.
+const QUICK: Duration = Duration::from_micros(20);
+
 /// Where requests come from, and replies go.
 pub(super) struct Port {
     frames: Frames,
@@ -66,6 +71,18 @@ struct Ends {
     is_in_a_row: bool,
     /// When the pipe was last looked at.
     looked: Instant,
+    /// When the request at hand came, or some time before.
+    came: Instant,
+    /// Which pipe it is.
+    pipe: PipeId,
+}
+
+/// What no two pipes have in common: a device and a number on it.
+type PipeId = (u64, u64);
+
+fn id_of(pipe: &File) -> io::Result<PipeId> {
+    let stat = fstat(pipe)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 impl Port {
@@ -85,7 +102,8 @@ impl Port {
     }
 
     /// From now on requests come through the lane, or are announced there.
-    pub(super) fn use_lanes(&mut self, lanes: Lanes) {
+    pub(super) fn use_lanes(&mut self, lanes: Lanes) -> io::Result<()> {
+        let now = Instant::now();
         self.lanes = Some(Ends {
             requests: Reader::new(lanes.requests()),
             replies: Writer::new(lanes.replies()),
@@ -94,8 +112,11 @@ impl Port {
             board: None,
             ahead: None,
             is_in_a_row: false,
-            looked: Instant::now(),
+            looked: now,
+            came: now,
+            pipe: id_of(&self.output)?,
         });
+        Ok(())
     }
 
     /// The next request, or `None` if there are no more.
@@ -164,11 +185,13 @@ impl Ends {
     fn next(&mut self) -> io::Result<Option<Arrival>> {
         self.is_in_a_row = self.ahead.is_some();
         if let (Some(board), Some(number)) = (&self.board, self.ahead.take()) {
+            self.came = self.looked;
             return board.begin(number).map(|frame| Some(Some(frame)));
         }
         loop {
             let signals = self.requests.signals();
             if let Some(arrival) = self.requests.claim() {
+                self.came = Instant::now();
                 return arrival.map(Some);
             }
             if self.requests.lane().has_ended() {
@@ -178,13 +201,17 @@ impl Ends {
         }
     }
 
-    /// Whether the pipe is open and nothing but what this process has said was in it, as far as is known.
+    /// Whether the pipe is open and nothing but what this process has said was in it, as far as is known. It is an error
+    /// if the pipe is not open, or another one is in its place.
     fn finds_pipe_in_order(&mut self, pipe: &File, said: u64) -> io::Result<bool> {
         let now = Instant::now();
         if self.is_in_a_row && now.duration_since(self.looked) < TRUST {
             return Ok(true);
         }
         self.looked = now;
+        if now.duration_since(self.came) > QUICK && id_of(pipe)? != self.pipe {
+            return Err(io::Error::other("a task has closed its pipe"));
+        }
         let heard = self.lanes.heard();
         loop {
             if let Some(is_all) = heard.is_all_of(said, || Ok(ioctl_fionread(pipe)?))? {
