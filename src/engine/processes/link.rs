@@ -272,18 +272,18 @@ impl Link {
         self.state.lock().ready_since = Some(Instant::now());
         self.advance(After::Nothing);
         loop {
-            let deadline = {
+            let (ending, deadline) = {
                 let mut state = self.state.lock();
                 if state.kill {
                     return Ending::Killed;
                 }
-                match state.ending.take() {
-                    None => {}
-                    Some(Ending::Garbled) => return garbled(replies),
-                    Some(ending) => return ending,
-                }
-                state.deadline()
+                (state.ending.take(), state.deadline())
             };
+            match ending {
+                None => {}
+                Some(Ending::Garbled) => return garbled(replies).await,
+                Some(ending) => return ending,
+            }
             tokio::select! {
                 biased;
                 reply = self.next_from_pipe(replies) => {

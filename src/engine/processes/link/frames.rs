@@ -7,13 +7,14 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::unix::pipe,
+    time::timeout,
 };
 
-use super::{Ending, Link, Replies};
+use super::{DRAINING_TIME, Ending, Link, Replies};
 
 /// The process's pipe, which the process may compare with what it has written.
 pub(super) struct Listener {
@@ -71,8 +72,9 @@ pub(super) fn checked(
 }
 
 /// A task has written to the pipe: what is there, as far as it is no frame.
-pub(super) fn garbled(replies: &mut Replies) -> Ending {
-    while let Some(Some(Ok(_))) = replies.next().now_or_never() {}
+pub(super) async fn garbled(replies: &mut Replies) -> Ending {
+    // What there is to read is read at once, but may not have been noticed yet.
+    let _ = timeout(DRAINING_TIME, replies.next()).await;
     Ending::Protocol(format!(
         "a task has written to its pipe, where this is left: {}",
         excerpt(replies.read_buffer())
