@@ -1045,6 +1045,44 @@ fn a_task_that_writes_where_it_should_not_costs_none_of_those_around_it() {
 }
 
 #[test]
+fn a_process_that_goes_on_writing_does_not_hold_up_the_error_of_the_task_that_forked_it() {
+    fn fork_and_abort(sign: Sign) {
+        // SAFETY: what the child does is what this is about; the memory that it allocates is its own.
+        match unsafe { libc::fork() } {
+            0 => {
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_secs(40) {
+                    scribble(vec![0; 8]);
+                    thread::sleep(Duration::from_millis(2));
+                }
+                // SAFETY: it may be called at any time.
+                unsafe { libc::_exit(0) }
+            }
+            child => {
+                sign.tell(child as u32);
+                std::process::abort()
+            }
+        }
+    }
+    watched(|| {
+        let scratch = Scratch::new();
+        let sign = scratch.sign("child");
+        let executor = processes(1);
+        let died = death(
+            executor
+                .submit(task!(fork_and_abort(sign.clone())))
+                .result(),
+        );
+        let child: u32 = sign.hear().parse().unwrap();
+        let is_writing = runs(child);
+        signal(child, libc::SIGKILL);
+        assert!(is_writing);
+        assert_eq!(died.death(), &Death::Signaled(libc::SIGABRT));
+        assert_eq!(executor.submit(task!(double(4))).result().unwrap(), 8);
+    });
+}
+
+#[test]
 fn a_thread_that_writes_where_it_should_not_costs_one_task_and_holds_up_nobody() {
     watched(|| {
         let executor = processes(1);

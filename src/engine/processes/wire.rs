@@ -5,7 +5,8 @@
 //! written from, and a payload is decoded from the buffer that it was read into.
 //!
 //! Where the two share memory, small frames go through [lanes](arena::lane) in it; the pipes carry those that
-//! do not fit there, and an empty frame that makes the parent look into its lane. Small requests may also be on a
+//! do not fit there, and an empty frame that makes the parent look into its lane. Of replies a lane never says that they
+//! are elsewhere, but where a task has written to the pipe: then nothing that comes there counts. Small requests may also be on a
 //! [board](arena::board), for whichever process is ready first.
 //!
 //! A large payload is in an [extent](arena::extent) of the memory that the processes share instead, and the
