@@ -118,6 +118,13 @@ impl<T: 'static> Numbers<T> {
         }
     }
 
+    /// Those from the index on.
+    #[inline]
+    pub(crate) fn from(&self, index: usize) -> Self {
+        let Bounds { first, len } = self.bounds;
+        Numbers::new(first.wrapping_add(index as u128), len - index)
+    }
+
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = T> {
         (0..self.len()).map(|index| self.at(index))
     }
@@ -126,7 +133,7 @@ impl<T: 'static> Numbers<T> {
     pub(crate) fn cut(&mut self, max: usize) -> Self {
         let Bounds { first, len } = self.bounds;
         let cut = len.min(max);
-        *self = Numbers::new(first.wrapping_add(cut as u128), len - cut);
+        *self = self.from(cut);
         Numbers::new(first, cut)
     }
 }
