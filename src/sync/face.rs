@@ -5,10 +5,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::FutureExt;
-
 /// An acquisition that gives something else, such as a guard. The future of an `async` block would not be compiled into
-/// its caller, and with that of [`FutureExt::map`] a lock takes a fifth longer.
+/// its caller, and with the one of `FutureExt::map` a lock takes a fifth longer.
 pub(super) struct Giving<A, G> {
     acquisition: A,
     give: G,
@@ -31,7 +29,7 @@ impl<A: Future + Unpin, T, G: Fn(A::Output) -> T> Future for Giving<A, G> {
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let this = self.get_mut();
-        this.acquisition.poll_unpin(context).map(&this.give)
+        Pin::new(&mut this.acquisition).poll(context).map(&this.give)
     }
 }
 
