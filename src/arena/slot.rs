@@ -117,10 +117,18 @@ impl Slot {
     }
 }
 
+/// How a word says that it is this process that has something: in the lowest [bits](MARK_BITS), and never zero.
+pub(crate) fn mark_of(process: u16) -> u64 {
+    u64::from(process) << 1 | 1
+}
+
+/// How many bits a mark takes.
+pub(crate) const MARK_BITS: u32 = 17;
+
 /// A slot and its number.
 #[derive(Clone, Copy)]
 pub(crate) struct SlotRef {
-    /// The slot's number, and above it that of this process: in one, so that two registers hold it all.
+    /// The slot's number, and below it the mark of this process: in one, so that two registers hold it all.
     numbers: u64,
     pub(crate) slot: &'static Slot,
 }
@@ -128,19 +136,25 @@ pub(crate) struct SlotRef {
 impl SlotRef {
     pub(crate) fn new(index: u32, slot: &'static Slot) -> Self {
         SlotRef {
-            numbers: u64::from(me()) << 32 | u64::from(index),
+            numbers: u64::from(index) << 32 | mark_of(me()),
             slot,
         }
     }
 
     pub(crate) fn index(self) -> u32 {
-        self.numbers as u32
+        (self.numbers >> 32) as u32
     }
 
-    /// The index of this process, which is at hand here.
+    /// The [mark](mark_of) of this process, which is at hand here.
+    #[inline]
+    pub(crate) fn mark(self) -> u64 {
+        u64::from(self.numbers as u32)
+    }
+
+    /// The index of this process.
     #[inline]
     pub(crate) fn mine(self) -> u16 {
-        (self.numbers >> 32) as u16
+        (self.mark() >> 1) as u16
     }
 }
 

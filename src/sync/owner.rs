@@ -3,27 +3,20 @@
 use std::{
     cell::Cell,
     hash::{Hash, Hasher},
-    num::NonZero,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::arena::slot::SlotRef;
+use crate::arena::slot::{MARK_BITS, SlotRef};
 
-/// Set in all numbers, so that none is zero.
-const SET: u64 = 1;
+/// It is a task: above the mark of the process,
+const TASK: u64 = 1 << MARK_BITS;
 
-/// It is a task.
-const TASK: u64 = 2;
+/// and above it is the number of the task or the thread: one that makes 2^46 tasks takes years.
+const NUMBER_SHIFT: u32 = MARK_BITS + 1;
 
-/// Where the index of the process is in the number,
-const PROCESS_SHIFT: u32 = 2;
-
-/// and above it the number of the task or the thread: one that makes 2^46 tasks takes years.
-const NUMBER_SHIFT: u32 = 18;
-
-/// A number that no other task or thread has, in any process that uses the arena now.
+/// A number that no other task or thread has, in any process that uses the arena now; never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Owner(NonZero<u64>);
+pub(super) struct Owner(u64);
 
 impl Owner {
     /// Whoever calls. The slot has the index of this process at hand.
@@ -37,8 +30,7 @@ impl Owner {
 
     #[inline]
     fn of(slot: SlotRef, number: u64) -> Owner {
-        let number = number | u64::from(slot.mine()) << PROCESS_SHIFT;
-        Owner(NonZero::new(number | SET).expect("a bit of it is set"))
+        Owner(number | slot.mark())
     }
 
     /// Whether it is the thread or the task that calls: nothing that it does can happen meanwhile.
@@ -52,7 +44,7 @@ impl Owner {
     }
 
     pub(super) fn number(self) -> u64 {
-        self.0.get()
+        self.0
     }
 }
 

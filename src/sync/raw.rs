@@ -13,7 +13,7 @@ use crate::{
         arena,
         node::{Node, State, Wakes, Woken},
         reaper::Dead,
-        slot::{Locked, SlotRef},
+        slot::{Locked, MARK_BITS, SlotRef, mark_of},
         wait::{Miss, Resource, WaitAsync, Waiting},
     },
     look::{Looker, look},
@@ -21,15 +21,14 @@ use crate::{
     sync::owner::Owner,
 };
 
-/// The word: flags, and above them the index of the process that has the lock.
+/// The word: the [mark](mark_of) of the process that has the lock, and above it flags.
 const WORD: usize = 0;
-const HELD: u64 = 1;
-const WAITED_FOR: u64 = 2;
+const HELD: u64 = (1 << MARK_BITS) - 1;
+const WAITED_FOR: u64 = 1 << MARK_BITS;
 /// The lock has a condition, so whoever acquires it is noted as its holder. Set under the slot's mutex, and for good.
-const NOTES: u64 = 4;
+const NOTES: u64 = WAITED_FOR << 1;
 /// Who holds the lock has been noted, or is just about to be.
-const NOTED: u64 = 8;
-const OWNER_SHIFT: u32 = 16;
+const NOTED: u64 = NOTES << 1;
 
 /// Who holds a lock with [`NOTES`]; zero if nobody does, or if that is just about to be noted. Only written by whoever
 /// has the lock: Relaxed.
@@ -45,13 +44,9 @@ const LINE: usize = 0;
 #[derive(Clone, Copy)]
 pub(super) struct RawLock(pub(super) SlotRef);
 
-fn held_by(process: u16) -> u64 {
-    u64::from(process) << OWNER_SHIFT | HELD
-}
-
 /// Whether it is the word of a lock that the process holds, whoever waits for it.
 fn is_held_by(process: u16, word: u64) -> bool {
-    word & !(WAITED_FOR | NOTES | NOTED) == held_by(process)
+    word & HELD == mark_of(process)
 }
 
 impl RawLock {
@@ -63,7 +58,7 @@ impl RawLock {
     /// The word of a lock that this process holds and nobody waits for.
     #[inline]
     fn held(self) -> u64 {
-        held_by(self.0.mine())
+        self.0.mark()
     }
 
     fn holder(&self) -> &crate::shim::AtomicU64 {
@@ -114,7 +109,7 @@ impl RawLock {
             0 => 0,
             _ => NOTES | NOTED,
         };
-        held_by(process) | noted | word & WAITED_FOR
+        mark_of(process) | noted | word & WAITED_FOR
     }
 
     /// The lock is the caller's now.
@@ -377,7 +372,7 @@ impl RawLock {
                 return self.give_back(&is_its);
             }
             // Nobody is known to hold it then.
-            let orphaned = held_by(0) | word & (WAITED_FOR | NOTES);
+            let orphaned = mark_of(0) | word & (WAITED_FOR | NOTES);
             let left =
                 self.word()
                     .compare_exchange(word, orphaned, Ordering::Relaxed, Ordering::Relaxed);
