@@ -1,6 +1,7 @@
 //! Two that wake each other in turn.
 
 use std::{
+    iter,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{
@@ -209,6 +210,51 @@ impl AsyncFlag for Notify {
     }
 }
 
+/// What a condition is made of where there is none: a lock, and something to be told.
+#[derive(Default)]
+struct Built<L, N> {
+    set: L,
+    changed: N,
+}
+
+impl AsyncFlag for Built<tokio::sync::Mutex<bool>, Notify> {
+    async fn set(&self) {
+        let mut set = self.set.lock().await;
+        *set = true;
+        self.changed.notify_one();
+    }
+
+    async fn wait(&self) {
+        let mut set = self.set.lock().await;
+        while !*set {
+            drop(set);
+            // It keeps a notification for who comes later.
+            self.changed.notified().await;
+            set = self.set.lock().await;
+        }
+        *set = false;
+    }
+}
+
+impl AsyncFlag for Built<async_lock::Mutex<bool>, event_listener::Event> {
+    async fn set(&self) {
+        let mut set = self.set.lock().await;
+        *set = true;
+        self.changed.notify(1);
+    }
+
+    async fn wait(&self) {
+        let mut set = self.set.lock().await;
+        while !*set {
+            let listener = self.changed.listen();
+            drop(set);
+            listener.await;
+            set = self.set.lock().await;
+        }
+        *set = false;
+    }
+}
+
 /// This thread and another.
 fn threads<F: Flag>(name: &'static str, new: fn() -> F) -> Contender {
     let (ping, pong) = (new(), new());
@@ -313,19 +359,29 @@ fn condition_threads() -> Vec<Contender> {
     ]
 }
 
-/// No peer has a condition for tasks.
 fn condition_tasks(runtime: Runtime) -> Vec<Contender> {
     let runtime = Arc::new(runtime);
-    vec![
-        tasks::<Conditioned>("ours", &runtime, Default::default),
-        tasks::<Notify>("tokio Notify", &runtime, Default::default),
-    ]
+    let ours = tasks::<Conditioned>("ours", &runtime, Default::default);
+    iter::once(ours).chain(conditions(&runtime)).collect()
 }
 
 fn condition_turns(runtime: Runtime) -> Vec<Contender> {
     let runtime = Arc::new(runtime);
-    vec![
-        turns(&runtime),
-        tasks::<Notify>("tokio Notify", &runtime, Default::default),
+    let ours = turns(&runtime);
+    iter::once(ours).chain(conditions(&runtime)).collect()
+}
+
+/// No peer has a condition for tasks.
+fn conditions(runtime: &Arc<Runtime>) -> [Contender; 3] {
+    type Tokio = Built<tokio::sync::Mutex<bool>, Notify>;
+    type AsyncLock = Built<async_lock::Mutex<bool>, event_listener::Event>;
+    [
+        tasks::<Notify>("tokio Notify", runtime, Default::default),
+        tasks::<Tokio>("tokio Mutex + Notify", runtime, Default::default),
+        tasks::<AsyncLock>(
+            "async-lock Mutex + event-listener",
+            runtime,
+            Default::default,
+        ),
     ]
 }

@@ -29,7 +29,9 @@ impl<A: Future + Unpin, T, G: Fn(A::Output) -> T> Future for Giving<A, G> {
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let this = self.get_mut();
-        Pin::new(&mut this.acquisition).poll(context).map(&this.give)
+        Pin::new(&mut this.acquisition)
+            .poll(context)
+            .map(&this.give)
     }
 }
 
