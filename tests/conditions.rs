@@ -1061,6 +1061,27 @@ freethreading::test_backends! {
         });
     }
 
+    /// Polled again, it must not wait for what nobody has promised.
+    #[test]
+    fn a_wait_that_is_over_is_in_no_line() {
+        fn is_over<T>(mut wait: impl Future<Output = Result<(), T>> + Unpin) -> bool {
+            assert!((&mut wait).now_or_never().is_some_and(|waited| waited.is_err()));
+            let again = AssertUnwindSafe(|| (&mut wait).now_or_never());
+            catch_unwind(again).is_err()
+        }
+        watched(|| {
+            for condition in conditions() {
+                assert!(is_over(condition.wait_async()));
+                let mut guard = condition.lock();
+                condition.release().unwrap();
+                assert!(is_over(guard.wait_async()));
+                drop(guard);
+                let waiters = format!("{condition:?}");
+                assert!(waiters.contains("waiters: 0"), "{waiters}");
+            }
+        });
+    }
+
     #[test]
     fn of_all_that_are_notified_one_that_is_not_polled_holds_up_nobody() {
         watched(|| {

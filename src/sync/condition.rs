@@ -3,10 +3,7 @@
 mod guard;
 mod wait;
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{fmt, time::Duration};
 
 use super::{Lock, RLock, face, rlock::RawRLock};
 use crate::{
@@ -184,9 +181,8 @@ impl Condition {
         self.raw().release()
     }
 
-    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool, NotOwned> {
-        let raw = self.raw();
-        ConditionWait::new(raw, raw.hold()?, false).block(deadline)
+    fn waiting(&self) -> ConditionWait<'_> {
+        ConditionWait::new(self.raw(), None)
     }
 
     /// Gives the lock up, waits for a notification, and acquires the lock again.
@@ -199,7 +195,7 @@ impl Condition {
     ///
     /// [`NotOwned`] if the caller does not hold the lock.
     pub fn wait(&self) -> Result<(), NotOwned> {
-        self.wait_until(None).map(drop)
+        self.waiting().block(None).map(drop)
     }
 
     /// Like [`wait`](Condition::wait), for so long at most: `false` if there was no notification in time.
@@ -212,7 +208,7 @@ impl Condition {
     ///
     /// [`NotOwned`] if the caller does not hold the lock.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool, NotOwned> {
-        self.wait_until(deadline::after(timeout))
+        self.waiting().block(deadline::after(timeout))
     }
 
     /// The async twin of [`wait`](Condition::wait).
@@ -225,9 +221,8 @@ impl Condition {
     /// # Errors
     ///
     /// [`NotOwned`] if the caller does not hold the lock.
-    pub async fn wait_async(&self) -> Result<(), NotOwned> {
-        let raw = self.raw();
-        ConditionWait::new(raw, raw.hold()?, false).await.map(drop)
+    pub fn wait_async(&self) -> impl Future<Output = Result<(), NotOwned>> + Send + Unpin {
+        self.waiting()
     }
 
     /// Waits until the predicate says `true`. It is called with the lock held, at first and after each notification.
@@ -241,7 +236,7 @@ impl Condition {
     /// [`NotOwned`] if the caller does not hold the lock.
     pub fn wait_for(&self, predicate: impl FnMut() -> bool) -> Result<(), NotOwned> {
         self.raw().hold()?;
-        wait_for(predicate, || self.wait_until(None)).map(drop)
+        wait_for(predicate, || self.waiting().block(None)).map(drop)
     }
 
     /// Like [`wait_for`](Condition::wait_for), for so long at most: gives what the predicate said last. It is asked
@@ -261,7 +256,7 @@ impl Condition {
     ) -> Result<bool, NotOwned> {
         self.raw().hold()?;
         let deadline = deadline::after(timeout);
-        wait_for(predicate, || self.wait_until(deadline))
+        wait_for(predicate, || self.waiting().block(deadline))
     }
 
     /// The async twin of [`wait_for`](Condition::wait_for).
@@ -279,7 +274,7 @@ impl Condition {
     {
         self.raw().hold()?;
         while !predicate() {
-            self.wait_async().await?;
+            self.waiting().await?;
         }
         Ok(())
     }

@@ -1,12 +1,6 @@
 //! Holding the lock of a condition for as long as a guard lives: what a guard does, and the ways to get one.
 
-use std::{
-    future::poll_fn,
-    mem::ManuallyDrop,
-    time::{Duration, Instant},
-};
-
-use futures::FutureExt;
+use std::{mem::ManuallyDrop, time::Duration};
 
 use super::{Condition, wait::ConditionWait, wait_for};
 use crate::{
@@ -90,9 +84,8 @@ impl ConditionGuard<'_> {
         self.condition.raw().check(hold).map(|()| hold)
     }
 
-    fn wait_until(&self, deadline: Option<Instant>) -> Result<bool, NotOwned> {
-        let hold = self.check()?;
-        ConditionWait::new(self.condition.raw(), hold, true).block(deadline)
+    fn waiting(&mut self) -> ConditionWait<'_> {
+        ConditionWait::new(self.condition.raw(), Some(&mut self.hold))
     }
 
     /// See [`Condition::wait`].
@@ -105,7 +98,7 @@ impl ConditionGuard<'_> {
     ///
     /// [`NotOwned`] if the guard does not hold the lock any more, as of [`release`](ConditionGuard::release).
     pub fn wait(&mut self) -> Result<(), NotOwned> {
-        self.wait_until(None).map(drop)
+        self.waiting().block(None).map(drop)
     }
 
     /// See [`Condition::wait_timeout`].
@@ -118,7 +111,7 @@ impl ConditionGuard<'_> {
     ///
     /// As of [`wait`](ConditionGuard::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<bool, NotOwned> {
-        self.wait_until(deadline::after(timeout))
+        self.waiting().block(deadline::after(timeout))
     }
 
     /// See [`Condition::wait_async`].
@@ -131,20 +124,8 @@ impl ConditionGuard<'_> {
     /// # Errors
     ///
     /// As of [`wait`](ConditionGuard::wait).
-    pub async fn wait_async(&mut self) -> Result<(), NotOwned> {
-        let hold = self.check()?;
-        let mut wait = ConditionWait::new(self.condition.raw(), hold, true);
-        poll_fn(|context| {
-            let waited = wait.poll_unpin(context);
-            // Until then, should it panic, the guard has the lock.
-            if wait.has_begun() {
-                self.hold = None;
-            }
-            waited
-        })
-        .await?;
-        self.hold = Some(hold);
-        Ok(())
+    pub fn wait_async(&mut self) -> impl Future<Output = Result<(), NotOwned>> + Send + Unpin {
+        self.waiting()
     }
 
     /// See [`Condition::wait_for`].
@@ -158,7 +139,7 @@ impl ConditionGuard<'_> {
     /// As of [`wait`](ConditionGuard::wait).
     pub fn wait_for(&mut self, predicate: impl FnMut() -> bool) -> Result<(), NotOwned> {
         self.check()?;
-        wait_for(predicate, || self.wait_until(None)).map(drop)
+        wait_for(predicate, || self.waiting().block(None)).map(drop)
     }
 
     /// See [`Condition::wait_for_timeout`].
@@ -177,7 +158,7 @@ impl ConditionGuard<'_> {
     ) -> Result<bool, NotOwned> {
         self.check()?;
         let deadline = deadline::after(timeout);
-        wait_for(predicate, || self.wait_until(deadline))
+        wait_for(predicate, || self.waiting().block(deadline))
     }
 
     /// See [`Condition::wait_for_async`].
@@ -195,7 +176,7 @@ impl ConditionGuard<'_> {
     {
         self.check()?;
         while !predicate() {
-            self.wait_async().await?;
+            self.waiting().await?;
         }
         Ok(())
     }

@@ -249,17 +249,22 @@ impl Future for AcquireAsync {
     }
 }
 
-/// A wait for a notification, and then for the lock; its output is whether there was a notification.
-pub(super) struct ConditionWait {
+/// A wait for a notification, and then for the lock.
+pub(super) struct ConditionWait<'a> {
     condition: Raw,
-    hold: Hold,
-    /// It is a guard that waits.
-    guard: bool,
+    /// What the guard that waits has of the lock; without one, it is the caller who waits.
+    guard: Option<&'a mut Option<Hold>>,
     stage: Stage,
     /// By a notification for those who waited until this ticket was the last one.
     notified: Option<u64>,
-    /// The lock was given up, and with it this, which is to be known when it is taken back.
-    given_up: Option<bool>,
+    given_up: Option<GivenUp>,
+}
+
+/// What was given up of the lock, to be taken back in the end.
+#[derive(Clone, Copy)]
+struct GivenUp {
+    hold: Hold,
+    noted: bool,
 }
 
 enum Stage {
@@ -271,11 +276,10 @@ enum Stage {
     Done,
 }
 
-impl ConditionWait {
-    pub(super) fn new(condition: Raw, hold: Hold, guard: bool) -> Self {
+impl<'a> ConditionWait<'a> {
+    pub(super) fn new(condition: Raw, guard: Option<&'a mut Option<Hold>>) -> Self {
         ConditionWait {
             condition,
-            hold,
             guard,
             stage: Stage::Start,
             notified: None,
@@ -283,30 +287,19 @@ impl ConditionWait {
         }
     }
 
-    /// Whether the lock was given up.
-    pub(super) fn has_begun(&self) -> bool {
-        self.given_up.is_some()
-    }
-
+    /// Says in the end whether there was a notification.
     fn advance(&mut self, sleeper: Sleeper<'_>) -> Poll<Result<bool, NotOwned>> {
         loop {
             match &mut self.stage {
                 Stage::Start => {
-                    let waiter = Waiter::claim();
-                    waiter.prepare(sleeper);
-                    let released = {
-                        let line = self.condition.line.lock();
-                        line.stamp(waiter.node);
-                        line.push(LINE, waiter.index, waiter.node, false);
-                        self.guard && self.condition.give_up_under(&line, self.hold)
+                    let begun = self.begin(sleeper);
+                    return match begun {
+                        Ok(()) => Poll::Pending,
+                        Err(error) => {
+                            self.end();
+                            Poll::Ready(Err(error))
+                        }
                     };
-                    self.stage = Stage::InLine(waiter);
-                    self.given_up = Some(match released {
-                        true => false,
-                        // If it is not there to be given up any more, what the wait was told goes to another.
-                        false => self.condition.give_up(self.hold, self.guard)?,
-                    });
-                    return Poll::Pending;
                 }
                 Stage::InLine(waiter) => {
                     if let (State::Waiting, Sleeper::Task(waker)) = (waiter.state(), sleeper) {
@@ -321,9 +314,37 @@ impl ConditionWait {
                 Stage::Locking(waiting) => {
                     return waiting.poll(sleeper).map(|()| Ok(self.done()));
                 }
-                Stage::Done => unreachable!("a wait that is over is not polled"),
+                Stage::Done => panic!("it is polled after the end"),
             }
         }
+    }
+
+    /// Gets in line and gives the lock up.
+    fn begin(&mut self, sleeper: Sleeper<'_>) -> Result<(), NotOwned> {
+        let hold = match &self.guard {
+            Some(hold) => hold.ok_or(NotOwned)?,
+            None => self.condition.hold()?,
+        };
+        let guard = self.guard.is_some();
+        let waiter = Waiter::claim();
+        waiter.prepare(sleeper);
+        let released = {
+            let line = self.condition.line.lock();
+            line.stamp(waiter.node);
+            line.push(LINE, waiter.index, waiter.node, false);
+            guard && self.condition.give_up_under(&line, hold)
+        };
+        self.stage = Stage::InLine(waiter);
+        let noted = match released {
+            true => false,
+            // If it is not there to be given up any more, what the wait was told goes to another.
+            false => self.condition.give_up(hold, guard)?,
+        };
+        self.given_up = Some(GivenUp { hold, noted });
+        if let Some(hold) = &mut self.guard {
+            **hold = None;
+        }
+        Ok(())
     }
 
     fn lock_again(&mut self, notified: bool) {
@@ -337,10 +358,29 @@ impl ConditionWait {
 
     fn done(&mut self) -> bool {
         self.stage = Stage::Done;
-        if let Some(noted) = self.given_up {
-            self.condition.take_back(self.hold, noted);
+        if let Some(GivenUp { hold, noted }) = self.given_up.take() {
+            self.condition.take_back(hold, noted);
+            if let Some(guard) = &mut self.guard {
+                **guard = Some(hold);
+            }
         }
         self.notified.is_some()
+    }
+
+    /// If it is not over: the lock stays given up, and a notification goes to somebody else who waited at that moment.
+    fn end(&mut self) {
+        if let Some(GivenUp { hold, noted }) = self.given_up.take() {
+            self.condition.forget(hold, noted);
+        }
+        match &self.stage {
+            Stage::Done => return,
+            Stage::InLine(waiter) if !leave(self.condition, waiter) => self.lock_again(true),
+            Stage::Start | Stage::InLine(_) | Stage::Locking(_) => {}
+        }
+        self.stage = Stage::Done;
+        if let Some(last) = self.notified {
+            self.condition.notify_those_until(last, 1);
+        }
     }
 
     pub(super) fn block(mut self, deadline: Option<Instant>) -> Result<bool, NotOwned> {
@@ -365,30 +405,18 @@ impl ConditionWait {
     }
 }
 
-impl Future for ConditionWait {
-    type Output = Result<bool, NotOwned>;
+impl Future for ConditionWait<'_> {
+    type Output = Result<(), NotOwned>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.advance(Sleeper::Task(context.waker()))
+        let waited = self.advance(Sleeper::Task(context.waker()));
+        waited.map_ok(drop)
     }
 }
 
-impl Drop for ConditionWait {
-    /// The lock stays given up; a notification goes to somebody else who waited at that moment.
+impl Drop for ConditionWait<'_> {
     fn drop(&mut self) {
-        if let (Some(noted), false) = (self.given_up, matches!(self.stage, Stage::Done)) {
-            self.condition.forget(self.hold, noted);
-        }
-        match &self.stage {
-            Stage::Start | Stage::Done => return,
-            Stage::InLine(waiter) if leave(self.condition, waiter) => return,
-            Stage::InLine(_) => self.lock_again(true),
-            Stage::Locking(_) => {}
-        }
-        self.stage = Stage::Done;
-        if let Some(last) = self.notified {
-            self.condition.notify_those_until(last, 1);
-        }
+        self.end();
     }
 }
 
