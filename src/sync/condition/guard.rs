@@ -203,6 +203,7 @@ impl ConditionGuard<'_> {
 }
 
 impl Drop for ConditionGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(hold) = self.hold {
             // It may have been released behind the guard's back.

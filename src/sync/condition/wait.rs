@@ -8,8 +8,6 @@ use std::{
     time::Instant,
 };
 
-use futures::FutureExt;
-
 use crate::{
     arena::{
         node::{Node, State, Wakes},
@@ -138,6 +136,7 @@ impl Raw {
     }
 
     /// What a guard does in the end.
+    #[inline]
     pub(super) fn release_in(self, hold: Hold) -> Result<(), NotOwned> {
         match self.lock {
             RawAnyLock::RLock(lock) => lock.release_in(hold),
@@ -235,15 +234,15 @@ pub(super) enum AcquireAsync {
 impl Future for AcquireAsync {
     type Output = Hold;
 
-    #[inline]
+    // Always: as for what it is made of.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Hold> {
         match self.get_mut() {
-            AcquireAsync::RLock(acquire) => acquire.poll_unpin(context),
+            AcquireAsync::RLock(acquire) => Pin::new(acquire).poll(context),
             AcquireAsync::Lock(acquire) => {
                 let slot = acquire.slot();
-                acquire
-                    .poll_unpin(context)
-                    .map(|()| only(Owner::current(slot)))
+                let acquired = Pin::new(acquire).poll(context);
+                acquired.map(|()| only(Owner::current(slot)))
             }
         }
     }
@@ -367,15 +366,15 @@ impl<'a> ConditionWait<'a> {
         self.notified.is_some()
     }
 
-    /// If it is not over: the lock stays given up, and a notification goes to somebody else who waited at that moment.
+    /// Before it is over: the lock stays given up, and a notification goes to somebody else who waited at that moment.
     fn end(&mut self) {
         if let Some(GivenUp { hold, noted }) = self.given_up.take() {
             self.condition.forget(hold, noted);
         }
-        match &self.stage {
-            Stage::Done => return,
-            Stage::InLine(waiter) if !leave(self.condition, waiter) => self.lock_again(true),
-            Stage::Start | Stage::InLine(_) | Stage::Locking(_) => {}
+        if let Stage::InLine(waiter) = &self.stage
+            && !leave(self.condition, waiter)
+        {
+            self.lock_again(true);
         }
         self.stage = Stage::Done;
         if let Some(last) = self.notified {
@@ -415,8 +414,11 @@ impl Future for ConditionWait<'_> {
 }
 
 impl Drop for ConditionWait<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.end();
+        if !matches!(self.stage, Stage::Done) {
+            self.end();
+        }
     }
 }
 
