@@ -4,7 +4,7 @@ use super::{
     me,
     mutex::Mutex,
     node::Wakes,
-    slot::{Locked, SlotRef},
+    slot::{Locked, SlotRef, mark_of},
 };
 use crate::{shim::AtomicU64, sync::bereaved};
 
@@ -29,7 +29,7 @@ impl SlotRef {
 
     #[inline]
     fn enter(self, bury: impl FnMut(u16)) -> Gate {
-        self.slot.far.gate.lock(self.mine(), bury);
+        self.slot.far.gate.lock(self.mark(), bury);
         Gate { slot: self }
     }
 
@@ -69,7 +69,7 @@ impl Locked {
 
     /// As of a slot whose mutex is not held.
     pub(super) fn reopen(&self, dead: u16, wakes: &mut Wakes) {
-        if self.far.gate.seize(dead, me()) {
+        if self.far.gate.seize(dead, mark_of(me())) {
             let gate = Gate { slot: self.slot };
             bereaved::repair_gate(self, &gate, wakes);
         }

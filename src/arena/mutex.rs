@@ -5,6 +5,7 @@
 //! taken looks a few times, gives way to others, and in the end sleeps for a moment: who has it may not be
 //! running, or be gone.
 
+use super::slot::{mark_of, process_of};
 #[cfg(freethreading_loom)]
 use crate::shim::Scope;
 use crate::{
@@ -12,26 +13,31 @@ use crate::{
     shim::{Futex, Ordering},
 };
 
-/// The index of the process that has it, or 0.
+/// The [mark](mark_of) of the process that has it, or 0.
 #[derive(Default)]
 #[repr(transparent)]
 pub(super) struct Mutex(Futex);
 
 impl Mutex {
-    /// Locks it in the name of a process. `bury` is told of a holder that is gone, to
+    /// Locks it in the name of the process with this mark. `bury` is told of a holder that is gone, to
     /// [`seize`](Self::seize) it from there.
     #[inline]
-    pub(super) fn lock(&self, mine: u16, bury: impl FnMut(u16)) {
-        if !self.try_lock(mine) {
-            self.lock_slow(mine, bury);
+    pub(super) fn lock(&self, mark: u64, bury: impl FnMut(u16)) {
+        if !self.try_lock(mark) {
+            self.lock_slow(mark, bury);
         }
     }
 
     #[inline]
-    fn try_lock(&self, mine: u16) -> bool {
+    fn try_lock(&self, mark: u64) -> bool {
+        self.pass(0, mark)
+    }
+
+    #[inline]
+    fn pass(&self, from: u64, to: u64) -> bool {
         // Acquire: what was done under the mutex before is seen.
         self.0
-            .compare_exchange(0, u32::from(mine), Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(from as u32, to as u32, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
     }
 
@@ -44,19 +50,13 @@ impl Mutex {
     }
 
     /// Takes it from a process that is gone: `false` if somebody else has done that.
-    pub(super) fn seize(&self, dead: u16, mine: u16) -> bool {
-        let (dead, mine) = (u32::from(dead), u32::from(mine));
-        // Acquire: what was done before the dead one had it is seen.
-        dead != 0
-            && self
-                .0
-                .compare_exchange(dead, mine, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
+    pub(super) fn seize(&self, dead: u16, mark: u64) -> bool {
+        dead != 0 && self.pass(mark_of(dead), mark)
     }
 
     /// The index of the process that has it, or 0.
     pub(super) fn holder(&self) -> u16 {
-        self.0.load(Ordering::Relaxed) as u16
+        process_of(self.0.load(Ordering::Relaxed).into())
     }
 
     pub(super) fn reset(&self) {
@@ -65,8 +65,8 @@ impl Mutex {
     }
 
     #[cold]
-    fn lock_slow(&self, mine: u16, mut bury: impl FnMut(u16)) {
-        let mut attempt = || (self.holder() == 0 && self.try_lock(mine)).then_some(());
+    fn lock_slow(&self, mark: u64, mut bury: impl FnMut(u16)) {
+        let mut attempt = || (self.holder() == 0 && self.try_lock(mark)).then_some(());
         if look(Looker::Mutex, &mut attempt).is_some() || give_way_and(None, &mut attempt).is_some()
         {
             return;
@@ -93,9 +93,9 @@ impl Mutex {
     /// Models have no clock: they sleep until it is given back.
     #[cfg(freethreading_loom)]
     fn pause(&self, _doubled: u32) {
-        let holder = self.holder();
-        if holder != 0 {
-            self.0.wait(holder.into(), None, Scope::Everywhere);
+        let word = self.0.load(Ordering::Relaxed);
+        if word != 0 {
+            self.0.wait(word, None, Scope::Everywhere);
         }
     }
 }

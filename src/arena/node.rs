@@ -1,5 +1,7 @@
 //! What others know of a waiter, and how they tell it something and wake it.
 
+use smallvec::SmallVec;
+
 use super::{
     bell, me,
     pool::{Tag, Unit},
@@ -202,7 +204,7 @@ impl Woken {
 #[derive(Default)]
 pub(crate) struct Wakes {
     first: Option<Woken>,
-    others: Vec<Woken>,
+    others: SmallVec<[Woken; 3]>,
 }
 
 impl Wakes {

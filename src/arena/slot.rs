@@ -122,6 +122,11 @@ pub(crate) fn mark_of(process: u16) -> u64 {
     u64::from(process) << 1 | 1
 }
 
+/// The process whose mark it is; 0, which is none, for no mark.
+pub(crate) fn process_of(mark: u64) -> u16 {
+    (mark >> 1) as u16
+}
+
 /// How many bits a mark takes.
 pub(crate) const MARK_BITS: u32 = 17;
 
@@ -149,12 +154,6 @@ impl SlotRef {
     #[inline]
     pub(crate) fn mark(self) -> u64 {
         u64::from(self.numbers as u32)
-    }
-
-    /// The index of this process.
-    #[inline]
-    pub(crate) fn mine(self) -> u16 {
-        (self.mark() >> 1) as u16
     }
 }
 
@@ -226,7 +225,7 @@ impl SlotRef {
     /// If the process that has it dies, whoever finds out puts the slot in order and goes on.
     #[inline]
     pub(crate) fn lock(self) -> Locked {
-        self.slot.mutex.lock(self.mine(), |dead| {
+        self.slot.mutex.lock(self.mark(), |dead| {
             self.seize(dead);
         });
         Locked { slot: self }
@@ -234,7 +233,7 @@ impl SlotRef {
 
     /// If the mutex is held by a process that is gone, puts the slot in order and unlocks it; says whether it was.
     pub(super) fn seize(self, dead: u16) -> bool {
-        let seized = self.slot.mutex.seize(dead, me());
+        let seized = self.slot.mutex.seize(dead, mark_of(me()));
         if seized {
             let locked = Locked { slot: self };
             let mut wakes = super::reaper::repair(&locked, dead);

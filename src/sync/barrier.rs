@@ -145,6 +145,10 @@ impl RawBarrier {
         }
     }
 
+    fn is_one_missing(self) -> bool {
+        self.get(ARRIVED) + 1 >= self.get(PARTIES)
+    }
+
     /// Ends the round: those who wait are told how.
     fn end_round(self, slot: &Locked, phase: Phase, outcome: u32, wakes: &mut Wakes) {
         self.set(ROUND, self.get(ROUND).wrapping_add(1));
@@ -245,8 +249,8 @@ impl RawBarrier {
 struct Arriving {
     barrier: RawBarrier,
     index: usize,
-    /// Who is to be woken once the mutex is free.
-    wakes: Wakes,
+    /// Who is to be woken, since this one has given up, once the mutex is free.
+    bereaved: Option<Box<Wakes>>,
 }
 
 impl Resource for Arriving {
@@ -259,35 +263,56 @@ impl Resource for Arriving {
         self.barrier.slot
     }
 
+    /// The last to come has no use for a place in line.
     fn attempt(&mut self) -> Option<Self::Output> {
-        None
+        let barrier = self.barrier;
+        // A look, which may be mistaken.
+        if !barrier.is_one_missing() {
+            return None;
+        }
+        let mut wakes = Wakes::default();
+        let arrival = {
+            let slot = barrier.slot.lock();
+            if barrier.phase() != Phase::Filling || !barrier.is_one_missing() {
+                return None;
+            }
+            self.index = barrier.get(ARRIVED) as usize;
+            match barrier.has_action {
+                true => {
+                    barrier.set(ARRIVED, barrier.get(PARTIES));
+                    barrier.set(PHASE, Phase::Acting as u64);
+                    barrier.set(ACTOR, u64::from(me()));
+                    Arrival::Act(barrier.get(ROUND))
+                }
+                false => {
+                    barrier.end_round(&slot, Phase::Filling, PASSED, &mut wakes);
+                    Arrival::Passed
+                }
+            }
+        };
+        wakes.wake();
+        Some((arrival, self.index))
     }
 
-    fn attempt_or_join(&mut self, slot: &Locked) -> Result<Self::Output, Miss> {
+    fn attempt_or_join(&mut self, _slot: &Locked) -> Result<Self::Output, Miss> {
         let barrier = self.barrier;
         match barrier.phase() {
-            Phase::Broken => return Ok((Arrival::Broken, 0)),
-            Phase::Acting => return Err(Miss::Join(OUTSIDE)),
-            Phase::Filling => {}
+            Phase::Broken => Ok((Arrival::Broken, 0)),
+            Phase::Acting => Err(Miss::Join(OUTSIDE)),
+            Phase::Filling if barrier.is_one_missing() => Err(Miss::Again),
+            Phase::Filling => {
+                let arrived = barrier.get(ARRIVED);
+                self.index = arrived as usize;
+                barrier.set(ARRIVED, arrived + 1);
+                Err(Miss::Join(COME))
+            }
         }
-        let arrived = barrier.get(ARRIVED) + 1;
-        self.index = (arrived - 1) as usize;
-        if arrived < barrier.get(PARTIES) {
-            barrier.set(ARRIVED, arrived);
-            return Err(Miss::Join(COME));
-        }
-        if barrier.has_action {
-            barrier.set(ARRIVED, arrived);
-            barrier.set(PHASE, Phase::Acting as u64);
-            barrier.set(ACTOR, u64::from(me()));
-            return Ok((Arrival::Act(barrier.get(ROUND)), self.index));
-        }
-        barrier.end_round(slot, Phase::Filling, PASSED, &mut self.wakes);
-        Ok((Arrival::Passed, self.index))
     }
 
     fn unlocked(&mut self) {
-        self.wakes.wake();
+        if let Some(mut wakes) = self.bereaved.take() {
+            wakes.wake();
+        }
     }
 
     fn notified(&mut self, outcome: u32) -> Option<Self::Output> {
@@ -304,7 +329,8 @@ impl Resource for Arriving {
 
     /// Whoever gives up breaks the barrier.
     fn left(&mut self, slot: &Locked, list: usize) {
-        self.barrier.left(slot, list, &mut self.wakes);
+        let wakes = self.bereaved.get_or_insert_default();
+        self.barrier.left(slot, list, wakes);
     }
 
     fn pass_on(&mut self, _message: State, outcome: u32) {
@@ -373,7 +399,7 @@ impl Barrier {
         Arriving {
             barrier: self.raw(),
             index: 0,
-            wakes: Wakes::default(),
+            bereaved: None,
         }
     }
 

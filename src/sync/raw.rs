@@ -103,13 +103,13 @@ impl RawLock {
         word & NOTES | waited_for
     }
 
-    /// The word of a lock once this process has taken it; before, it is this.
-    fn taken(word: u64, process: u16) -> u64 {
+    /// The word of a lock once the process with this mark has taken it; before, it is this.
+    fn taken(word: u64, mark: u64) -> u64 {
         let noted = match word & NOTES {
             0 => 0,
             _ => NOTES | NOTED,
         };
-        mark_of(process) | noted | word & WAITED_FOR
+        mark | noted | word & WAITED_FOR
     }
 
     /// The lock is the caller's now.
@@ -139,7 +139,7 @@ impl RawLock {
     #[cold]
     fn try_take(self, mut word: u64) -> bool {
         while word & HELD == 0 {
-            let taken = Self::taken(word, self.0.mine());
+            let taken = Self::taken(word, self.0.mark());
             match self.word().compare_exchange_weak(
                 word,
                 taken,
@@ -263,7 +263,7 @@ impl RawLock {
         match next {
             Some((index, next)) if next.is_starved() => {
                 self.handing().store(u64::from(index), Ordering::Release);
-                let taken = Self::taken(freed, next.owner());
+                let taken = Self::taken(freed, mark_of(next.owner()));
                 self.word().store(taken, Ordering::Release);
                 let woken = next.tell(State::Handed);
                 self.handing().store(0, Ordering::Release);
