@@ -271,14 +271,14 @@ impl Runner for ThreadRunner {
     }
 
     fn stats(&self) -> WorkerStats {
-        let (job, since) = {
+        let (task, since) = {
             let desk = self.desk.lock();
-            (desk.job.clone(), desk.since)
+            // What it is through with stays there until it takes up something else. The task is not cloned: its values,
+            // which are the user's, are not to be dropped here.
+            let job = desk.job.as_ref().filter(|job| !job.is_settled());
+            (job.map(|job| job.name()), desk.since)
         };
-        // What it is through with stays there until it takes up something else.
-        let job = job.filter(|job| !job.is_settled());
-        self.record
-            .stats(&self.tally, job.map(|job| job.name()), since)
+        self.record.stats(&self.tally, task, since)
     }
 
     fn terminate(&self) -> Vec<SettledJob> {
