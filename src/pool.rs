@@ -274,7 +274,7 @@ impl WorkerPool {
     /// # Errors
     ///
     /// [`Error::NotRunning`] if the pool was closed or terminated. [`Error::Task`] with the first error of an item;
-    /// items that have not begun by then are left out.
+    /// what has not begun by then is left out, items on threads, and otherwise chunks of them.
     ///
     /// # Panics
     ///

@@ -9,7 +9,7 @@ use std::{
     num::NonZero,
     panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -1128,6 +1128,49 @@ fn a_thread_of_a_pool_may_drop_it() {
         gates.open();
         dropped.recv().unwrap();
         assert_eq!(result.get().unwrap(), [7]);
+    });
+}
+
+/// Also where others of its parts were never begun, and are the first to be told.
+#[test]
+fn a_map_that_one_of_its_items_terminates_may_have_run() {
+    static POOL: Mutex<Option<Arc<WorkerPool>>> = Mutex::new(None);
+
+    fn end(n: u32) {
+        if n == 0 {
+            POOL.lock().unwrap().take().unwrap().terminate();
+        }
+    }
+
+    watched(|| {
+        for chunksize in [None, Some(20)].repeat(200) {
+            let builder = WorkerPool::builder().backend(Backend::Threading);
+            let pool = Arc::new(builder.max_workers(3).build().unwrap());
+            *POOL.lock().unwrap() = Some(Arc::clone(&pool));
+            let mapping = match chunksize {
+                None => pool.map_async(end, 0..300),
+                Some(size) => pool.chunksize(size).map_async(end, 0..300),
+            };
+            let error = mapping.unwrap().get().unwrap_err();
+            assert!(matches!(error, TaskError::Terminated(_)), "{error}");
+            assert_eq!(error.effect(), Effect::MayHaveRun);
+        }
+    });
+}
+
+/// A range can be longer than any memory: what it would take is not asked for before there are results.
+#[test]
+fn a_long_range_of_large_results_fails_with_its_first_item() {
+    fn fail(n: u32) -> [u64; 32] {
+        panic!("{n} has no result")
+    }
+
+    watched(|| {
+        let builder = WorkerPool::builder().backend(Backend::Threading);
+        let pool = builder.max_workers(2).build().unwrap();
+        let failed = pool.map(fail, 0..u32::MAX).unwrap_err();
+        let panicked = matches!(failed, Error::Task(TaskError::Panicked(_)));
+        assert!(panicked, "{failed}");
     });
 }
 

@@ -10,7 +10,7 @@ use super::{
     imap::Recipe,
     promise::Promise,
     refused,
-    spread::Spread,
+    spread::{Spread, memory::Memory},
 };
 use crate::{
     chunk::{Chunk, items::Items},
@@ -95,12 +95,14 @@ impl Chunks<'_> {
         let promise = Promise::new();
         let result = AsyncResult::of(promise.future());
         let is_thread_map = scheduler.carriage().is_none() && items.len() <= u32::MAX as usize;
-        match self.size {
-            None if is_thread_map => {
-                Spread::start(&hold, *workers, function, items, promise);
-            }
-            size => {
-                let cut = size.map_or(Cut::Adaptive, Cut::Fixed);
+        let room = match self.size {
+            None if is_thread_map => Memory::with_room_for(items.len()),
+            _ => None,
+        };
+        match room {
+            Some(results) => Spread::start(&hold, *workers, function, items, results, promise),
+            None => {
+                let cut = self.size.map_or(Cut::Adaptive, Cut::Fixed);
                 let chunk = Chunk::of(function);
                 Gather::start(hold, *workers, chunk, cut, items, promise);
             }

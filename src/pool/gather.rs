@@ -264,25 +264,30 @@ impl<I: Portable, R: Portable> Gather<I, R> {
 
     /// The first error is the result; what has not begun is cancelled.
     fn fail(&self, error: TaskError) {
-        let (error, running, items, results) = {
+        let (received, running, items, results) = {
             let mut state = self.state.lock();
             state.over = true;
-            let begun = state.results.iter().any(Option::is_some);
             (
-                match error {
-                    // That is what became of this chunk, not of all.
-                    TaskError::Terminated(_) if begun => TaskError::Terminated(Effect::MayHaveRun),
-                    error => error,
-                },
+                // Besides the one that has failed, whether others are just taking note of some.
+                state.open > state.running.len() + 1,
                 mem::take(&mut state.running),
                 state.items.cut(usize::MAX),
                 mem::take(&mut state.results),
             )
         };
+        let mut begun = received || results.iter().any(Option::is_some);
         // Who sees the error is to see nothing begin any more.
-        for running in running.values() {
-            running.future.as_ref().map(TaskFuture::cancel);
+        for future in running
+            .values()
+            .filter_map(|running| running.future.as_ref())
+        {
+            begun |= !future.cancel() && has_begun(future);
         }
+        let error = match error {
+            // That is what became of this chunk, not of all.
+            TaskError::Terminated(_) if begun => TaskError::Terminated(Effect::MayHaveRun),
+            error => error,
+        };
         let hold = self.hold.lock().take();
         self.promise.complete_and_release(Err(error), hold);
         unwind::discard((running, items, results));
@@ -299,6 +304,18 @@ impl<I: Portable, R: Portable> Watcher for Gather<I, R> {
 
     fn calls_back(&self) -> bool {
         true
+    }
+}
+
+/// Whether a chunk that cannot be cancelled has begun.
+fn has_begun<R>(chunk: &TaskFuture<ChunkResult<R>>) -> bool {
+    match chunk.done().then(|| chunk.result()) {
+        Some(Err(error)) => error.effect() != Effect::DidNotRun,
+        Some(Ok(result)) => {
+            unwind::discard(result.values);
+            true
+        }
+        None => true,
     }
 }
 

@@ -6,7 +6,7 @@
 //! idle, and the price per item is next to nothing.
 #![allow(unsafe_code)]
 
-mod memory;
+pub(super) mod memory;
 mod progress;
 mod ranges;
 
@@ -26,7 +26,7 @@ use crate::{
     chunk::{items::Items, numbers::Numbers, piece},
     codec::Encoded,
     engine::{Carriage, Job, Request, scheduler::Hold},
-    error::TaskError,
+    error::{Effect, TaskError},
     executor::TaskFuture,
     shim::Ordering,
     task::{
@@ -50,6 +50,8 @@ pub(super) struct Spread<I, R: Portable> {
     /// How many items have no result that is known of.
     left: AtomicUsize,
     stopped: AtomicBool,
+    /// Some worker has begun with items, or has found just in time that all is `stopped`.
+    begun: AtomicBool,
     written: Mutex<Vec<Range<usize>>>,
     drivers: Mutex<Vec<Option<TaskFuture<Driven>>>>,
     promise: Promise<Vec<R>>,
@@ -80,6 +82,7 @@ impl<I: Portable, R: Portable> Spread<I, R> {
         workers: usize,
         function: F,
         items: Items<I>,
+        results: Memory<R>,
         promise: Promise<Vec<R>>,
     ) where
         F: Fn(I) -> R + Send + Sync + 'static,
@@ -94,10 +97,11 @@ impl<I: Portable, R: Portable> Spread<I, R> {
                 Items::InMemory(piece) => Source::Memory(Memory::of(piece::join(vec![piece]))),
                 Items::Numbers(numbers) => Source::Numbers(numbers),
             },
-            results: Memory::with_room_for(len),
+            results,
             ranges: Ranges::new(len, drivers),
             left: AtomicUsize::new(len),
             stopped: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
             written: Mutex::default(),
             drivers: Mutex::new((0..drivers).map(|_| None).collect()),
             promise,
@@ -129,6 +133,11 @@ impl<I: Portable, R: Portable> Spread<I, R> {
     where
         F: Fn(I) -> R + Send + Sync + 'static,
     {
+        // SeqCst: either this worker finds that all is stopped, or who has stopped it finds that this one has begun.
+        self.begun.store(true, Ordering::SeqCst);
+        if self.stopped.load(Ordering::SeqCst) {
+            return Driven::ToItsEnd;
+        }
         let mut progress = Progress::new(self);
         let run = unwind::catch(|| progress.run(number, entry::summon::<F>()));
         drop(progress);
@@ -153,8 +162,15 @@ impl<I: Portable, R: Portable> Spread<I, R> {
     }
 
     fn fail(&self, error: TaskError) {
-        // Relaxed: the sooner it is seen the better, nothing depends on it.
-        self.stopped.store(true, Ordering::Relaxed);
+        // SeqCst: as in `drive`.
+        self.stopped.store(true, Ordering::SeqCst);
+        let error = match error {
+            // That is what became of this worker's part, not of all.
+            TaskError::Terminated(_) if self.begun.load(Ordering::SeqCst) => {
+                TaskError::Terminated(Effect::MayHaveRun)
+            }
+            error => error,
+        };
         self.promise.complete(Err(error));
     }
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::{memory::advise_huge_pages, unwind};
 
 /// The memory of a vector, whose values are looked after by somebody else.
-pub(super) struct Memory<T> {
+pub(in crate::pool) struct Memory<T> {
     start: *mut MaybeUninit<T>,
     vector: Mutex<Option<Vec<MaybeUninit<T>>>>,
 }
@@ -31,12 +31,14 @@ impl<T> Memory<T> {
         })
     }
 
-    pub(super) fn with_room_for(len: usize) -> Self {
-        let mut vector = Vec::with_capacity(len);
+    /// `None` where the memory is refused: a range can be of any length, and there may never be so many.
+    pub(in crate::pool) fn with_room_for(len: usize) -> Option<Self> {
+        let mut vector = Vec::new();
+        vector.try_reserve_exact(len).ok()?;
         advise_huge_pages(vector.spare_capacity_mut());
         // SAFETY: there is room for them, and what may be uninitialised need not be initialised.
         unsafe { vector.set_len(len) };
-        Memory::new(vector)
+        Some(Memory::new(vector))
     }
 
     fn new(mut vector: Vec<MaybeUninit<T>>) -> Self {
