@@ -42,7 +42,8 @@ use entry::Entry;
     label = "not portable",
     note = "what goes to a worker, and what comes back, must be `Serialize + DeserializeOwned + Send + 'static`",
     note = "a type of one's own derives `serde::Serialize` and `serde::Deserialize`; what is borrowed or shared is passed as an owned value (`String` for `&str`, `T` for `Arc<T>`)",
-    note = "an error that serde does not carry travels as its text, `.map_err(|error| error.to_string())`, or as a type of one's own"
+    note = "an error that serde does not carry travels as its text, `.map_err(|error| error.to_string())`, or as a type of one's own",
+    note = "a closure that never returns says what it would: `|| -> () {{ panic!() }}`"
 )]
 pub trait Portable: Serialize + DeserializeOwned + Send + 'static {}
 

@@ -19,7 +19,8 @@ pub(super) use raw::{AcquireAsync, Hold, RawRLock};
 /// The owner is the tokio task that has acquired it, on whatever thread that runs, or, where there is no tokio task,
 /// the thread. So the futures that one tokio task polls, as in a `join!`, are one owner; and so are, on other runtimes
 /// and in the future that `block_on` runs, all futures of a thread. Only the owner can release the lock, as often as it
-/// has acquired it.
+/// has acquired it. An owner that ends without having done so leaves it locked for good, unless it was in a process that
+/// was killed or has crashed.
 ///
 /// Futures of one owner do not exclude each other if they find the lock free. While another owner has it they wait in
 /// line like everybody, and have it one after the other: a `join!` of two that each keep a guard may never end.
