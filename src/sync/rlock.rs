@@ -125,6 +125,9 @@ impl RLock {
 
     /// Releases the lock once: it is free when the owner has released it as often as acquired it.
     ///
+    /// What a guard has is the guard's to release. Released here at the very moment at which another thread drops that
+    /// guard, the lock may be taken from whoever has it next.
+    ///
     /// # Errors
     ///
     /// [`NotOwned`] if the caller does not own it.
