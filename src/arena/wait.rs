@@ -248,6 +248,28 @@ impl<R: Resource> Waiting<R> {
         }
     }
 
+    /// Waits until the other future is ready at most; `None` if it was not there before.
+    pub(crate) async fn until(&mut self, end: impl Future<Output = ()>) -> Option<R::Output> {
+        let mut end = pin!(end);
+        poll_fn(|context| {
+            let sleeper = Sleeper::Task(context.waker());
+            if let Poll::Ready(output) = self.poll(sleeper) {
+                return Poll::Ready(Some(output));
+            }
+            ready!(end.as_mut().poll(context));
+            loop {
+                if self.leave() {
+                    return Poll::Ready(None);
+                }
+                // It was told just now.
+                if let Poll::Ready(output) = self.poll(sleeper) {
+                    return Poll::Ready(Some(output));
+                }
+            }
+        })
+        .await
+    }
+
     /// Tries to get it without getting in line, for a moment.
     fn compete(&mut self, deadline: Option<Instant>) -> Option<R::Output> {
         let free = self.resource.attempt();
@@ -326,31 +348,6 @@ impl<R: Resource> WaitAsync<R> {
     #[inline]
     pub(crate) fn slot(&self) -> SlotRef {
         self.waiting.resource.slot()
-    }
-
-    /// The same until the other future is ready; `None` if it was not there before.
-    pub(crate) async fn until(mut self, end: impl Future<Output = ()>) -> Option<R::Output>
-    where
-        R: Unpin,
-    {
-        let mut end = pin!(end);
-        poll_fn(|context| {
-            let sleeper = Sleeper::Task(context.waker());
-            if let Poll::Ready(output) = self.waiting.poll(sleeper) {
-                return Poll::Ready(Some(output));
-            }
-            ready!(end.as_mut().poll(context));
-            loop {
-                if self.waiting.leave() {
-                    return Poll::Ready(None);
-                }
-                // It was told just now.
-                if let Poll::Ready(output) = self.waiting.poll(sleeper) {
-                    return Poll::Ready(Some(output));
-                }
-            }
-        })
-        .await
     }
 }
 

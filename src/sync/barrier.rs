@@ -2,6 +2,8 @@
 
 use std::{
     fmt,
+    future::poll_fn,
+    task::Context,
     time::{Duration, Instant},
 };
 
@@ -15,7 +17,8 @@ use crate::{
         node::{State, Wakes},
         reaper::Dead,
         slot::{Kind, Locked, SlotRef},
-        wait::{Budget, Miss, Resource, WaitAsync, Waiting},
+        wait::{Budget, Miss, Resource, Waiting},
+        waiter::Sleeper,
     },
     coop, deadline,
     engine::reactor,
@@ -113,8 +116,8 @@ pub(super) struct RawBarrier {
 enum Arrival {
     Passed,
     Broken,
-    /// The caller is the last, and runs the action of this round.
-    Act(u64),
+    /// The caller is the last, and runs the action of the round.
+    Act,
 }
 
 impl RawBarrier {
@@ -245,16 +248,19 @@ impl RawBarrier {
     }
 }
 
-/// Somebody's arrival at a barrier; knows its number once it has come.
+/// Somebody's arrival at a barrier.
 struct Arriving {
     barrier: RawBarrier,
+    /// Its number, once it has come.
     index: usize,
+    /// The round whose action it is to run.
+    round: u64,
     /// Who is to be woken, since this one has given up, once the mutex is free.
     bereaved: Option<Box<Wakes>>,
 }
 
 impl Resource for Arriving {
-    type Output = (Arrival, usize);
+    type Output = Arrival;
 
     // Who is polled has come, and who is the last to come runs the action: others have their turn after that.
     const BUDGET: Budget<Self::Output> = Budget::Never;
@@ -282,7 +288,8 @@ impl Resource for Arriving {
                     barrier.set(ARRIVED, barrier.get(PARTIES));
                     barrier.set(PHASE, Phase::Acting as u64);
                     barrier.set(ACTOR, u64::from(me()));
-                    Arrival::Act(barrier.get(ROUND))
+                    self.round = barrier.get(ROUND);
+                    Arrival::Act
                 }
                 false => {
                     barrier.end_round(&slot, Phase::Filling, PASSED, &mut wakes);
@@ -291,13 +298,13 @@ impl Resource for Arriving {
             }
         };
         wakes.wake();
-        Some((arrival, self.index))
+        Some(arrival)
     }
 
     fn attempt_or_join(&mut self, _slot: &Locked) -> Result<Self::Output, Miss> {
         let barrier = self.barrier;
         match barrier.phase() {
-            Phase::Broken => Ok((Arrival::Broken, 0)),
+            Phase::Broken => Ok(Arrival::Broken),
             Phase::Acting => Err(Miss::Join(OUTSIDE)),
             Phase::Filling if barrier.is_one_missing() => Err(Miss::Again),
             Phase::Filling => {
@@ -317,14 +324,14 @@ impl Resource for Arriving {
 
     fn notified(&mut self, outcome: u32) -> Option<Self::Output> {
         match outcome {
-            PASSED => Some((Arrival::Passed, self.index)),
+            PASSED => Some(Arrival::Passed),
             TRY_AGAIN => None,
-            _ => Some((Arrival::Broken, 0)),
+            _ => Some(Arrival::Broken),
         }
     }
 
     fn handed(&mut self) -> Option<Self::Output> {
-        Some((Arrival::Broken, 0))
+        Some(Arrival::Broken)
     }
 
     /// Whoever gives up breaks the barrier.
@@ -399,33 +406,35 @@ impl Barrier {
         Arriving {
             barrier: self.raw(),
             index: 0,
+            round: 0,
             bereaved: None,
         }
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<usize, BarrierError> {
-        self.go_on(Waiting::new(self.arriving()).block(deadline))
+        let mut waiting = Waiting::new(self.arriving());
+        let arrival = waiting.block(deadline);
+        self.go_on(arrival, waiting.resource())
     }
 
     /// The wait is over; `None` if that is since its time was up.
-    fn go_on(&self, arrived: Option<(Arrival, usize)>) -> Result<usize, BarrierError> {
-        let (arrival, index) = arrived.ok_or(BarrierError::Broken)?;
-        let passed = match arrival {
+    fn go_on(&self, arrival: Option<Arrival>, arriving: &Arriving) -> Result<usize, BarrierError> {
+        let passed = match arrival.ok_or(BarrierError::Broken)? {
             Arrival::Passed => true,
             Arrival::Broken => false,
-            Arrival::Act(round) => {
+            Arrival::Act => {
                 let done = match &self.action {
                     None => Ok(()),
                     Some(Ok(action)) => action.run(),
                     Some(Err(error)) => Err(TaskError::Encode(error.clone())),
                 };
-                let passed = self.raw().acted(round, done.is_ok());
+                let passed = self.raw().acted(arriving.round, done.is_ok());
                 done.map_err(BarrierError::Action)?;
                 passed
             }
         };
         match passed {
-            true => Ok(index),
+            true => Ok(arriving.index),
             false => Err(BarrierError::Broken),
         }
     }
@@ -472,7 +481,13 @@ impl Barrier {
     pub async fn wait_async(&self) -> Result<usize, BarrierError> {
         let passed = match self.timeout.and_then(deadline::after) {
             Some(deadline) => self.wait_or(reactor::sleep_until(deadline)).await,
-            None => self.go_on(Some(WaitAsync::new(self.arriving()).await)),
+            None => {
+                // Polled where it is: to be moved once more takes as long as all that follows.
+                let mut waiting = Waiting::new(self.arriving());
+                let poll = |context: &mut Context<'_>| waiting.poll(Sleeper::Task(context.waker()));
+                let arrival = poll_fn(poll).await;
+                self.go_on(Some(arrival), waiting.resource())
+            }
         };
         coop::give_way().await;
         passed
@@ -483,7 +498,9 @@ impl Barrier {
         &self,
         end: impl Future<Output = ()>,
     ) -> Result<usize, BarrierError> {
-        self.go_on(WaitAsync::new(self.arriving()).until(end).await)
+        let mut waiting = Waiting::new(self.arriving());
+        let arrival = waiting.until(end).await;
+        self.go_on(arrival, waiting.resource())
     }
 
     /// Breaks the barrier: all who wait, and all who come, get [`BarrierError::Broken`].
