@@ -217,6 +217,9 @@ pub enum TaskError {
 impl TaskError {
     /// Whether the task ran, so that one knows whether it may be submitted again.
     ///
+    /// The error of a map is that of one of its items, or chunks of them, and says of this one whether it ran; only
+    /// [`Terminated`](TaskError::Terminated) speaks of all.
+    ///
     /// # Examples
     ///
     /// ```

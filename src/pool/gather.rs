@@ -275,18 +275,20 @@ impl<I: Portable, R: Portable> Gather<I, R> {
                 mem::take(&mut state.results),
             )
         };
+        // That would be what became of this chunk, and perhaps not of all.
+        let did_not_run = matches!(error, TaskError::Terminated(Effect::DidNotRun));
         let mut begun = received || results.iter().any(Option::is_some);
         // Who sees the error is to see nothing begin any more.
-        for future in running
+        let futures = running
             .values()
-            .filter_map(|running| running.future.as_ref())
-        {
-            begun |= !future.cancel() && has_begun(future);
+            .filter_map(|running| running.future.as_ref());
+        for future in futures {
+            let cancelled = future.cancel();
+            begun = begun || did_not_run && !cancelled && has_begun(future);
         }
-        let error = match error {
-            // That is what became of this chunk, not of all.
-            TaskError::Terminated(_) if begun => TaskError::Terminated(Effect::MayHaveRun),
-            error => error,
+        let error = match did_not_run && begun {
+            true => TaskError::Terminated(Effect::MayHaveRun),
+            false => error,
         };
         let hold = self.hold.lock().take();
         self.promise.complete_and_release(Err(error), hold);

@@ -482,7 +482,7 @@ impl Barrier {
         let passed = match self.timeout.and_then(deadline::after) {
             Some(deadline) => self.wait_or(reactor::sleep_until(deadline)).await,
             None => {
-                // Polled where it is: to be moved once more takes as long as all that follows.
+                // Polled where it is: moved once more, it takes a fifth longer.
                 let mut waiting = Waiting::new(self.arriving());
                 let poll = |context: &mut Context<'_>| waiting.poll(Sleeper::Task(context.waker()));
                 let arrival = poll_fn(poll).await;
