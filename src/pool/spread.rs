@@ -116,15 +116,11 @@ impl<I: Portable, R: Portable> Spread<I, R> {
                 drive: Spread::drive::<F>,
             }));
             let future = TaskFuture::new(Arc::clone(&cell) as _);
-            Arc::clone(hold).submit(cell as Arc<dyn Job>);
-            let watcher = Arc::clone(&spread);
+            // Before it is submitted: it may be over at once, and then the others are to stop.
+            let watched = future.watch(Arc::clone(&spread) as _, number);
+            debug_assert!(watched, "nobody else has it yet");
             spread.drivers.lock()[number] = Some(future);
-            let watched = spread.drivers.lock()[number]
-                .as_ref()
-                .is_some_and(|future| future.watch(watcher, number));
-            if !watched {
-                Arc::clone(&spread).is_over(number);
-            }
+            Arc::clone(hold).submit(cell as Arc<dyn Job>);
         }
     }
 
