@@ -90,11 +90,12 @@ pub(crate) enum Miss {
 /// How often a waiter is woken in vain before it is given what it waits for.
 const PATIENT: u32 = if MODELLED { 1 } else { 2 };
 
-/// For so long after it was first woken in vain a waiter goes on competing with others: a thread or a task that runs
+/// For so long after it was woken in vain that often a waiter goes on competing with others: a thread or a task that runs
 /// makes better use of what it gets than one that has to be woken first.
 const PATIENCE: Duration = Duration::from_micros(if MODELLED { 0 } else { 500 });
 
-/// After so many wake-ups in vain a waiter is given what it waits for, however little time has passed.
+/// After so many wake-ups in vain a waiter is given what it waits for, however little time has passed: a power of two,
+/// as are all but the first counts of them at which it is looked whether it has been long enough.
 const FED_UP: u32 = 64;
 
 /// Models have no time to lose.
@@ -108,7 +109,10 @@ pub(crate) struct Waiting<R: Resource> {
     joined: bool,
     /// How often it was woken in vain.
     vain: u32,
+    /// When it was so for the second time.
     since: Option<Instant>,
+    /// It has been long enough, or often enough.
+    starved: bool,
 }
 
 impl<R: Resource> Waiting<R> {
@@ -119,6 +123,7 @@ impl<R: Resource> Waiting<R> {
             joined: false,
             vain: 0,
             since: None,
+            starved: false,
         }
     }
 
@@ -193,12 +198,14 @@ impl<R: Resource> Waiting<R> {
         let waiter = self.waiter.get_or_insert_with(Waiter::claim);
         waiter.retire();
         waiter.prepare(sleeper);
-        if self.vain >= PATIENT {
-            let patient = self.vain < FED_UP
-                && self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
-            if !patient {
-                waiter.set_starved();
-            }
+        // Not each time in the long run: to look at the clock takes a tenth of all that is done where many wait at a
+        // small queue.
+        if self.vain >= PATIENT && (self.vain < 2 * PATIENT || self.vain.is_power_of_two()) {
+            self.starved = self.vain >= FED_UP
+                || self.since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE;
+        }
+        if self.starved {
+            waiter.set_starved();
         }
         let slot = self.resource.slot().lock();
         match self.resource.attempt_or_join(&slot) {
