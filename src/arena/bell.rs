@@ -139,7 +139,50 @@ fn answer(process: &Process) {
 
 /// Wakes those whose bit it is.
 fn wake_all(bit: usize) {
-    for local in (bit..arena().locals.count()).step_by(BELL_WORDS * 64) {
+    const BITS: usize = BELL_WORDS * 64;
+
+    // A place counts once it is made, and one behind it may be in use by then. So many threads do not make one at the
+    // same moment.
+    let end = arena().locals.count() + BITS;
+    for local in (bit..end).step_by(BITS) {
         waiter::wake_task(local as u32);
+    }
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering::Relaxed},
+        },
+        task::Wake,
+    };
+
+    use super::*;
+    use crate::arena::waker::WakerCell;
+
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_task_is_woken_while_the_place_before_its_own_is_being_made() {
+        let woken = Arc::new(Flag::default());
+        arena().locals.push_with(|_| {
+            // Behind it, and in use.
+            let local = arena().locals.push(WakerCell::new());
+            let place = arena().locals.get(local).expect("it was just pushed");
+            place.fill(Arc::clone(&woken).into());
+            let (word, bit) = bit(local as u32);
+            wake_all(word * 64 + bit.trailing_zeros() as usize);
+            WakerCell::new()
+        });
+        assert!(woken.0.load(Relaxed));
     }
 }
