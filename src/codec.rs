@@ -113,7 +113,8 @@ fn encode_in_extent<T: Serialize>(value: &T, size: usize) -> bincode::Result<Opt
         return Ok(None);
     };
     bincode::serialize_into(extent.writer(), &Complete(value))?;
-    Ok(Some(extent))
+    // Of one that has become smaller since, whoever takes it would leave some behind.
+    Ok((extent.len() >= size).then_some(extent))
 }
 
 /// Whether a value has become larger since its size was taken, as one can that others change.

@@ -375,6 +375,30 @@ fn a_value_that_grows_while_it_is_encoded_travels_all_the_same() {
 }
 
 #[test]
+fn values_that_shrink_while_they_are_encoded_leave_nothing() {
+    /// Next to nothing of it is left once its size was taken.
+    #[derive(Deserialize)]
+    struct Shrinking(ByteBuf);
+
+    impl Serialize for Shrinking {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            static TIMES: AtomicU32 = AtomicU32::new(0);
+            let times = TIMES.fetch_add(1, Ordering::Relaxed);
+            let len = if times.is_multiple_of(3) { LARGE } else { 1 };
+            serializer.serialize_bytes(&self.0[..len])
+        }
+    }
+
+    let executor = processes(1);
+    leaks_nothing(|| {
+        for _ in 0..6 {
+            let len = executor.submit(|| Shrinking(large())).result();
+            assert_eq!(len.unwrap().0.len(), 1);
+        }
+    });
+}
+
+#[test]
 fn a_worker_elsewhere_gets_it_through_its_pipe() {
     let _alone = alone();
     watched(|| {
