@@ -412,16 +412,19 @@ impl<T> Plain<T> {
         head.limit != head.taken
     }
 
-    /// Frees the last ring, which is empty.
-    fn forget_ring(&self, tail: &mut Tail<T>, head: &mut Head<T>) {
+    /// Frees the last ring, which is empty; and one that follows, if room was made there and nothing was put.
+    fn forget_rings(&self, tail: &mut Tail<T>, head: &mut Head<T>) {
         // Relaxed: both locks are held.
         self.first.store(ptr::null_mut(), Ordering::Relaxed);
-        head.ring = None;
         (tail.places, head.places) = (Places::NONE, Places::NONE);
-        let last = tail.ring.take();
-        // SAFETY: it was leaked when it was made, it is the last one, since who takes the last item comes
-        // to the last ring, and nothing points to it any more.
-        drop(last.map(|ring| unsafe { Box::from_raw(ring.as_ptr()) }));
+        let mut ring = head.ring.take().or(tail.ring);
+        tail.ring = None;
+        while let Some(last) = ring {
+            // SAFETY: it was leaked when it was made. What was put into it is taken, and nothing points to it any more:
+            // those before it were freed as the head left them.
+            let last = unsafe { Box::from_raw(last.as_ptr()) };
+            ring = NonNull::new(last.next.load(Ordering::Relaxed));
+        }
     }
 
     /// Sees to it that who puts looks for those who wait for items; `false` if there is something to be
@@ -513,7 +516,7 @@ impl<T> Drop for Plain<T> {
             unwind::discard(item);
         }
         let (mut tail, mut head) = (self.tail.state.lock(), self.head.state.lock());
-        self.forget_ring(&mut tail, &mut head);
+        self.forget_rings(&mut tail, &mut head);
     }
 }
 

@@ -23,7 +23,7 @@ impl<T> Plain<T> {
             items.push(head.take());
         }
         head.taken = taken;
-        self.forget_ring(&mut tail, &mut head);
+        self.forget_rings(&mut tail, &mut head);
         (tail.limit, head.limit) = (put, taken);
         tail.stage = Stage::Moving(convoy);
         head.stage = tail.stage;

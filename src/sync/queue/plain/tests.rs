@@ -65,6 +65,23 @@ proptest! {
 }
 
 #[test]
+fn a_ring_that_was_made_for_one_who_went_away_goes_with_the_one_before() {
+    // Rings of 16, 32 and 64 places; the last is full before the queue is.
+    let queue = Plain::new(100, Stage::Here);
+    let put = |item: u64| assert!(queue.put([item; 2]).is_ok());
+    (0..100).for_each(put);
+    for item in 100..112 {
+        queue.get().unwrap();
+        put(item);
+    }
+    queue.get().unwrap();
+    assert!(queue.keep(PUTTERS));
+    queue.give_back(PUTTERS);
+    while queue.get().is_ok() {}
+    assert_eq!(queue.take_out(7), Ok(Vec::new()));
+}
+
+#[test]
 fn what_is_kept_is_for_one_alone_until_it_is_given_back() {
     let queue = Plain::new(2, Stage::Here);
     assert!(!queue.keep(GETTERS));
