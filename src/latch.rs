@@ -57,6 +57,7 @@ impl<T> Latch<T> {
             {
                 let mut waiting = self.waiting.lock();
                 if self.get().is_some() || left == Some(Duration::ZERO) {
+                    waiting.threads.remove_current();
                     return self.get();
                 }
                 waiting.threads.add_current();
@@ -147,12 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_in_vain_ends_in_time_and_leaves_no_waker() {
+    fn a_wait_in_vain_ends_in_time_and_leaves_nobody_to_wake() {
         let latch = Latch::<()>::new();
         assert!(latch.wait(Some(Instant::now())).is_none());
         let deadline = Instant::now() + Duration::from_millis(2);
         assert!(latch.wait(Some(deadline)).is_none());
         assert!(Instant::now() >= deadline);
+        assert_eq!(latch.waiting.lock().threads.len(), 0);
         let mut context = Context::from_waker(Waker::noop());
         let mut wait = Box::pin(latch.wait_async());
         assert!(wait.as_mut().poll(&mut context).is_pending());

@@ -62,9 +62,22 @@ impl Parked {
         }
     }
 
+    /// The calling thread does not wait any more: its time was up.
+    pub(crate) fn remove_current(&mut self) {
+        if !self.0.is_empty() {
+            let this = thread::current().id();
+            self.0.retain(|other| other.id() != this);
+        }
+    }
+
     pub(crate) fn unpark(self) {
         for thread in self.0 {
             thread.unpark();
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 }

@@ -34,6 +34,9 @@ impl<W: Work> TaskCell<W> {
             first = false;
             let left = deadline::left(deadline);
             if left == Some(Duration::ZERO) {
+                if let Some(waiting) = &mut state.waiting {
+                    waiting.threads.remove_current();
+                }
                 return state.is_settled().then_some(state);
             }
             if !noticed && let Some(posting) = state.taken() {
