@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     backend::{Backend, get_backend},
@@ -69,6 +69,8 @@ impl RefUnwindSafe for Worker {}
 enum Body {
     /// Not started; makes the job, encoded if it is to be carried to a process.
     New(Box<dyn FnOnce(Option<Carriage>) -> Arc<dyn Job> + Send>),
+    /// Its job is being made, by code of a user: nothing is locked meanwhile.
+    Making,
     /// It could not be started: the system refused, and may be asked again, or the arguments cannot be encoded.
     Refused(Arc<dyn Job>),
     /// Started, and to be reaped at its end.
@@ -141,7 +143,7 @@ impl Worker {
                 self.record.set_daemon(daemon);
                 Ok(())
             }
-            Body::Started(_) | Body::Foreign => Err(Error::AlreadyStarted),
+            Body::Making | Body::Started(_) | Body::Foreign => Err(Error::AlreadyStarted),
         }
     }
 
@@ -190,7 +192,7 @@ impl Worker {
     /// system refuses; the call may be repeated then.
     pub fn start(&self) -> Result<(), Error> {
         let mut body = self.body.lock();
-        if matches!(*body, Body::Started(_) | Body::Foreign) {
+        if !matches!(*body, Body::New(_) | Body::Refused(_)) {
             return Err(Error::AlreadyStarted);
         }
         let backend = match self.record.backend() {
@@ -208,10 +210,10 @@ impl Worker {
             idle_timeout: None,
         };
         let scheduler = Scheduler::new(engine, plan);
-        let job = match std::mem::replace(&mut *body, Body::Foreign) {
-            Body::New(make) => make(scheduler.carriage()),
+        let job = match std::mem::replace(&mut *body, Body::Making) {
+            Body::New(make) => MutexGuard::unlocked(&mut body, || make(scheduler.carriage())),
             Body::Refused(job) => job,
-            Body::Started(_) | Body::Foreign => unreachable!("that was looked at before"),
+            _ => unreachable!("that was looked at before"),
         };
         if let Some(error) = job.error() {
             scheduler.close(Queued::IsAllCancelled);
@@ -300,12 +302,16 @@ impl Worker {
             .map_err(Error::from)
     }
 
+    fn was_started(&self) -> bool {
+        matches!(*self.body.lock(), Body::Started(_) | Body::Foreign)
+    }
+
     fn check_joinable(&self) -> Result<(), Error> {
         if matches!(self.record.role(), Role::Main | Role::Foreign)
             || self.record.id() == record::current().id()
         {
             Err(Error::JoinSelf)
-        } else if matches!(*self.body.lock(), Body::New(_) | Body::Refused(_)) {
+        } else if !self.was_started() {
             Err(Error::NotStarted)
         } else {
             Ok(())
@@ -343,7 +349,7 @@ impl Worker {
     /// # }
     /// ```
     pub fn terminate(&self) -> Result<(), Error> {
-        if matches!(*self.body.lock(), Body::New(_) | Body::Refused(_)) {
+        if !self.was_started() {
             return Err(Error::NotStarted);
         }
         match self.record.kill() {

@@ -11,7 +11,7 @@ use std::{
     },
     path::PathBuf,
     process,
-    sync::mpsc,
+    sync::{Mutex, OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ use freethreading::{
     active_children, current_worker, get_backend, get_ident, task,
 };
 use futures::{FutureExt, executor::block_on};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 freethreading::init_tests!();
 
@@ -333,6 +333,48 @@ freethreading::test_backends! {
             assert_eq!(told.hear(), "true");
         });
     }
+}
+
+#[test]
+fn what_encodes_an_argument_may_ask_for_its_worker() {
+    /// What is said to who asks while it is encoded.
+    static SAID: Mutex<Vec<Error>> = Mutex::new(Vec::new());
+    static WORKER: OnceLock<Worker> = OnceLock::new();
+
+    #[derive(Deserialize)]
+    struct Asking;
+
+    impl Serialize for Asking {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let worker = WORKER.get().unwrap();
+            let said = [
+                worker.join_timeout(LONG),
+                worker.terminate(),
+                worker.set_daemon(true),
+                worker.start(),
+            ];
+            *SAID.lock().unwrap() = said.map(Result::unwrap_err).into();
+            ().serialize(serializer)
+        }
+    }
+
+    fn ignore(_: Asking) {}
+
+    watched(|| {
+        let worker = Worker::new(task!(ignore(Asking))).backend(Backend::Multiprocessing);
+        WORKER.set(worker.clone()).unwrap();
+        worker.start().unwrap();
+        worker.join().unwrap();
+        assert_eq!(
+            *SAID.lock().unwrap(),
+            [
+                Error::NotStarted,
+                Error::NotStarted,
+                Error::AlreadyStarted,
+                Error::AlreadyStarted,
+            ]
+        );
+    });
 }
 
 freethreading::test_backends! {
