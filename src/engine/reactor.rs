@@ -1,7 +1,7 @@
 //! The one background thread that serves all worker processes, and keeps the time.
 //!
 //! It runs a tokio runtime of its own, so that callers may be on any runtime or on none. It starts
-//! when it is first needed and stays. No user code runs on it.
+//! when it is first needed and stays. No user code runs on it but wakers.
 
 use std::{
     cell::Cell,

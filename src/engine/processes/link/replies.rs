@@ -100,8 +100,7 @@ impl Link {
         };
         // Whoever waits there lets go of it.
         lanes.replies().close();
-        let mut replies = self.replies.lock();
-        let Some(mut reader) = replies.take() else {
+        let Some(mut reader) = self.replies.lock().take() else {
             return;
         };
         while let Some(Ok(done)) = reader.receive(|arrival| self.received(arrival)) {
