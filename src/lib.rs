@@ -76,7 +76,7 @@
 //! A blocking method may be called on any thread, but one of an async runtime does nothing else meanwhile. A
 //! timeout of zero only looks; one that is too long for the clock is for ever. A limit to an async method is
 //! `tokio::time::timeout`, or another runtime's, around it. The sections *Cancel safety* say what is lost with a
-//! future that is dropped.
+//! future that is dropped. What waits for a primitive panics if the system has no memory for one more that waits.
 //!
 //! # What can travel
 //!
