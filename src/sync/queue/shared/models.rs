@@ -4,6 +4,7 @@ use super::*;
 use crate::arena::{
     handle::Handle,
     models::{elsewhere, model},
+    reaper,
     slot::Kind,
     waiter::{Sleeper, Waiter},
 };
@@ -18,18 +19,18 @@ fn full(size: u64) -> Handle {
 }
 
 impl RawQueue {
+    /// Something is taken, and counted; says whether somebody is to be told.
+    fn count_one(self) -> bool {
+        let gate = self.0.gate();
+        let taken = self.get(TAKEN) + 1;
+        self.word(TAKEN).store(taken, Ordering::Release);
+        self.is_room_wanted(&gate)
+    }
+
     /// What is done about the counts, and those who wait, when something is taken.
     fn take_one(self) {
-        let wanted = {
-            let gate = self.0.gate();
-            let taken = self.get(TAKEN) + 1;
-            self.word(TAKEN).store(taken, Ordering::Release);
-            self.is_room_wanted(&gate)
-        };
-        if wanted {
-            let mut wakes = Wakes::default();
-            self.tell_putter(&self.0.lock(), &mut wakes);
-            wakes.wake();
+        if self.count_one() {
+            self.tell_putters();
         }
     }
 
@@ -57,9 +58,25 @@ fn loom_who_waits_for_room_is_told_of_it() {
     model(None, || {
         let queue = full(1);
         let raw = RawQueue(queue.slot());
-        let other = elsewhere(move || RawQueue(SlotRef::new(raw.0.index(), raw.0.slot)).take_one());
+        let other = elsewhere(move || raw.here().take_one());
         raw.put_one();
         other.join().unwrap();
+        assert_eq!(raw.len(), 1);
+    });
+}
+
+#[test]
+fn loom_who_waits_for_room_is_told_of_it_though_who_made_it_was_killed() {
+    model(2, || {
+        let queue = full(1);
+        let raw = RawQueue(queue.slot());
+        let killed = elsewhere(move || raw.here().count_one());
+        let reaper = loom::thread::spawn(move || {
+            killed.join().unwrap();
+            reaper::reap(2, 0, true);
+        });
+        raw.put_one();
+        reaper.join().unwrap();
         assert_eq!(raw.len(), 1);
     });
 }
@@ -69,7 +86,7 @@ fn loom_each_of_those_who_wait_for_room_is_told_of_it() {
     model(2, || {
         let queue = full(2);
         let raw = RawQueue(queue.slot());
-        let putter = elsewhere(move || RawQueue(SlotRef::new(raw.0.index(), raw.0.slot)).put_one());
+        let putter = elsewhere(move || raw.here().put_one());
         let taker = loom::thread::spawn(move || {
             raw.take_one();
             raw.take_one();
