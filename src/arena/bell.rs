@@ -21,14 +21,19 @@ pub(super) fn ring(process: u16, local: u32) {
     let Some(process) = process::process(process) else {
         return;
     };
+    if set(process, local) {
+        process.bell.wake(Scope::Everywhere);
+    }
+}
+
+/// Says for whom the bell is rung, and that it is; says whether who hears it is to be woken.
+pub(super) fn set(process: &Process, local: u32) -> bool {
     let (word, bit) = bit(local);
     // Each step may be the last one of a process that is killed here. What it leaves undone is done
     // again when it is cleaned up after: see `ring_again`; and setting a bit twice does no harm.
     process.bits[word].fetch_or(bit, Ordering::Release);
     // Release: who hears the bell sees the bit.
-    if process.bell.swap(1, Ordering::Release) == 0 {
-        process.bell.wake(Scope::Everywhere);
-    }
+    process.bell.swap(1, Ordering::Release) == 0
 }
 
 /// A process is gone that may have rung a bell and not woken who hears it: nobody would do it later.

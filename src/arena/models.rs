@@ -20,7 +20,7 @@ use super::{
     modelled::enter,
     node::{Node, State, Wakes},
     pool::{Pool, Shared, Unit, Units},
-    reaper,
+    process, reaper,
     slot::{Kind, SlotRef},
     waiter::{Sleeper, Waiter},
     waker::WakerCell,
@@ -516,6 +516,32 @@ fn loom_a_bell_wakes_whom_it_is_rung_for() {
         });
         bell::hear_until(|| tasks.iter().all(|task| task.woken.load(Relaxed) == 1));
         other.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_a_bell_is_heard_though_who_rang_it_was_killed() {
+    model(None, || {
+        let task = std::sync::Arc::new(Seen {
+            news: Box::leak(Box::new(AtomicU64::new(0))),
+            woken: AtomicUsize::new(0),
+        });
+        let place = WakerCell::new();
+        place.fill(Waker::from(task.clone()));
+        let place = arena().locals.push(place) as u32;
+        let killed = elsewhere({
+            let news = task.news;
+            move || {
+                news.store(1, Relaxed);
+                bell::set(process::process(1).unwrap(), place);
+            }
+        });
+        let reaper = thread::spawn(move || {
+            killed.join().unwrap();
+            reaper::reap(2, 0, true);
+        });
+        bell::hear_until(|| task.woken.load(Relaxed) == 1);
+        reaper.join().unwrap();
     });
 }
 
