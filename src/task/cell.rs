@@ -223,13 +223,33 @@ impl<W: Work> TaskCell<W> {
 #[cfg(all(test, not(freethreading_loom)))]
 mod tests {
     use super::*;
-    use crate::Task;
+    use crate::{Task, arena::passage::Reach, engine::Job, executor::TaskFuture, task::IntoTask};
 
     #[test]
     fn a_task_costs_little_memory() {
         // With the two counts of the `Arc` it is 72 bytes.
         assert_eq!(size_of::<TaskError>(), 24);
         assert_eq!(size_of::<TaskCell<Task<(), ()>>>(), 56);
+    }
+
+    #[test]
+    fn a_task_that_its_worker_gives_back_runs_later_unless_it_was_killed() {
+        let carriage = Carriage {
+            max_frame_len: 1024,
+            reach: Reach::Tree,
+        };
+        for killed in [false, true] {
+            let cell = TaskCell::of((|| ()).into_task(), Some(carriage));
+            let future = TaskFuture::new(Arc::clone(&cell) as _);
+            let Some(Input::Request(request)) = cell.begin(None, None) else {
+                panic!("it is not pending");
+            };
+            assert!(!killed || future.kill());
+            let settled = cell.put_back(*request);
+            assert_eq!(settled.is_some(), killed);
+            assert!(!future.running());
+            assert_eq!(future.cancelled(), killed);
+        }
     }
 }
 
