@@ -1186,3 +1186,29 @@ fn a_builder_may_be_used_again() {
         }
     });
 }
+
+freethreading::test_backends! {
+    #[test]
+    fn a_thread_whose_thread_locals_are_gone_may_submit() {
+        struct Late(WorkerPoolExecutor, mpsc::Sender<Result<u64, TaskError>>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                let _ = self.1.send(self.0.submit(|| 42).result());
+            }
+        }
+        thread_local! {
+            static LATE: Cell<Option<Late>> = const { Cell::new(None) };
+        }
+        watched(|| {
+            let (send, sent) = mpsc::channel();
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            let ends = thread::spawn(move || {
+                LATE.set(Some(Late(executor, send)));
+                // What comes to a thread last goes first.
+                let _ = tokio::runtime::Handle::try_current();
+            });
+            ends.join().unwrap();
+            assert_eq!(sent.recv().unwrap(), Ok(42));
+        });
+    }
+}

@@ -14,7 +14,9 @@ mod stderr;
 pub(crate) mod tidy;
 pub(crate) mod wire;
 
-use std::sync::Arc;
+use std::{io, sync::Arc, thread};
+
+use tokio::runtime::Handle;
 
 use super::{Carriage, Engine, Runner, Scheduler, reactor, runner_id};
 use crate::{
@@ -81,11 +83,18 @@ impl Engine for Processes {
         let id = runner_id();
         let failed = |error| TaskError::Start(StartError::new(&record.name(), error));
         let reactor = reactor::handle().map_err(failed)?;
-        let (launched, errors) = {
+        let launch = || {
             // The child is registered with the reactor by the thread that starts it.
             let _context = reactor.enter();
-            launcher::launch(self.launcher.as_ref(), &self.surroundings).map_err(failed)?
+            launcher::launch(self.launcher.as_ref(), &self.surroundings)
         };
+        // A thread whose thread-locals are gone cannot enter: another one does it.
+        let gone = Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed());
+        let (launched, errors) = match gone {
+            false => launch(),
+            true => elsewhere(launch),
+        }
+        .map_err(failed)?;
         let (errors, passing) = Errors::new(errors);
         let link = Link::new(
             id,
@@ -109,4 +118,16 @@ impl Engine for Processes {
     fn carriage(&self) -> Option<Carriage> {
         Some(self.terms.carriage())
     }
+}
+
+/// Calls the code on a thread of its own.
+fn elsewhere<T: Send>(code: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let called = thread::Builder::new().spawn_scoped(scope, code)?.join();
+        called.unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the thread that was to do it has panicked",
+            ))
+        })
+    })
 }
