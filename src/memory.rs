@@ -1,9 +1,11 @@
 //! How memory is backed, and how much of it is copied.
 #![allow(unsafe_code)]
 
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 
 use rustix::mm::{Advice, madvise};
+
+use crate::unwind;
 
 /// Asks for huge pages under large memory that is about to be filled, once, from its start to its end:
 /// the page faults would cost more than what is done with the values.
@@ -17,6 +19,25 @@ pub(crate) fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
         // SAFETY: the range, a whole number of pages, lies within the allocation. The advice changes
         // how it is backed, not what it holds; where the kernel refuses, pages stay small.
         let _ = unsafe { madvise(start.add(skipped).cast(), len, Advice::LinuxHugepage) };
+    }
+}
+
+/// Drops values that nobody wants any more, each of them, whatever their destructors do.
+///
+/// # Safety
+///
+/// There are so many values from there on, and nobody uses or drops them any more.
+pub(crate) unsafe fn discard_all<T>(first: *mut T, len: usize) {
+    let mut dropped = 0;
+    while mem::needs_drop::<T>() && dropped < len {
+        // One more call for each panic, and not one for each value.
+        unwind::contain(|| {
+            while dropped < len {
+                dropped += 1;
+                // SAFETY: the caller vouches for the value, which is dropped once, since it was counted before.
+                unsafe { first.add(dropped - 1).drop_in_place() };
+            }
+        });
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::items::Items;
+use crate::memory::discard_all;
 use carver::Block;
 pub(crate) use carver::Carver;
 
@@ -183,14 +184,12 @@ impl<T> From<Vec<T>> for Piece<T> {
 
 impl<T> Drop for Piece<T> {
     fn drop(&mut self) {
-        let values = NonNull::slice_from_raw_parts(
-            // SAFETY: `taken` is at most `len`, and that many values are in the block.
-            unsafe { self.first.add(self.taken) }.cast::<T>(),
-            self.len - self.taken,
-        );
-        // SAFETY: values from `taken` to `len` are initialised and belong to this piece, which ends
-        // here. Should one of them panic, the others are dropped all the same.
-        unsafe { values.drop_in_place() };
+        // SAFETY: values from `taken` to `len` are initialised, are in the block and belong to this piece, which ends
+        // here.
+        unsafe {
+            let first = self.first.add(self.taken).cast::<T>();
+            discard_all(first.as_ptr(), self.len - self.taken);
+        }
     }
 }
 

@@ -3,12 +3,11 @@
 use std::{
     mem::{self, MaybeUninit},
     ops::Range,
-    ptr,
 };
 
 use parking_lot::Mutex;
 
-use crate::{memory::advise_huge_pages, unwind};
+use crate::memory::{advise_huge_pages, discard_all};
 
 /// The memory of a vector, whose values are looked after by somebody else.
 pub(in crate::pool) struct Memory<T> {
@@ -75,13 +74,8 @@ impl<T> Memory<T> {
     ///
     /// The values in the range are initialised, and nobody else touches them, now or later.
     pub(super) unsafe fn drop_range(&self, range: Range<usize>) {
-        if mem::needs_drop::<T>() && !range.is_empty() {
-            // SAFETY: the range is within the vector, as the caller vouches for its values.
-            let values = unsafe { self.start.add(range.start) }.cast::<T>();
-            let values = ptr::slice_from_raw_parts_mut(values, range.len());
-            // SAFETY: as above.
-            unwind::contain(|| unsafe { ptr::drop_in_place(values) });
-        }
+        // SAFETY: the range is within the vector, as the caller vouches for its values.
+        unsafe { discard_all(self.start.add(range.start).cast::<T>(), range.len()) };
     }
 }
 
