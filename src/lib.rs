@@ -78,6 +78,9 @@
 //! `tokio::time::timeout`, or another runtime's, around it. The sections *Cancel safety* say what is lost with a
 //! future that is dropped. What waits for a primitive panics if the system has no memory for one more that waits.
 //!
+//! Wakers are called by whoever has what is waited for: a worker thread, or the one thread that serves all worker
+//! processes. They must be quick, and wait for nothing.
+//!
 //! # What can travel
 //!
 //! Arguments, captures, results and items are [`Portable`]: serde can encode and decode them. That holds on

@@ -161,6 +161,10 @@ impl<A, R> Function<A, R> {
 /// nothing. A capturing closure or a `fn` pointer does not compile, since only its type, not its
 /// value, can reach another process.
 ///
+/// A captured value that has size zero itself goes unnoticed, and is there in a worker process though nobody has made it
+/// there. So a token that stands for something that was done in this process, and that `unsafe` code relies on, must not
+/// be captured.
+///
 /// # Examples
 ///
 /// Functions of one's own can pass on whatever can be submitted, or functions alone:
