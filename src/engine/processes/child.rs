@@ -17,6 +17,7 @@ use std::{
     path::Path,
     process::{self, exit},
     ptr, thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -362,12 +363,18 @@ fn name_luggage(frame: &mut Vec<u8>, id: u64, luggage: &Luggage) {
 
 /// Ends this process as soon as nobody can read its replies any more, whatever it is doing then.
 fn watch_parent(output: &File) -> io::Result<()> {
+    /// How long until the system may let this process wait.
+    const PAUSE: Duration = Duration::from_millis(100);
+
     extern "C" fn watch(output: *mut libc::c_void) -> *mut libc::c_void {
         // SAFETY: the descriptor was made for this thread, which never closes it.
         let output = unsafe { BorrowedFd::borrow_raw(output.addr() as RawFd) };
         // No events are asked for, so only an error or a hang-up ends the wait.
         let mut fds = [PollFd::new(&output, PollFlags::empty())];
-        let _ = retry_on_intr(|| poll(&mut fds, None));
+        while retry_on_intr(|| poll(&mut fds, None)).is_err() {
+            // The system refuses that, as where a task has left no descriptors to this process.
+            thread::sleep(PAUSE);
+        }
         // SAFETY: `_exit` takes no pointers, and nothing of this process is wanted now.
         unsafe { libc::_exit(1) }
     }
