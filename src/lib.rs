@@ -133,6 +133,7 @@ mod chunk;
 mod codec;
 mod coop;
 mod deadline;
+mod descriptors;
 mod engine;
 mod error;
 mod executor;

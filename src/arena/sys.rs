@@ -17,6 +17,8 @@ use rustix::{
     process::{Pid, PidfdFlags, Resource, Signal, getrlimit, pidfd_open, pidfd_send_signal},
 };
 
+use crate::descriptors;
+
 /// A range of addresses that stays mapped for as long as the process lives.
 pub(super) struct Mapping {
     base: NonNull<u8>,
@@ -35,6 +37,7 @@ impl Mapping {
     /// A new file in memory, of `len` bytes of which none is backed, mapped so that worker processes
     /// can map it too.
     pub(super) fn shared(len: usize) -> io::Result<Mapping> {
+        descriptors::occupy_standard();
         // To ask for more is not only an error but a signal, which ends the program.
         let largest = getrlimit(Resource::Fsize).current;
         if largest.is_some_and(|largest| largest < len as u64) {

@@ -15,7 +15,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 
-use crate::{fork, unwind};
+use crate::{descriptors, fork, unwind};
 
 static REACTOR: Mutex<Option<Handle>> = Mutex::new(None);
 
@@ -54,6 +54,7 @@ pub(crate) fn handle() -> io::Result<Handle> {
     if let Some(handle) = &*reactor {
         return Ok(handle.clone());
     }
+    descriptors::occupy_standard();
     let build = || {
         Builder::new_current_thread()
             .enable_all()

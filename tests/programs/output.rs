@@ -33,6 +33,11 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario!(
         true,
+        PROCESSES,
+        what_is_printed_after_the_standard_descriptors_are_closed_goes_nowhere
+    ),
+    scenario!(
+        true,
         &Backend::ALL,
         a_panic_stays_a_panic_where_nobody_reads_the_standard_error
     ),
@@ -375,5 +380,66 @@ mod a_panic_stays_a_panic_where_nobody_reads_the_standard_error {
 
     pub fn check(program: Program) {
         program.run().had_code(5);
+    }
+}
+
+mod what_is_printed_after_the_standard_descriptors_are_closed_goes_nowhere {
+    use super::*;
+    use freethreading::{Lock, Queue, Worker, WorkerPoolExecutor, task};
+
+    fn print_and_put(number: u32, queue: Queue<u32>) {
+        println!("{}", "x".repeat(10_000));
+        eprintln!("{}", "y".repeat(10_000));
+        queue.put(number).unwrap();
+    }
+
+    fn close_all() {
+        for descriptor in 0..3 {
+            // SAFETY: nobody reads, prints or opens anything meanwhile.
+            unsafe { libc::close(descriptor) };
+        }
+    }
+
+    /// What is opened next gets the lowest number.
+    fn open_something(first: u32) {
+        match first {
+            0 => drop(Lock::new()),
+            1 => Worker::new(|| ()).start().unwrap(),
+            _ => drop(WorkerPoolExecutor::new(1).unwrap().submit(|| ())),
+        }
+    }
+
+    pub fn main() {
+        let log = sign("log");
+        for first in 0..3 {
+            close_all();
+            open_something(first);
+            println!("{}", "z".repeat(10_000));
+            eprintln!("{}", "z".repeat(10_000));
+            let executor = WorkerPoolExecutor::new(2).unwrap();
+            let queue = Queue::new(0);
+            let put: Vec<_> = (0..100)
+                .map(|n| executor.submit(task!(print_and_put(n, queue.clone()))))
+                .collect();
+            for future in put {
+                future.result().unwrap();
+            }
+            executor.shutdown(true, false);
+            let mut numbers: Vec<_> = (0..100).map(|_| queue.get_nowait().unwrap()).collect();
+            numbers.sort_unstable();
+            assert!((0..100).eq(numbers));
+            for descriptor in 0..3 {
+                let path = std::fs::read_link(format!("/proc/self/fd/{descriptor}")).unwrap();
+                assert_eq!(path.to_str(), Some("/dev/null"));
+            }
+        }
+        log.note("fine");
+    }
+
+    pub fn check(program: Program) {
+        let running = program.start();
+        let log = running.sign("log");
+        eventually("it comes to its end", || log.is_given());
+        running.finish().had_code(0);
     }
 }

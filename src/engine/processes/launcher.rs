@@ -26,7 +26,10 @@ use tokio::{
 };
 
 use super::wire::MARKER;
-use crate::arena::{self, Ticket, process::Place};
+use crate::{
+    arena::{self, Ticket, process::Place},
+    descriptors,
+};
 
 /// What [`MARKER`] says to a process that finds its pipe and its standard output in a message on
 /// its standard input.
@@ -172,6 +175,7 @@ pub(super) fn launch(
     launcher: Option<&Launcher>,
     surroundings: &Surroundings,
 ) -> io::Result<(Launched, pipe::Receiver)> {
+    descriptors::occupy_standard();
     let (input_end, input) = io::pipe()?;
     let (output, output_end) = io::pipe()?;
     let (errors, errors_end) = io::pipe()?;
@@ -245,15 +249,7 @@ pub(super) fn launch(
 fn hand_over(input: BorrowedFd<'_>, memory: Option<BorrowedFd<'_>>) -> io::Result<Stdio> {
     let (ours, theirs) = UnixStream::pair()?;
     let stdout = std::io::stdout();
-    let null;
-    // A program may have closed its standard output.
-    let stdout = match rustix::io::fcntl_getfd(stdout.as_fd()) {
-        Ok(_) => stdout.as_fd(),
-        Err(_) => {
-            null = File::create("/dev/null")?;
-            null.as_fd()
-        }
-    };
+    let stdout = stdout.as_fd();
     let fds = [input, stdout, memory.unwrap_or(stdout)];
     let fds = &fds[..if memory.is_some() { 3 } else { 2 }];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
