@@ -1,7 +1,5 @@
 //! The table of processes that use the arena.
 
-use std::sync::OnceLock;
-
 use super::{arena, me, pool::Unit, reaper, sys};
 use crate::shim::{AtomicU32, AtomicU64, Futex, Ordering};
 
@@ -72,33 +70,42 @@ impl Unit for Process {
 impl Process {
     /// Says, from within the process, what it is.
     pub(super) fn register(&self) {
-        let pid = std::process::id();
-        if let Some((_, started)) = sys::process_state(pid) {
+        if let Some(started) = sys::own_start() {
             self.started.store(started, Ordering::Relaxed);
         }
-        self.pid.store(pid, Ordering::Release);
+        // Who started it says it, too, and counts: it may have another number there.
+        let pid = std::process::id();
+        let _ = self
+            .pid
+            .compare_exchange(0, pid, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Whether the process exists no more.
     fn is_dead(&self) -> bool {
         let pid = self.pid.load(Ordering::Acquire);
-        if pid == 0 || !can_tell() {
+        if pid == 0 {
             return false;
         }
         match sys::process_state(pid) {
-            None | Some((b'Z' | b'X', _)) => true,
+            // Or this process cannot look: it has no descriptor left, or does not see `/proc`.
+            None => sys::is_gone(pid),
+            Some((b'Z' | b'X', _)) => true,
             Some((_, started)) => {
                 let noted = self.started.load(Ordering::Relaxed);
                 noted != 0 && noted != started
             }
         }
     }
-}
 
-/// Whether this system tells which processes there are.
-fn can_tell() -> bool {
-    static CAN_TELL: OnceLock<bool> = OnceLock::new();
-    *CAN_TELL.get_or_init(sys::proc_is_there)
+    /// Orphans come to the first process of a container, and to whoever asks for them: it is for this one then to wait
+    /// for it.
+    fn wait_for_orphan(&self) {
+        let pid = self.pid.load(Ordering::Acquire);
+        let ended = Some((b'Z', self.started.load(Ordering::Relaxed)));
+        if sys::process_state(pid) == ended {
+            sys::wait_for_ended(pid);
+        }
+    }
 }
 
 /// The process with this index.
@@ -108,7 +115,12 @@ pub(super) fn process(index: u16) -> Option<&'static Process> {
 
 /// Whether a process of the table exists no more; one that never existed is as good as dead.
 pub(super) fn is_dead(index: u16) -> bool {
-    index != me() && process(index).is_none_or(Process::is_dead)
+    index != me() && process(index).is_none_or(|process| knows_numbers() && process.is_dead())
+}
+
+/// Whether this process counts processes as those do that are in the table: it may have been put among others.
+fn knows_numbers() -> bool {
+    process(me()).is_some_and(|me| me.pid.load(Ordering::Acquire) == std::process::id())
 }
 
 /// The index of the process that started this one, if it shares its memory.
@@ -188,6 +200,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         for (index, process) in descendants(self.index) {
             if process.is_dead() {
+                process.wait_for_orphan();
                 bury(index, process);
             }
         }
@@ -218,4 +231,37 @@ fn descendants(of: u16) -> Vec<(u16, &'static Process)> {
         }
     }
     found
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+#[allow(unsafe_code)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn who_cannot_look_takes_nobody_for_dead() {
+        let without_descriptors = || {
+            // SAFETY: the call takes no pointers. This thread has a table of its own from now on.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+            let alive = Process::default();
+            alive.register();
+            assert!(!alive.is_dead());
+            let taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+            assert_eq!(sys::process_state(std::process::id()), None);
+            let is_dead = alive.is_dead();
+            drop(taken);
+            assert!(!is_dead);
+        };
+        std::thread::spawn(without_descriptors).join().unwrap();
+    }
+
+    #[test]
+    fn a_process_has_the_number_that_it_was_given() {
+        let process = Process::default();
+        process.pid.store(7, Ordering::Relaxed);
+        process.register();
+        assert_eq!(process.pid.load(Ordering::Relaxed), 7);
+    }
 }

@@ -14,7 +14,10 @@ use rustix::{
     },
     io::{Errno, retry_on_intr},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous},
-    process::{Pid, PidfdFlags, Resource, Signal, getrlimit, pidfd_open, pidfd_send_signal},
+    process::{
+        Pid, PidfdFlags, Resource, Signal, WaitOptions, getrlimit, pidfd_open, pidfd_send_signal,
+        test_kill_process, waitpid,
+    },
 };
 
 use crate::descriptors;
@@ -148,11 +151,20 @@ impl Mapping {
 }
 
 /// The state of a process in `/proc` and the time of its start, which tells it from a later process
-/// with the same number; `None` if there is no such process.
+/// with the same number; `None` if there is no such process, or it cannot be looked at.
 pub(super) fn process_state(pid: u32) -> Option<(u8, u64)> {
+    state_at(&format!("/proc/{pid}/stat"))
+}
+
+/// When this process was started. It may have another number where `/proc` comes from.
+pub(super) fn own_start() -> Option<u64> {
+    state_at("/proc/self/stat").map(|(_, started)| started)
+}
+
+fn state_at(path: &str) -> Option<(u8, u64)> {
     // All of it is some hundred bytes, and comes at once.
     let mut stat = [0; 1024];
-    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+    let mut file = File::open(path).ok()?;
     let len = file.read(&mut stat).ok()?;
     // pid (name) state …, where the name may hold anything; the start is the 22nd field.
     let name_end = stat[..len].iter().rposition(|&byte| byte == b')')?;
@@ -176,9 +188,17 @@ pub(super) fn kill(pid: u32, is_gone: impl FnOnce() -> bool) {
     }
 }
 
-/// Whether `/proc` tells about processes at all.
-pub(super) fn proc_is_there() -> bool {
-    File::open("/proc/self/stat").is_ok()
+/// Whether there is no process with this number, which the system tells without `/proc` and descriptors.
+pub(super) fn is_gone(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+}
+
+/// Waits for a process that has ended, if it is a child of this one by now.
+pub(super) fn wait_for_ended(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    }
 }
 
 #[cfg(test)]
@@ -216,7 +236,9 @@ mod tests {
         let (state, started) = process_state(std::process::id()).unwrap();
         assert!(b"RS".contains(&state));
         assert!(started > 0);
+        assert_eq!(own_start(), Some(started));
         assert!(process_state(u32::MAX).is_none());
-        assert!(proc_is_there());
+        assert!(is_gone(u32::MAX) && is_gone(i32::MAX as u32));
+        assert!(!is_gone(std::process::id()) && !is_gone(1));
     }
 }
