@@ -47,12 +47,12 @@ mod modelled;
 #[cfg(all(test, freethreading_loom))]
 pub(crate) mod models;
 #[cfg(freethreading_loom)]
-pub(crate) use modelled::{Ticket, adopt, arena, me, reachable, ticket_for_child};
+pub(crate) use modelled::{Ticket, adopt, arena, me, reachable, ready, ticket_for_child};
 
 #[cfg(not(freethreading_loom))]
 mod mapped;
 #[cfg(not(freethreading_loom))]
-pub(crate) use mapped::{Ticket, adopt, arena, me, reachable, ticket_for_child};
+pub(crate) use mapped::{Ticket, adopt, arena, me, reachable, ready, ticket_for_child};
 
 use crate::shim::{AtomicBool, Mutex};
 use handle::Record;

@@ -14,6 +14,7 @@ use super::{
     arena,
     blocks::BLOCK,
     extents::{Run, blocks_for},
+    ready,
 };
 use crate::{
     fork,
@@ -48,6 +49,7 @@ pub(crate) struct ExtentName {
 impl Extent {
     /// An empty one with room for so many bytes, if there is memory that other processes reach.
     pub(crate) fn claim(room: usize) -> Option<Extent> {
+        ready().ok()?;
         let run = arena().extents.claim(room)?;
         Some(Extent {
             run,

@@ -5,6 +5,7 @@ use std::{fmt, io, sync::Arc};
 use super::{
     arena, me,
     pool::Unit,
+    ready,
     slot::{Kind, SlotRef},
 };
 use crate::{
@@ -77,6 +78,7 @@ impl Handle {
     /// A new slot, which `init` fills in before anybody else can know of it.
     pub(crate) fn new(kind: Kind, init: impl FnOnce(SlotRef)) -> Result<Handle, Error> {
         let no_memory = |error: io::Error| Error::Arena(error.to_string());
+        ready().map_err(no_memory)?;
         let (index, slot) = arena().slots.claim(me(), kind as u16).map_err(no_memory)?;
         let slot = SlotRef::new(index, slot);
         init(slot);

@@ -76,32 +76,55 @@ pub(crate) fn me() -> u16 {
     ME.load(Ordering::Relaxed) as u16
 }
 
+/// Makes the arena if need be, for who can say that there is no memory for it, or do without.
+pub(crate) fn ready() -> io::Result<()> {
+    match HOME.get() {
+        Some(_) => Ok(()),
+        None => try_home().map(drop),
+    }
+}
+
 #[cold]
 fn home() -> &'static Home {
-    HOME.get_or_init(|| {
-        fork::watch();
-        let shared = |size| Mapping::shared(size).and_then(Home::make);
-        let found = SIZES.iter().find_map(|&size| shared(size).ok());
-        let home = found.unwrap_or_else(|| {
+    try_home().unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn try_home() -> io::Result<&'static Home> {
+    /// So that one alone is made.
+    static MAKING: Mutex<()> = Mutex::new(());
+
+    let _making = MAKING.lock();
+    if let Some(home) = HOME.get() {
+        return Ok(home);
+    }
+    let home = make_home().map_err(|error| {
+        let why = format!("no memory for the arena: {error}");
+        io::Error::new(error.kind(), why)
+    })?;
+    Ok(HOME.get_or_init(|| home))
+}
+
+fn make_home() -> io::Result<Home> {
+    fork::watch();
+    let shared = |size| Mapping::shared(size).and_then(Home::make);
+    let home = match SIZES.iter().find_map(|&size| shared(size).ok()) {
+        Some(home) => home,
+        None => {
             let cause = shared(SIZES[SIZES.len() - 1]).err();
             let lonely = cause.unwrap_or_else(|| io::Error::other("no memory"));
             let alone = SIZES.iter().find_map(|&size| Mapping::private(size).ok());
-            let mut home = alone
-                .ok_or_else(|| io::Error::other(format!("no memory for the arena: {lonely}")))
-                .and_then(Home::make)
-                .unwrap_or_else(|error| panic!("{error}"));
+            let Some(alone) = alone else {
+                return Err(lonely);
+            };
+            let mut home = Home::make(alone)?;
             home.lonely = Some(lonely);
             home
-        });
-        let (index, process) = home
-            .arena
-            .processes
-            .claim(0, process::RUNNING)
-            .unwrap_or_else(|error| panic!("no memory for the arena: {error}"));
-        process.register();
-        ME.store(index, Ordering::Relaxed);
-        home
-    })
+        }
+    };
+    let (index, process) = home.arena.processes.claim(0, process::RUNNING)?;
+    process.register();
+    ME.store(index, Ordering::Relaxed);
+    Ok(home)
 }
 
 impl Home {

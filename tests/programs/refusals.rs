@@ -35,6 +35,11 @@ pub const SCENARIOS: &[Scenario] = &[
         PROCESSES,
         where_files_may_not_be_large_primitives_are_for_threads
     ),
+    scenario!(
+        true,
+        PROCESSES,
+        where_there_is_no_memory_for_what_is_shared_it_is_an_error
+    ),
     scenario!(true, THREADS, a_pool_that_is_refused_a_thread_leaves_none),
     scenario!(
         true,
@@ -314,6 +319,30 @@ mod where_files_may_not_be_large_primitives_are_for_threads {
         let worker = Worker::new(|| {});
         worker.start().unwrap();
         worker.join().unwrap();
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod where_there_is_no_memory_for_what_is_shared_it_is_an_error {
+    use super::*;
+    use freethreading::{Error, Lock, TaskError, WorkerPoolExecutor};
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+        // Room for a stack, but not for the smallest arena.
+        let before = limit(libc::RLIMIT_AS, pages * 4096 + (32 << 20));
+        let (lock, task) = (Lock::try_new(), executor.submit(|| 6 * 7).result());
+        limit(libc::RLIMIT_AS, before);
+        assert!(matches!(lock, Err(Error::Arena(_))), "{lock:?}");
+        assert!(matches!(task, Err(TaskError::Start(_))), "{task:?}");
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        assert_eq!(executor.submit(|| 6 * 7).result().unwrap(), 42);
+        assert!(Lock::try_new().unwrap().try_acquire());
     }
 
     pub fn check(program: Program) {

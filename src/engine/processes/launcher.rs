@@ -194,6 +194,7 @@ pub(super) fn launch(
                 command.arg0(name);
             }
             command.args(args);
+            arena::ready()?;
             let shared = arena::ticket_for_child();
             let memory = shared.as_ref().map(|&(.., file)| file);
             surroundings.apply(&mut command);
