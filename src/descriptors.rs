@@ -15,6 +15,7 @@ pub(crate) fn occupy_standard() {
     // SAFETY: the descriptor is only asked for, and may be closed.
     let is_open = |fd| fcntl_getfd(unsafe { BorrowedFd::borrow_raw(fd) }).is_ok();
     while !(0..3).all(is_open) {
+        // Programs that are started have it, too.
         match open("/dev/null", OFlags::RDWR, Mode::empty()) {
             Ok(null) if null.as_raw_fd() < 3 => drop(null.into_raw_fd()),
             // Somebody else was faster, or there is none.

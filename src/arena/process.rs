@@ -248,7 +248,8 @@ mod tests {
             let alive = Process::default();
             alive.register();
             assert!(!alive.is_dead());
-            let taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+            let null = File::open("/dev/null").unwrap();
+            let taken: Vec<_> = std::iter::from_fn(|| null.try_clone().ok()).collect();
             assert_eq!(sys::process_state(std::process::id()), None);
             let is_dead = alive.is_dead();
             drop(taken);
