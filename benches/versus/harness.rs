@@ -134,6 +134,14 @@ impl Effort {
         }
     }
 
+    /// What takes longer than that, many times more than any case should, does not end.
+    pub fn time_limit(self) -> Duration {
+        match self {
+            Effort::Quick => Duration::from_secs(60),
+            Effort::Full(seconds) => Duration::from_secs_f64(120.0 + 10.0 * seconds),
+        }
+    }
+
     /// Of what [`Display`](fmt::Display) gives.
     pub fn parse(text: &str) -> Option<Effort> {
         match text {

@@ -39,8 +39,11 @@ mod wakeups;
 
 use std::{
     env,
+    io::Read,
     path::Path,
     process::{Command, ExitCode, Stdio},
+    sync::mpsc,
+    thread,
 };
 
 use harness::{Case, Effort, Row};
@@ -263,19 +266,32 @@ fn check(options: &Options, file: &str, lines: Vec<Line>) -> Result<(), String> 
     }
 }
 
-/// Runs the case in a process of its own.
+/// Runs the case in a process of its own, and anew if that does not end: a peer may lose a wake-up, and wait for ever.
 fn run_elsewhere(case: &Case, effort: Effort) -> Option<Vec<Row>> {
-    let output = Command::new(env::current_exe().ok()?)
-        .args([CASE, case.name, &effort.to_string()])
-        .stderr(Stdio::inherit())
-        .output()
-        .ok()?;
-    if !output.status.success() {
-        return None;
+    const ATTEMPTS: usize = 3;
+
+    for _ in 0..ATTEMPTS {
+        let mut process = Command::new(env::current_exe().ok()?)
+            .args([CASE, case.name, &effort.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let mut stdout = process.stdout.take()?;
+        let (sender, rows) = mpsc::channel();
+        thread::spawn(move || {
+            let mut rows = String::new();
+            let _ = stdout.read_to_string(&mut rows);
+            let _ = sender.send(rows);
+        });
+        if let Ok(rows) = rows.recv_timeout(effort.time_limit()) {
+            let status = process.wait().ok()?;
+            return status
+                .success()
+                .then(|| rows.lines().map(Row::parse).collect())?;
+        }
+        eprintln!("versus: '{}' does not end", case.name);
+        process.kill().ok()?;
+        process.wait().ok()?;
     }
-    String::from_utf8(output.stdout)
-        .ok()?
-        .lines()
-        .map(Row::parse)
-        .collect()
+    None
 }
