@@ -433,6 +433,37 @@ fn is_well(pool: &WorkerPool) {
     pool.join().unwrap();
 }
 
+/// On threads, where they lie side by side in the program's own memory.
+#[test]
+fn items_and_results_may_all_panic_when_dropped() {
+    /// Panics whenever it is dropped, also where another one has.
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Mine(bool);
+    impl Drop for Mine {
+        fn drop(&mut self) {
+            assert!(!self.0, "a mine was dropped");
+        }
+    }
+    watched(|| {
+        for chunksize in [None, Some(1), Some(3), Some(20)] {
+            let pool = WorkerPool::builder().backend(Backend::Threading);
+            let pool = pool.max_workers(2).build().unwrap();
+            let items = || (0..20).map(|n| (n, Mine(n > 2)));
+            let result = |(n, mut item): (u64, Mine)| {
+                assert!(n != 2, "no twos");
+                item.0 = true;
+                item
+            };
+            let result = match chunksize {
+                None => pool.map(result, items()),
+                Some(chunksize) => pool.chunksize(chunksize).map(result, items()),
+            };
+            assert!(result.unwrap_err().to_string().contains("no twos"));
+            is_well(&pool);
+        }
+    });
+}
+
 freethreading::test_backends! {
     #[test]
     fn results_that_nobody_wants_may_panic_when_dropped() {
@@ -515,39 +546,6 @@ freethreading::test_backends! {
                         false => is_well(&pool),
                     }
                 }
-            }
-        });
-    }
-
-    #[test]
-    fn items_and_results_may_all_panic_when_dropped() {
-        /// Panics whenever it is dropped, also where another one has.
-        #[derive(Debug, Serialize, Deserialize)]
-        struct Mine(bool);
-        impl Drop for Mine {
-            fn drop(&mut self) {
-                assert!(!self.0, "a mine was dropped");
-            }
-        }
-        // The items' and results' memory is the program's own only where workers are threads.
-        if get_backend().unwrap() == Backend::Multiprocessing {
-            return;
-        }
-        watched(|| {
-            for chunksize in [None, Some(1), Some(3), Some(20)] {
-                let pool = WorkerPool::new(2).unwrap();
-                let items = || (0..20).map(|n| (n, Mine(n > 2)));
-                let result = |(n, mut item): (u64, Mine)| {
-                    assert!(n != 2, "no twos");
-                    item.0 = true;
-                    item
-                };
-                let result = match chunksize {
-                    None => pool.map(result, items()),
-                    Some(chunksize) => pool.chunksize(chunksize).map(result, items()),
-                };
-                assert!(result.unwrap_err().to_string().contains("no twos"));
-                is_well(&pool);
             }
         });
     }

@@ -104,8 +104,8 @@ pub(crate) fn summon<F: Send + Sync + 'static>() -> &'static F {
     }
     // SAFETY: `F` has size zero, so the dangling pointer, which is aligned, is valid for it. A value of
     // `F` exists for as long as the program runs: `Function::of`, `Chunk::of` or `Spread::start` took one
-    // and forgot it, in this process or in the one that sent the task; what makes a difference between the two, `IntoTask`
-    // says, must not be captured. It is only shared, which `F: Sync` permits.
+    // and forgot it, in this process or in the one that sent the task; what tells the two apart must not be
+    // captured, as `IntoTask` says. It is only shared, which `F: Sync` permits.
     unsafe { NonNull::dangling().as_ref() }
 }
 
