@@ -16,16 +16,23 @@ use crate::{
     shim::{AtomicU64, Ordering},
 };
 
-/// The free permits, above a bit that says that somebody waits.
+/// The free permits, above a bit that says that somebody waits. They are fewer than none for a moment when several
+/// subtract one where there are not so many.
 const WORD: usize = 0;
 const WAITED_FOR: u64 = 1;
 const PERMIT: u64 = 2;
+
+/// The free permits of that word, less those that are subtracted though there were none.
+#[inline]
+fn free_in(word: u64) -> i64 {
+    word.cast_signed() >> PERMIT.trailing_zeros()
+}
 
 /// How many permits there were at first, which for a bounded one is how many there may be.
 const LIMIT: usize = 1;
 
 /// What a [`Semaphore`] can count to.
-const MAX: u64 = u32::MAX as u64;
+const MAX: i64 = u32::MAX as i64;
 
 /// The list of waiters.
 const LINE: usize = 0;
@@ -42,7 +49,8 @@ impl RawSemaphore {
 
     /// The free permits.
     pub(super) fn value(self) -> u64 {
-        self.word().load(Ordering::Relaxed) / PERMIT
+        let free = free_in(self.word().load(Ordering::Relaxed));
+        free.max(0).cast_unsigned()
     }
 
     pub(super) fn limit(self) -> u64 {
@@ -51,14 +59,29 @@ impl RawSemaphore {
 
     #[inline]
     pub(super) fn try_acquire(self) -> bool {
-        let mut word = self.word().load(Ordering::Relaxed);
-        while word >= PERMIT {
-            // Acquire: what was done by who gave the permit back is seen.
+        free_in(self.word().load(Ordering::Relaxed)) > 0 && self.subtract()
+    }
+
+    /// Takes a permit by an addition, which need not wait for what a look has found, as a compare-and-swap must.
+    #[inline]
+    fn subtract(self) -> bool {
+        // Acquire: what was done by who gave the permit back is seen.
+        let before = self.word().fetch_sub(PERMIT, Ordering::Acquire);
+        free_in(before) > 0 || !self.add_again()
+    }
+
+    /// A permit was subtracted where there was none: it is added again; `false` if one has come back meanwhile, which
+    /// is this one.
+    #[cold]
+    fn add_again(self) -> bool {
+        // Acquire: as above, if one has come back.
+        let mut word = self.word().load(Ordering::Acquire);
+        while free_in(word) < 0 {
             match self.word().compare_exchange_weak(
                 word,
-                word - PERMIT,
-                Ordering::Acquire,
+                word.wrapping_add(PERMIT),
                 Ordering::Relaxed,
+                Ordering::Acquire,
             ) {
                 Ok(_) => return true,
                 Err(now) => word = now,
@@ -69,7 +92,7 @@ impl RawSemaphore {
 
     #[inline]
     fn acquire(self) {
-        if !self.try_acquire() {
+        if !self.subtract() {
             self.wait();
         }
     }
@@ -89,13 +112,13 @@ impl RawSemaphore {
         let permits = u32::try_from(permits).map_err(|_| Overflow)?;
         // The addition below is taken back if it was too much, and must not be so large that others could
         // take, in between, what then is missing.
-        if u64::from(permits) > MAX / 2 {
+        if i64::from(permits) > MAX / 2 {
             return self.release_up_to(MAX, permits);
         }
         let added = u64::from(permits) * PERMIT;
         // Release: who takes the permit sees what was done before.
         let before = self.word().fetch_add(added, Ordering::Release);
-        if before / PERMIT + u64::from(permits) > MAX {
+        if free_in(before) + i64::from(permits) > MAX {
             self.word().fetch_sub(added, Ordering::Relaxed);
             return Err(Overflow);
         }
@@ -109,19 +132,19 @@ impl RawSemaphore {
     #[inline]
     fn release_bounded(self, permits: usize) -> Result<(), Overflow> {
         let permits = u32::try_from(permits).map_err(|_| Overflow)?;
-        self.release_up_to(self.limit(), permits)
+        self.release_up_to(self.limit().cast_signed(), permits)
     }
 
     #[inline]
-    fn release_up_to(self, limit: u64, permits: u32) -> Result<(), Overflow> {
+    fn release_up_to(self, limit: i64, permits: u32) -> Result<(), Overflow> {
         let mut word = self.word().load(Ordering::Relaxed);
         loop {
-            if word / PERMIT + u64::from(permits) > limit {
+            if free_in(word) + i64::from(permits) > limit {
                 return Err(Overflow);
             }
             match self.word().compare_exchange_weak(
                 word,
-                word + u64::from(permits) * PERMIT,
+                word.wrapping_add(u64::from(permits) * PERMIT),
                 Ordering::Release,
                 Ordering::Relaxed,
             ) {
@@ -205,7 +228,7 @@ impl Resource for RawSemaphore {
                 return Ok(());
             }
             let word = self.word().load(Ordering::Relaxed);
-            let marked = word < PERMIT
+            let marked = free_in(word) <= 0
                 && self
                     .word()
                     .compare_exchange(

@@ -149,9 +149,26 @@ fn loom_semaphore_takes_back_what_a_dropped_task_was_handed() {
     });
 }
 
+/// Two may take the permit that only one gets. The other gets the one that comes back meanwhile, or leaves it to others.
+#[test]
+fn loom_semaphore_taken_in_vain_gives_what_comes_back() {
+    model(None, || {
+        let semaphore = Semaphore::new(1);
+        let [one, other] = [(); 2].map(|()| {
+            let semaphore = semaphore.clone();
+            thread::spawn(move || semaphore.try_acquire())
+        });
+        semaphore.release().unwrap();
+        let mine = semaphore.try_acquire();
+        let taken = [one.join().unwrap(), other.join().unwrap(), mine];
+        assert_eq!(taken.into_iter().filter(|&taken| taken).count(), 2);
+        assert!(!semaphore.try_acquire());
+    });
+}
+
 #[test]
 fn loom_bounded_semaphore_of_one_excludes() {
-    model(None, || {
+    model(8, || {
         let semaphore = BoundedSemaphore::new(1);
         let value = Protected::new();
         let add = {
