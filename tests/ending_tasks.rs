@@ -289,6 +289,41 @@ freethreading::test_backends! {
     }
 
     #[test]
+    fn a_short_limit_holds_behind_long_ones_and_a_long_one_behind_short_ones() {
+        watched(|| {
+            let scratch = Scratch::new();
+            let executor = executor(1);
+            let (hour, short) = (Duration::from_secs(3600), Duration::from_millis(50));
+            for n in 0..4 {
+                let long = executor.submit(task!(double(n))).kill_after(hour);
+                assert_eq!(long.result().unwrap(), 2 * n);
+                // The time of this one may be up while the worker is at the next.
+                let quick = executor.submit(task!(double(n))).kill_after(short).result();
+                assert!(matches!(quick, Ok(_) | Err(TaskError::TimeLimit(_))));
+                let sign = scratch.sign(&n.to_string());
+                let slow =
+                    executor.submit(task!(run_until_cancelled(sign.clone()))).kill_after(hour);
+                sign.wait();
+                thread::sleep(2 * short);
+                assert!(!slow.done());
+                match slow.kill_after(short).result() {
+                    Ok(result) => assert!(!on_processes() && result == 5),
+                    Err(error) => assert!(matches!(error, TaskError::TimeLimit(_)), "{error}"),
+                }
+                // Nor does a time that is far away put off one that is near.
+                let long = executor.submit(task!(double(n))).kill_after(hour);
+                assert_eq!(long.result().unwrap(), 2 * n);
+                let sign = scratch.sign(&format!("again {n}"));
+                let slow = executor.submit(task!(run_until_cancelled(sign))).kill_after(short);
+                match slow.result() {
+                    Ok(result) => assert!(!on_processes() && result == 5),
+                    Err(error) => assert!(matches!(error, TaskError::TimeLimit(_)), "{error}"),
+                }
+            }
+        });
+    }
+
+    #[test]
     fn no_time_at_all_is_an_error() {
         let built = WorkerPoolExecutor::builder().task_timeout(Duration::ZERO).build();
         assert!(matches!(built, Err(Error::InvalidArgument(why)) if why.contains("task_timeout")));

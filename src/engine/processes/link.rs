@@ -272,12 +272,12 @@ impl Link {
         self.state.lock().ready_since = Some(Instant::now());
         self.advance(After::Nothing);
         loop {
-            let (ending, deadline) = {
+            let (ending, alarm) = {
                 let mut state = self.state.lock();
                 if state.kill {
                     return Ending::Killed;
                 }
-                (state.ending.take(), state.deadline())
+                (state.ending.take(), state.set_alarm())
             };
             match ending {
                 None => {}
@@ -300,7 +300,7 @@ impl Link {
                     }
                 }
                 () = self.write_rest() => {}
-                () = self.time_is_over(deadline) => {}
+                () = self.time_is_over(alarm) => {}
                 () = self.idles_too_long() => {}
                 () = self.changed.notified() => self.take_replies(),
                 // What it sent before is still in the pipe; where the pipe stays open, since another
@@ -436,8 +436,9 @@ impl Runner for Link {
             piped: None,
             sending: false,
         });
+        let needs_alarm = state.needs_alarm(deadline);
         drop(state);
-        if deadline.is_some() {
+        if needs_alarm {
             self.changed.notify_one();
         }
     }

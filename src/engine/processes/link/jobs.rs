@@ -116,13 +116,14 @@ impl Link {
             piped: is_piped.then_some(0),
             sending: is_piped,
         });
+        let needs_alarm = state.needs_alarm(orders.deadline);
         drop(state);
         if let (Some(lanes), Some(entry)) = (&self.lanes, entry) {
             lanes.requests().alert(entry.attention);
         }
         if is_piped {
             self.write(&input, &frame, id);
-        } else if orders.deadline.is_some() {
+        } else if needs_alarm {
             self.changed.notify_one();
         }
     }
@@ -192,22 +193,23 @@ impl Link {
         }
     }
 
-    /// Waits until a job at hand has taken too long, and kills the process then.
-    pub(super) async fn time_is_over(self: &Arc<Self>, deadline: Option<Instant>) {
-        let Some(at) = deadline else {
+    /// Waits until a job at hand may have taken too long, and kills the process if it has.
+    pub(super) async fn time_is_over(self: &Arc<Self>, alarm: Option<Instant>) {
+        let Some(alarm) = alarm else {
             return std::future::pending().await;
         };
-        tokio::time::sleep_until(at.into()).await;
+        tokio::time::sleep_until(alarm.into()).await;
         // It may have been in time, or be another job by now.
         self.take_replies();
         let late = {
             let state = self.state.lock();
-            let is_late =
-                |current: &&Current| current.deadline.is_some_and(|at| at <= Instant::now());
-            let late = state.held.iter().find(is_late);
-            late.map(|current| Arc::clone(&current.job))
+            let now = Instant::now();
+            state.held.iter().find_map(|current| {
+                let deadline = current.deadline.filter(|&at| at <= now)?;
+                Some((Arc::clone(&current.job), deadline))
+            })
         };
-        if let Some(job) = late {
+        if let Some((job, at)) = late {
             let limit = job.orders().limit.unwrap_or_default();
             let insists = at.elapsed() > PATIENCE;
             if self.condemn_for(&job, Sentence::TimeLimit(limit), insists) != Heed::Heeded {

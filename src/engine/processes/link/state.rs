@@ -30,6 +30,8 @@ pub(super) struct State {
     /// one. It has done the others, but nobody has taken its replies yet; or it is just about to reply to the last but
     /// one.
     pub(super) held: VecDeque<Current>,
+    /// When the link's task looks next whether a job has taken too long, whatever else it waits for.
+    pub(super) alarm: Option<Instant>,
     /// How many jobs the process has completed.
     pub(super) completed: u64,
     /// Since when it has been ready for jobs.
@@ -97,10 +99,20 @@ impl Current {
 }
 
 impl State {
-    /// When a job at hand has taken too long.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// Sets the alarm for the first job at hand that may take too long, and says when that is.
+    ///
+    /// One that is set for an earlier time stays: where all jobs have the same limit it is early enough for the next
+    /// ones, too, so that the link's task need not be woken for each of them.
+    pub(super) fn set_alarm(&mut self) -> Option<Instant> {
+        let alarm = self.alarm.filter(|&at| at > Instant::now());
         let deadlines = self.held.iter().filter_map(|current| current.deadline);
-        deadlines.min()
+        self.alarm = deadlines.chain(alarm).min();
+        self.alarm
+    }
+
+    /// Whether there is this deadline, and no alarm until then.
+    pub(super) fn needs_alarm(&self, deadline: Option<Instant>) -> bool {
+        deadline.is_some_and(|deadline| self.alarm.is_none_or(|alarm| deadline < alarm))
     }
 
     /// The job whose request has this number.
