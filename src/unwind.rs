@@ -59,6 +59,7 @@ fn take_seen(seen: &mut Vec<(u32, Panic)>, depth: u32) -> Option<Panic> {
 }
 
 /// Calls `code` whose result nobody waits for; a panic has been reported by the hook, and ends here.
+#[inline]
 pub(crate) fn contain(code: impl FnOnce()) {
     let _ = catch(code);
 }

@@ -8,6 +8,7 @@ use crate::{
 };
 
 /// Wakes a task; what its runtime does then is its own matter.
+#[inline]
 pub(crate) fn wake(waker: Waker) {
     unwind::contain(|| waker.wake());
 }

@@ -173,29 +173,31 @@ pub(crate) enum Woken {
     Sleeper(&'static Futex),
     /// A thread that only this process can wake.
     Dozer(&'static Futex),
-    /// A task of this process, by its place.
+    /// A task: its place, and above it the process whose it is.
     Task(u64),
-    /// A task of another process: its place, and above it the process.
-    Elsewhere(u64),
 }
 
 impl Woken {
     fn task(process: u16, local: u32) -> Woken {
-        let local = u64::from(local);
-        match process == me() {
-            true => Woken::Task(local),
-            false => Woken::Elsewhere(u64::from(process) << 32 | local),
-        }
+        Woken::Task(u64::from(process) << 32 | u64::from(local))
     }
 
     #[inline]
     pub(crate) fn wake(self) {
+        // A task of this process takes the least time, and is looked for first.
+        match self {
+            Woken::Task(task) if (task >> 32) as u16 == me() => wake_task(task as u32),
+            _ => self.wake_by_system(),
+        }
+    }
+
+    #[inline(never)]
+    fn wake_by_system(self) {
         match self {
             Woken::Nobody => {}
             Woken::Sleeper(futex) => futex.wake(Scope::Everywhere),
             Woken::Dozer(futex) => futex.wake(Scope::Here),
-            Woken::Task(local) => wake_task(local as u32),
-            Woken::Elsewhere(task) => bell::ring((task >> 32) as u16, task as u32),
+            Woken::Task(task) => bell::ring((task >> 32) as u16, task as u32),
         }
     }
 }
@@ -204,14 +206,14 @@ impl Woken {
 #[derive(Default)]
 pub(crate) struct Wakes {
     first: Option<Woken>,
-    others: SmallVec<[Woken; 3]>,
+    others: Option<SmallVec<[Woken; 3]>>,
 }
 
 impl Wakes {
     pub(crate) fn add(&mut self, woken: Woken) {
         match self.first {
             None => self.first = Some(woken),
-            Some(_) => self.others.push(woken),
+            Some(_) => self.others.get_or_insert_default().push(woken),
         }
     }
 
@@ -229,16 +231,16 @@ impl Wakes {
     pub(crate) fn wake(&mut self) {
         if let Some(first) = self.first.take() {
             first.wake();
-            if !self.others.is_empty() {
-                self.wake_others();
+            if let Some(others) = &mut self.others {
+                wake_others(others);
             }
         }
     }
+}
 
-    #[inline(never)]
-    fn wake_others(&mut self) {
-        for woken in self.others.drain(..) {
-            woken.wake();
-        }
+#[inline(never)]
+fn wake_others(others: &mut SmallVec<[Woken; 3]>) {
+    for woken in others.drain(..) {
+        woken.wake();
     }
 }

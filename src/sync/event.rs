@@ -84,9 +84,10 @@ impl RawEvent {
     }
 
     fn set_and_wake(self) {
-        let mut wakes = Wakes::default();
+        let mut wakes;
         {
             let slot = self.0.lock();
+            wakes = Wakes::default();
             // Who has waited will wait again: the bit stays until a set finds that nobody waits.
             let word = match slot.is_empty(LINE) {
                 true => SET,
