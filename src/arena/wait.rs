@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    mem,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -131,16 +132,31 @@ impl<R: Resource> Waiting<R> {
         &mut self.resource
     }
 
-    /// Goes on with a waiter that was in another line, and is in this resource's now if `joined`.
-    pub(crate) fn with(resource: R, waiter: Waiter, joined: bool) -> Self {
-        let mut waiting = Waiting::new(resource);
-        waiting.waiter = Some(waiter);
-        waiting.joined = joined;
-        waiting
+    /// The waiter of who is in line.
+    #[inline]
+    pub(crate) fn waiter(&self) -> &Waiter {
+        self.waiter.as_ref().expect("who is in line has a waiter")
     }
 
-    fn waiter(&self) -> &Waiter {
-        self.waiter.as_ref().expect("who is in line has a waiter")
+    /// A waiter, to be put into another line first.
+    #[inline]
+    pub(crate) fn claim(&mut self) -> &Waiter {
+        self.waiter.get_or_insert_with(Waiter::claim)
+    }
+
+    /// The waiter was in another line, and is in this resource's now if `joined`.
+    #[inline]
+    pub(crate) fn go_on(&mut self, joined: bool) {
+        self.joined = joined;
+    }
+
+    /// Ends the wait, as dropping it does.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        if mem::take(&mut self.joined) {
+            self.give_up();
+        }
+        self.waiter = None;
     }
 
     /// Takes what is waited for, or gets in line for it.
