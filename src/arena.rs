@@ -60,8 +60,7 @@ use node::Node;
 use pool::Pool;
 use process::Process;
 use slot::Slot;
-use waiter::Seat;
-use waker::WakerCell;
+use waiter::{Place, Seat};
 
 pub(crate) struct Arena {
     /// Tells this program's arena from any other.
@@ -73,7 +72,7 @@ pub(crate) struct Arena {
     pub(crate) blocks: blocks::Blocks,
     pub(crate) extents: extents::Extents,
     /// Where this process's tasks leave their wakers.
-    locals: boxcar::Vec<WakerCell>,
+    locals: boxcar::Vec<Place>,
     /// This process's waiters that nobody uses now.
     idle: Mutex<Vec<&'static Seat>>,
     /// Another process has, or has had, the arena too.

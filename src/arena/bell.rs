@@ -165,7 +165,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::arena::waker::WakerCell;
+    use crate::arena::{
+        node::State,
+        waiter::{Place, Seat, Sleeper, Waiter},
+    };
 
     #[derive(Default)]
     struct Flag(AtomicBool);
@@ -176,18 +179,34 @@ mod tests {
         }
     }
 
+    /// Rings for the place of who waits there.
+    fn ring_for(waiter: &Waiter) {
+        let (word, bit) = bit(waiter.node.local.load(Relaxed) - 1);
+        wake_all(word * 64 + bit.trailing_zeros() as usize);
+    }
+
     #[test]
     fn a_task_is_woken_while_the_place_before_its_own_is_being_made() {
         let woken = Arc::new(Flag::default());
         arena().locals.push_with(|_| {
             // Behind it, and in use.
-            let local = arena().locals.push(WakerCell::new());
-            let place = arena().locals.get(local).expect("it was just pushed");
-            place.fill(Arc::clone(&woken).into());
-            let (word, bit) = bit(local as u32);
-            wake_all(word * 64 + bit.trailing_zeros() as usize);
-            WakerCell::new()
+            let waiter = Waiter(Seat::make());
+            waiter.prepare(Sleeper::Task(&Arc::clone(&woken).into()));
+            let _ = waiter.node.tell(State::Notified);
+            ring_for(&waiter);
+            Place::new(waiter.node)
         });
+        assert!(woken.0.load(Relaxed));
+    }
+
+    #[test]
+    fn a_task_is_not_woken_by_what_who_was_there_before_it_was_told() {
+        let woken = Arc::new(Flag::default());
+        let waiter = Waiter::claim();
+        waiter.prepare(Sleeper::Task(&Arc::clone(&woken).into()));
+        ring_for(&waiter);
+        assert!(!woken.0.load(Relaxed));
+        waiter.node.tell(State::Notified).wake();
         assert!(woken.0.load(Relaxed));
     }
 }

@@ -23,7 +23,6 @@ use super::{
     process, reaper,
     slot::{Kind, SlotRef},
     waiter::{Sleeper, Waiter},
-    waker::WakerCell,
 };
 use crate::shim::{AtomicBool, AtomicU64};
 
@@ -491,6 +490,13 @@ impl Wake for Seen {
     }
 }
 
+/// The task waits.
+fn awaiting(task: std::sync::Arc<Seen>) -> Waiter {
+    let waiter = Waiter::claim();
+    waiter.prepare(Sleeper::Task(&Waker::from(task)));
+    waiter
+}
+
 #[test]
 fn loom_a_bell_wakes_whom_it_is_rung_for() {
     model(None, || {
@@ -500,17 +506,14 @@ fn loom_a_bell_wakes_whom_it_is_rung_for() {
                 woken: AtomicUsize::new(0),
             })
         });
-        let places = tasks.clone().map(|task| {
-            let place = WakerCell::new();
-            place.fill(Waker::from(task));
-            arena().locals.push(place) as u32
-        });
+        let waiters = tasks.clone().map(awaiting);
         let other = elsewhere({
+            let nodes = waiters.each_ref().map(|waiter| waiter.node);
             let news = tasks.clone().map(|task| task.news);
             move || {
-                for (place, news) in places.into_iter().zip(news) {
+                for (node, news) in nodes.into_iter().zip(news) {
                     news.store(1, Relaxed);
-                    bell::ring(1, place);
+                    node.tell(State::Notified).wake();
                 }
             }
         });
@@ -526,13 +529,13 @@ fn loom_a_bell_is_heard_though_who_rang_it_was_killed() {
             news: Box::leak(Box::new(AtomicU64::new(0))),
             woken: AtomicUsize::new(0),
         });
-        let place = WakerCell::new();
-        place.fill(Waker::from(task.clone()));
-        let place = arena().locals.push(place) as u32;
+        let waiter = awaiting(task.clone());
         let killed = elsewhere({
-            let news = task.news;
+            let (node, news) = (waiter.node, task.news);
             move || {
                 news.store(1, Relaxed);
+                let _not_woken = node.tell(State::Notified);
+                let place = node.local.load(Relaxed) - 1;
                 bell::set(process::process(1).unwrap(), place);
             }
         });

@@ -26,13 +26,34 @@ use crate::{
 /// What waiters' tags say that they are.
 const WAITER: u16 = 1;
 
+/// Where waiters of this process that are tasks leave their wakers, one after the other.
+pub(super) struct Place {
+    waker: WakerCell,
+    /// What others know of who waits here.
+    node: &'static Node,
+}
+
+impl Place {
+    pub(super) fn new(node: &'static Node) -> Self {
+        Place {
+            waker: WakerCell::new(),
+            node,
+        }
+    }
+}
+
 /// Wakes the task that has left its waker there, if there is one.
 #[inline]
 pub(super) fn wake_task(local: u32) {
     let Some(place) = arena().locals.get(local as usize) else {
         return;
     };
-    if let Some(waker) = place.take() {
+    // Who comes late may find another one here, who was told nothing. Relaxed: whoever comes has told it, or has heard
+    // from who did.
+    let state = State::of(place.node.state.load(Ordering::Relaxed));
+    if state.is_told()
+        && let Some(waker) = place.waker.take()
+    {
         wakers::wake(waker);
     }
 }
@@ -44,12 +65,12 @@ pub(crate) struct Seat {
     pub(crate) node: &'static Node,
     /// Where the waiter leaves its waker,
     waker: &'static WakerCell,
-    /// and the number of that in this process.
+    /// and the number of that place in this process.
     local: u32,
 }
 
 /// A node in use.
-pub(crate) struct Waiter(&'static Seat);
+pub(crate) struct Waiter(pub(super) &'static Seat);
 
 impl Deref for Waiter {
     type Target = Seat;
@@ -69,17 +90,18 @@ pub(crate) enum Sleeper<'a> {
 
 impl Seat {
     #[cold]
-    fn make() -> &'static Seat {
+    pub(super) fn make() -> &'static Seat {
         let arena = arena();
         let (index, node) = arena
             .waiters
             .claim(me(), WAITER)
             .unwrap_or_else(|error| panic!("no memory to wait in: {error}"));
-        let local = arena.locals.push(WakerCell::new());
+        let local = arena.locals.push(Place::new(node));
+        let place = arena.locals.get(local).expect("it was just pushed");
         Box::leak(Box::new(Seat {
             index,
             node,
-            waker: arena.locals.get(local).expect("it was just pushed"),
+            waker: &place.waker,
             local: local as u32,
         }))
     }
