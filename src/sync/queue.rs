@@ -36,7 +36,9 @@ use crate::{
 /// of the whole queue, wherever it is used.
 ///
 /// Whoever comes by may take an item, or the room for one, also ahead of those who wait. In one process nobody is
-/// overtaken for ever.
+/// overtaken for ever: for one who was woken in vain more than once the next item, or the room for one, is kept until it
+/// comes for it or gives up. Others find the queue empty then, or full, though [`qsize`](Queue::qsize) counts the item and
+/// not the room. So a future that waits should be polled or dropped.
 ///
 /// It can be given to any worker of this machine, at any time, if its items are
 /// [`Portable`]; clones, and what workers get, are handles to the same queue.
