@@ -1010,6 +1010,39 @@ freethreading::test_backends! {
         });
     }
 
+    /// As if the one that gives up had done so a moment earlier: then the first notification would have been the second
+    /// one's, and the second the third one's.
+    #[test]
+    fn two_notifications_reach_two_though_one_was_notified_and_gives_up() {
+        watched(|| {
+            let other = Other::new();
+            for condition in conditions() {
+                let wait = || {
+                    condition.acquire();
+                    Hand::waiting(condition.wait_async())
+                };
+                let (first, mut second) = (wait(), wait());
+                other.run(task!(notify(condition.clone(), 1)));
+                let mut third = wait();
+                other.run(task!(notify(condition.clone(), 1)));
+                let mut late = wait();
+                drop(first);
+                for waiting in [&mut second, &mut third] {
+                    waiting.wait_woken();
+                    waiting.ready().unwrap();
+                    condition.release().unwrap();
+                }
+                // Who came after both has no part in them.
+                drop((second, third));
+                assert!(late.poll().is_pending());
+                other.run(task!(notify(condition.clone(), 1)));
+                late.wait_woken();
+                late.ready().unwrap();
+                condition.release().unwrap();
+            }
+        });
+    }
+
     #[test]
     fn a_wait_that_is_dropped_on_its_way_to_the_lock_passes_its_notification_on() {
         fn hold_and_notify(condition: Condition, notified: Event, end: Event) {

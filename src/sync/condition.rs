@@ -216,7 +216,7 @@ impl Condition {
     /// # Cancel safety
     ///
     /// A future that is dropped after its first poll has given the lock up for good. If it was notified already, the
-    /// notification goes to another who waited at that moment.
+    /// notification goes to another, whom it or one after it could have reached.
     ///
     /// # Errors
     ///

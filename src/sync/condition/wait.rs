@@ -30,7 +30,7 @@ pub(in crate::sync) const LINE: usize = 1;
 /// Notifies another one who waited when this one was notified, which is gone; that one will look for the lock itself.
 pub(in crate::sync) fn notify_another(slot: SlotRef, gone: &Node) {
     let line = slot.lock();
-    let Some((_, waiter)) = take(&line, notified_with(gone)) else {
+    let Some((_, waiter)) = take(&line, reach(&line, notified_with(gone))) else {
         return;
     };
     let woken = waiter.tell(State::Notified);
@@ -38,12 +38,38 @@ pub(in crate::sync) fn notify_another(slot: SlotRef, gone: &Node) {
     woken.wake();
 }
 
+/// Notifications that came so close upon each other that each took one who waited already when the one before it was
+/// given: the ticket of the first who was taken, and the last ticket of those among whom the latest was given.
+const CHAIN_START: usize = 5;
+const CHAIN_END: usize = 6;
+
+/// The last ticket of those to whom a notification may be passed on that was given among those until this one. Of them,
+/// the next notification may have taken one who would have had this one: then that goes on to one of its own.
+fn reach(line: &Locked, last: u64) -> u64 {
+    let word = |word: usize| line.slot.slot.words[word].load(Ordering::Relaxed);
+    match last >= word(CHAIN_START) {
+        true => last.max(word(CHAIN_END)),
+        false => last,
+    }
+}
+
+/// A notification among those until the last ticket has taken the one with this ticket.
+fn link(line: &Locked, ticket: u64, last: u64) {
+    let words = &line.slot.slot.words;
+    let end = words[CHAIN_END].load(Ordering::Relaxed);
+    if ticket > end {
+        words[CHAIN_START].store(ticket, Ordering::Relaxed);
+    }
+    words[CHAIN_END].store(end.max(last), Ordering::Relaxed);
+}
+
 /// Takes the longest waiting out of the line, if it was there already when this ticket was the last one. It has to be
 /// told.
 fn take(line: &Locked, last: u64) -> Option<(u32, &'static Node)> {
     // Relaxed, here and below: the slot's mutex orders it, or telling the waiter does.
-    let waited = |waiter: &Node| waiter.ticket.load(Ordering::Relaxed) <= last;
-    let (index, waiter) = line.take_if(LINE, waited)?;
+    let ticket = |waiter: &Node| waiter.ticket.load(Ordering::Relaxed);
+    let (index, waiter) = line.take_if(LINE, |waiter| ticket(waiter) <= last)?;
+    link(line, ticket(waiter), last);
     waiter
         .notified_by
         .store(line.slot.id().pack(), Ordering::Relaxed);
@@ -177,11 +203,16 @@ impl Raw {
 
     /// Notifies the longest waiting: they are put into the lock's line, and go on when it is released.
     pub(super) fn notify(self, count: usize) {
-        self.notify_those_until(u64::MAX, count);
+        self.notify_among(Locked::last_ticket, count);
     }
 
-    /// Notifies the longest waiting of those who were there when this ticket was the last one.
-    fn notify_those_until(self, last: u64, count: usize) {
+    /// Passes a notification on that was given among those until this ticket.
+    fn pass_on(self, last: u64) {
+        self.notify_among(|line| reach(line, last), 1);
+    }
+
+    /// Notifies the longest waiting of those until a ticket.
+    fn notify_among(self, last: impl FnOnce(&Locked) -> u64, count: usize) {
         let mut wakes = Wakes::default();
         {
             let line = self.line.lock();
@@ -195,7 +226,7 @@ impl Raw {
                 // Nobody takes the two the other way round.
                 false => other_slot.get_or_init(|| lock.0.lock()),
             };
-            let last = last.min(line.last_ticket());
+            let last = last(&line);
             for _ in 0..count {
                 let Some((index, waiter)) = take(&line, last) else {
                     break;
@@ -370,7 +401,7 @@ impl<'a> ConditionWait<'a> {
         self.notified.is_some()
     }
 
-    /// Before it is over: the lock stays given up, and a notification goes to somebody else who waited at that moment.
+    /// Before it is over: the lock stays given up, and a notification is passed on.
     fn end(&mut self) {
         if let Some(GivenUp { hold, noted }) = self.given_up.take() {
             self.condition.forget(hold, noted);
@@ -381,7 +412,7 @@ impl<'a> ConditionWait<'a> {
         self.stage = Stage::Done;
         self.waiting.end();
         if let Some(last) = self.notified {
-            self.condition.notify_those_until(last, 1);
+            self.condition.pass_on(last);
         }
     }
 
