@@ -1,12 +1,14 @@
 //! What the reactor's thread must not do itself: call user code, or wait for somebody.
 //!
-//! Such calls wait in line for a helper, a thread that makes one after the other; when nothing is left it ends. A
-//! call may take as long as it likes, and may wait for another one: so there is a further helper when the line has
-//! not moved for a moment, and as many as there are processors when it moves, but too slowly.
+//! Such calls wait in line for a helper, a thread that makes one after the other; when nothing is left, and nothing
+//! comes for a while, it ends. A call may take as long as it likes, and may wait for another one: so there is a further
+//! helper when the line has not moved for a moment, and as many as there are processors when it moves, but too slowly.
+//!
+//! The runtime has such threads as well, but where the system refuses the first one, it panics.
 
 use std::{collections::VecDeque, mem, num::NonZero, sync::LazyLock, thread, time::Duration};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::reactor;
 use crate::unwind;
@@ -14,21 +16,31 @@ use crate::unwind;
 /// How long a call waits in line before there is a further helper.
 const MOMENT: Duration = Duration::from_millis(1);
 
+/// How long a helper stays that has nothing to do.
+const WHILE: Duration = Duration::from_secs(1);
+
 type Call = Box<dyn FnOnce() + Send>;
 
 static LINE: Mutex<Line> = Mutex::new(Line {
     calls: VecDeque::new(),
     taken: 0,
     helpers: 0,
+    idle: 0,
     is_one_coming: false,
     is_watched: false,
 });
+
+/// An idle helper is sent for.
+static SENT_FOR: Condvar = Condvar::new();
 
 struct Line {
     calls: VecDeque<Call>,
     /// How many were ever taken out.
     taken: u64,
+    /// Helpers that make calls.
     helpers: usize,
+    /// Helpers that have nothing to do, and wait for [`SENT_FOR`].
+    idle: usize,
     /// A helper was sent for and has not begun.
     is_one_coming: bool,
     /// Somebody sees to it that the line moves.
@@ -55,7 +67,7 @@ pub(crate) fn leave(call: Call) {
     };
     if !is_helped && !send_for_helper() {
         // It has to be done here after all.
-        help();
+        work_off(&mut LINE.lock());
     }
     if is_helped && !was_watched {
         let watches = reactor::handle().map(|reactor| drop(reactor.spawn(watch())));
@@ -65,30 +77,39 @@ pub(crate) fn leave(call: Call) {
 
 /// Has a helper begin; `false` if there can be none.
 fn send_for_helper() -> bool {
-    // tokio panics where the system refuses the thread.
-    let spawn = || reactor::handle().map(|reactor| drop(reactor.spawn_blocking(help)));
-    matches!(unwind::catch(spawn), Ok(Ok(())))
+    if LINE.lock().idle > 0 {
+        SENT_FOR.notify_one();
+        return true;
+    }
+    let helper = thread::Builder::new().name("freethreading-callbacks".into());
+    helper.spawn(stay).is_ok()
+}
+
+/// Helps, again and again, until nobody has sent for a helper for a while.
+fn stay() {
+    let mut line = LINE.lock();
+    loop {
+        work_off(&mut line);
+        line.idle += 1;
+        let is_over = SENT_FOR.wait_for(&mut line, WHILE).timed_out();
+        line.idle -= 1;
+        if is_over && line.calls.is_empty() {
+            // It may have been sent for all the same, when others were just about to make the call.
+            line.is_one_coming = false;
+            return;
+        }
+    }
 }
 
 /// Makes the calls that wait, until there are none.
-fn help() {
-    {
-        let mut line = LINE.lock();
-        line.is_one_coming = false;
-        line.helpers += 1;
+fn work_off(line: &mut MutexGuard<'_, Line>) {
+    line.is_one_coming = false;
+    line.helpers += 1;
+    while let Some(call) = line.calls.pop_front() {
+        line.taken += 1;
+        MutexGuard::unlocked(line, || unwind::contain(call));
     }
-    loop {
-        let call = {
-            let mut line = LINE.lock();
-            let Some(call) = line.calls.pop_front() else {
-                line.helpers -= 1;
-                return;
-            };
-            line.taken += 1;
-            call
-        };
-        unwind::contain(call);
-    }
+    line.helpers -= 1;
 }
 
 /// Sees to it that the line moves, as long as there is one.

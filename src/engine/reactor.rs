@@ -3,14 +3,7 @@
 //! It runs a tokio runtime of its own, so that callers may be on any runtime or on none. It starts
 //! when it is first needed and stays. No user code runs on it but wakers.
 
-use std::{
-    cell::Cell,
-    future::pending,
-    io,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, future::pending, io, sync::Arc, thread, time::Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
@@ -55,15 +48,7 @@ pub(crate) fn handle() -> io::Result<Handle> {
         return Ok(handle.clone());
     }
     descriptors::occupy_standard();
-    let build = || {
-        Builder::new_current_thread()
-            .enable_all()
-            .thread_name("freethreading-callbacks")
-            .thread_keep_alive(Duration::from_secs(1))
-            // One for each callback that waits for something: how many there can be is for the system to say.
-            .max_blocking_threads(usize::MAX >> 4)
-            .build()
-    };
+    let build = || Builder::new_current_thread().enable_all().build();
     // tokio panics where the last descriptors are used up.
     let runtime = unwind::catch(build).map_err(|panic| io::Error::other(panic.to_string()))??;
     let runtime = Arc::new(runtime);

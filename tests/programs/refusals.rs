@@ -14,6 +14,11 @@ pub const SCENARIOS: &[Scenario] = &[
         PROCESSES,
         a_first_use_in_a_runtime_without_threads_is_an_error_of_its_task
     ),
+    scenario!(
+        true,
+        PROCESSES,
+        a_callback_is_called_though_there_is_no_thread_for_it
+    ),
     scenario!(true, THREADS, a_refused_thread_may_be_started_again),
     scenario!(
         true,
@@ -187,6 +192,31 @@ mod a_first_use_in_a_runtime_without_threads_is_an_error_of_its_task {
             assert_eq!(executor.submit(|| 6 * 7).await.unwrap(), 42);
             executor.shutdown_async(false).await;
         });
+    }
+
+    pub fn check(mut program: Program) {
+        program
+            .command
+            .env("RUST_MIN_STACK", (512 << 20).to_string());
+        program.run().said("");
+    }
+}
+
+mod a_callback_is_called_though_there_is_no_thread_for_it {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        executor.submit(|| ()).result().unwrap();
+        let (done, is_done) = mpsc::channel();
+        let undo = refuse_threads();
+        executor.submit(|| 6 * 7).add_done_callback(move |future| {
+            done.send(future.result().unwrap()).unwrap();
+        });
+        assert_eq!(is_done.recv().unwrap(), 42);
+        undo();
+        executor.shutdown(true, false);
     }
 
     pub fn check(mut program: Program) {
