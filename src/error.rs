@@ -269,7 +269,9 @@ impl fmt::Display for TaskError {
             TaskError::WorkerDied(died) => died.fmt(f),
             TaskError::Killed(killed) | TaskError::TimeLimit(killed) => killed.fmt(f),
             TaskError::Cancelled => f.write_str("the task was cancelled before it started"),
-            TaskError::Shutdown => f.write_str("the executor was shut down; the task did not run"),
+            TaskError::Shutdown => f.write_str(
+                "the executor was shut down, or the pool closed, before; the task did not run",
+            ),
             TaskError::Terminated(effect) => {
                 write!(f, "the workers were terminated; the task {effect}")
             }

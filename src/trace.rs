@@ -118,9 +118,13 @@ mod imp {
         unwind::contain(|| tracing::debug!(target: TARGET, worker, pid, "a worker has started"));
     }
 
-    pub(crate) fn worker_ended(worker: &str, verdict: &Result<(), TaskError>) {
+    pub(crate) fn worker_ended(worker: &str, verdict: &Result<(), TaskError>, on_purpose: bool) {
         unwind::contain(|| match verdict {
             Ok(()) => tracing::debug!(target: TARGET, worker, "a worker has ended"),
+            Err(error) if on_purpose => {
+                let error = Cause(error);
+                tracing::debug!(target: TARGET, worker, %error, "a worker was ended");
+            }
             Err(error) => {
                 let error = Cause(error);
                 tracing::warn!(target: TARGET, worker, %error, "a worker has ended");
@@ -192,7 +196,8 @@ mod imp {
 
     pub(crate) fn worker_started(_worker: &str, _pid: Option<u32>) {}
 
-    pub(crate) fn worker_ended(_worker: &str, _verdict: &Result<(), TaskError>) {}
+    pub(crate) fn worker_ended(_worker: &str, _verdict: &Result<(), TaskError>, _on_purpose: bool) {
+    }
 }
 
 pub(crate) use imp::*;

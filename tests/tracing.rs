@@ -127,6 +127,7 @@ fn a_task_says_where_it_was_submitted() {
         in_maps_of_a_pool(&log);
         in_a_worker_process();
         of_a_worker_process_that_dies(&log);
+        of_a_worker_process_that_was_to_end(&log);
         where_no_span_can_be_entered_any_more();
         with_a_subscriber_that_panics();
     });
@@ -200,6 +201,31 @@ fn of_a_worker_process_that_dies(log: &Log) {
     // What became of its task is told by that.
     assert!(!end.contains("task"), "{end}");
     assert_eq!(last_words.unwrap(), "this is the end");
+}
+
+fn of_a_worker_process_that_was_to_end(log: &Log) {
+    fn spin() {
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+
+    let executor = WorkerPoolExecutor::builder().max_workers(1);
+    let executor = executor.name_prefix("unwanted");
+    let executor = executor.backend(Backend::Multiprocessing).build().unwrap();
+    let spinning = executor.submit(spin);
+    eventually("it has begun", || spinning.running());
+    assert!(spinning.kill());
+    assert!(spinning.result().is_err());
+    let told = || {
+        let text = log.text();
+        let is_told =
+            |line: &&str| line.contains("a worker was ended") && line.contains("unwanted");
+        text.lines().find(is_told).map(str::to_owned)
+    };
+    eventually("the end is told", || told().is_some());
+    let end = told().unwrap();
+    assert!(end.contains("DEBUG") && end.contains("SIGKILL"), "{end}");
 }
 
 fn with_a_subscriber_that_panics() {

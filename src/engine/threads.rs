@@ -141,7 +141,7 @@ impl ThreadRunner {
             Ok(()) => (self.serve(scheduler), None),
             Err(error) => (Err(error.clone()), Some(Setback::Initializer(error))),
         };
-        self.record.end(verdict);
+        self.record.end(verdict, false);
         scheduler.ended(self.id, setback);
     }
 

@@ -182,15 +182,15 @@ impl Record {
         }
     }
 
-    /// The worker is gone: stop listing it, then let go those who wait for that.
-    pub(crate) fn end(&self, how: Result<(), TaskError>) {
+    /// The worker is gone, killed `on_purpose` or not: stop listing it, then let go those who wait for that.
+    pub(crate) fn end(&self, how: Result<(), TaskError>, on_purpose: bool) {
         {
             let mut registry = REGISTRY.lock();
             // Relaxed: the lock orders it.
             self.unlisted.store(true, Ordering::Relaxed);
             registry.remove(&self.id);
         }
-        trace::worker_ended(&self.name(), &how);
+        trace::worker_ended(&self.name(), &how, on_purpose);
         self.ended.set(how);
     }
 

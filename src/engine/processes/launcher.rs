@@ -144,10 +144,9 @@ impl Surroundings {
     /// The system does not say what it is that does not exist.
     fn explain(&self, error: io::Error, program: &OsStr) -> io::Error {
         match &self.current_dir {
-            Some(dir) if !dir.is_dir() => io::Error::new(
-                error.kind(),
-                format!("{error}: its directory, {}", dir.display()),
-            ),
+            Some(dir) if !dir.is_dir() => {
+                io::Error::new(error.kind(), format!("{error}: its directory, {dir:?}"))
+            }
             _ if error.kind() == ErrorKind::NotFound => {
                 io::Error::new(error.kind(), format!("{error}: {}", program.display()))
             }

@@ -40,7 +40,7 @@ impl Link {
         for current in held.into_iter().rev() {
             charged |= self.abandon(current, unread, death.clone());
         }
-        let (useful, greeted, failure) = {
+        let (useful, greeted, failure, on_purpose) = {
             let state = self.state.lock();
             let settled = state
                 .ready_since
@@ -49,6 +49,7 @@ impl Link {
                 charged || state.completed > 0 || state.closed || settled,
                 state.ready_since.is_some(),
                 state.failure.clone(),
+                state.sentence.is_some(),
             )
         };
         let setback = setback.or_else(|| {
@@ -60,12 +61,13 @@ impl Link {
                 _ => Some(Setback::Death(died())),
             }
         });
-        self.record.end(match (&setback, failure, death) {
+        let verdict = match (&setback, failure, death) {
             (Some(setback), ..) => Err(setback.cause().clone()),
             (None, Some(error), _) => Err(error),
             (None, None, Death::Exited(0)) => Ok(()),
             (None, None, death) => Err(self.died(death, None, Effect::Ran)),
-        });
+        };
+        self.record.end(verdict, on_purpose);
         self.scheduler.ended(self.id, setback);
     }
 
