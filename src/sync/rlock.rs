@@ -20,7 +20,7 @@ pub(super) use raw::{AcquireAsync, Hold, RawRLock};
 /// the thread. So the futures that one tokio task polls, as in a `join!`, are one owner; and so are, on other runtimes
 /// and in the future that `block_on` runs, all futures of a thread. Only the owner can release the lock, as often as it
 /// has acquired it. An owner that ends without having done so leaves it locked for good, unless it was in a process that
-/// was killed or has crashed.
+/// was killed or has crashed. To acquire it a 2³¹st time on top of all others is a panic.
 ///
 /// Futures of one owner do not exclude each other if they find the lock free. While another owner has it they wait in
 /// line like everybody, and have it one after the other: a `join!` of two that each keep a guard may never end.

@@ -166,6 +166,7 @@ impl RawRLock {
         loop {
             let tenure = self.tenure_of(owner)?;
             let number = self.number_in(tenure);
+            assert!(tenure & COUNT < COUNT, "an RLock has 2^31 - 1 levels");
             if self.change(tenure, tenure + 1) {
                 return Some(Hold { owner, number });
             }
@@ -399,5 +400,25 @@ impl Future for AcquireAsync {
             }
         }
         self.wait(context)
+    }
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::sync::RLock;
+
+    #[test]
+    fn one_level_too_many_is_a_panic_and_changes_nothing() {
+        let lock = RLock::new();
+        lock.acquire();
+        let raw = lock.raw();
+        raw.tenure().fetch_or(COUNT, Ordering::Relaxed);
+        assert!(catch_unwind(AssertUnwindSafe(|| lock.acquire())).is_err());
+        assert_eq!(raw.count_of(Owner::current(raw.0)), COUNT);
+        lock.release().unwrap();
+        lock.acquire();
     }
 }
