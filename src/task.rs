@@ -43,7 +43,8 @@ use entry::Entry;
     note = "what goes to a worker, and what comes back, must be `Serialize + DeserializeOwned + Send + 'static`",
     note = "a type of one's own derives `serde::Serialize` and `serde::Deserialize`; what is borrowed or shared is passed as an owned value (`String` for `&str`, `T` for `Arc<T>`)",
     note = "an error that serde does not carry travels as its text, `.map_err(|error| error.to_string())`, or as a type of one's own",
-    note = "a closure that never returns says what it would: `|| -> () {{ panic!() }}`"
+    note = "a closure that never returns says what it would: `|| -> () {{ panic!() }}`",
+    note = "what an `async fn` returns has to be awaited where it was made: give it to a runtime, or have the task block on it"
 )]
 pub trait Portable: Serialize + DeserializeOwned + Send + 'static {}
 
