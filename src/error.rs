@@ -56,7 +56,7 @@ pub enum Error {
     AlreadyStarted,
     /// The worker was not started yet.
     NotStarted,
-    /// The pool was closed or terminated.
+    /// The pool was closed or terminated, or the program is ending.
     NotRunning,
     /// The pool was neither closed nor terminated, so its workers will not end.
     StillRunning,
@@ -105,9 +105,9 @@ impl fmt::Display for Error {
             Error::Start(error) => error.fmt(f),
             Error::AlreadyStarted => f.write_str("the worker was started before; make a new one"),
             Error::NotStarted => f.write_str("the worker was not started yet"),
-            Error::NotRunning => {
-                f.write_str("the pool was closed or terminated; it takes no more work")
-            }
+            Error::NotRunning => f.write_str(
+                "the pool was closed or terminated, or the program is ending; it takes no more work",
+            ),
             Error::StillRunning => {
                 f.write_str("the pool was not closed yet; call close or terminate before join")
             }
@@ -188,7 +188,8 @@ pub enum TaskError {
     /// The task took longer than it was allowed to, and was ended with its worker process: see
     /// [`TaskFuture::kill_after`](crate::TaskFuture::kill_after).
     TimeLimit(Killed),
-    /// The executor was shut down, or the pool closed, before the task was submitted.
+    /// The executor was shut down, or the pool closed, before the task was submitted; or the program is ending, and
+    /// waits for no more tasks than it does already.
     Shutdown,
     /// The task's workers were terminated before it had a result; the value says whether it had begun.
     Terminated(Effect),
@@ -270,7 +271,7 @@ impl fmt::Display for TaskError {
             TaskError::Killed(killed) | TaskError::TimeLimit(killed) => killed.fmt(f),
             TaskError::Cancelled => f.write_str("the task was cancelled before it started"),
             TaskError::Shutdown => f.write_str(
-                "the executor was shut down, or the pool closed, before; the task did not run",
+                "the executor was shut down, the pool closed, or the program is ending; the task did not run",
             ),
             TaskError::Terminated(effect) => {
                 write!(f, "the workers were terminated; the task {effect}")

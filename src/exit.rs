@@ -1,11 +1,16 @@
 //! The end of the program: what is to be completed is waited for, the rest is stopped.
+//!
+//! To be completed are the tasks and the workers that there are when the end begins, and what these themselves begin
+//! until they are done. What other threads begin is refused from then on: they go on until the process is gone, and
+//! with work of theirs that had to be waited for it might never be. It makes no difference whether they use an
+//! executor that they had before or make one for it.
 #![allow(unsafe_code)]
 
 use std::{
     collections::BTreeMap,
     io::{self, Write},
     sync::{
-        Arc, Once, Weak,
+        Arc, Once, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -13,7 +18,8 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use rustix::thread::{Pid, gettid};
 
 use crate::{
     engine::{Scheduler, scheduler::Queued},
@@ -24,11 +30,15 @@ use crate::{
 /// All schedulers that have not finished.
 static WATCHED: Mutex<BTreeMap<u64, Weak<Scheduler>>> = Mutex::new(BTreeMap::new());
 
+/// The thread that ends the program, once it does. Changes with the lock of [`WATCHED`] held.
+static ENDS: OnceLock<Pid> = OnceLock::new();
+
 /// Whether there was a worker that is a thread.
 static HAD_THREADS: AtomicBool = AtomicBool::new(false);
 
-/// The program's end looks after this scheduler.
-pub(crate) fn watch(id: u64, scheduler: &Arc<Scheduler>) {
+/// The program's end looks after this scheduler; `false` if it has begun and would not: the scheduler is to do nothing.
+#[must_use]
+pub(crate) fn watch(id: u64, scheduler: &Arc<Scheduler>) -> bool {
     static REGISTER: Once = Once::new();
     REGISTER.call_once(|| {
         // SAFETY: the function has the required signature and does not unwind. It is part of this
@@ -38,7 +48,20 @@ pub(crate) fn watch(id: u64, scheduler: &Arc<Scheduler>) {
     fork::watch();
     // Relaxed: who has started a worker returns from `main` afterwards.
     HAD_THREADS.fetch_or(scheduler.carriage().is_none(), Ordering::Relaxed);
-    WATCHED.lock().insert(id, Arc::downgrade(scheduler));
+    let mut watched = WATCHED.lock();
+    let is_in_time = match ENDS.get() {
+        None => true,
+        // The thread that ends the program has exit hooks to run, and comes to their end.
+        Some(ends) if *ends == gettid() => true,
+        Some(_) => MutexGuard::unlocked(&mut watched, || {
+            // Who is being completed is so until this returns.
+            look(|all| is_being_completed(scheduler.maker, all))
+        }),
+    };
+    if is_in_time {
+        watched.insert(id, Arc::downgrade(scheduler));
+    }
+    is_in_time
 }
 
 /// The scheduler has finished.
@@ -54,6 +77,10 @@ extern "C" fn at_exit() {
 }
 
 fn end_workers() {
+    {
+        let _watched = WATCHED.lock();
+        let _ = ENDS.set(gettid());
+    }
     // A thread that ends the program from within a task would wait for itself.
     let (_, role) = record::current_role();
     if matches!(role, Role::Main | Role::Foreign) {
@@ -74,9 +101,16 @@ fn end_workers() {
     }
 }
 
+/// Waits for what is to be completed. What workers have made for themselves is open as long as they may need it.
 fn wait_for_workers() {
     loop {
-        let waited_for = watched(Scheduler::outlasts_main);
+        let waited_for = look(|all| {
+            let is_next = |scheduler: &&Arc<Scheduler>| {
+                scheduler.outlasts_main() && !is_being_completed(scheduler.maker, all)
+            };
+            // There is one if there is any to wait for: the oldest, since its maker's would be older still.
+            all.iter().filter(is_next).cloned().collect::<Vec<_>>()
+        });
         if waited_for.is_empty() {
             break;
         }
@@ -87,6 +121,16 @@ fn wait_for_workers() {
             scheduler.released.wait(None);
         }
     }
+}
+
+/// Whether this is a worker that the program's end waits for, or one of a pool or a daemon that such a worker has made,
+/// and may wait for itself.
+fn is_being_completed(worker: Option<(u64, Role)>, all: &[Arc<Scheduler>]) -> bool {
+    worker.is_some_and(|worker| {
+        let mut employers = all.iter().filter(|scheduler| scheduler.employs(worker));
+        employers
+            .any(|employer| employer.outlasts_main() || is_being_completed(employer.maker, all))
+    })
 }
 
 /// Writes out what threads have printed. std does that when `main` has returned, unless one of them is printing just
@@ -111,4 +155,15 @@ pub(crate) fn watched(which: impl Fn(&Scheduler) -> bool) -> Vec<Arc<Scheduler>>
     all.into_iter()
         .filter(|scheduler| which(scheduler))
         .collect()
+}
+
+/// Looks at all that have not finished, while none is made: a worker whose scheduler has finished by now has made no
+/// others but these.
+fn look<T>(at: impl FnOnce(&[Arc<Scheduler>]) -> T) -> T {
+    let watched = WATCHED.lock();
+    let all: Vec<_> = watched.values().filter_map(Weak::upgrade).collect();
+    let seen = at(&all);
+    // First: to drop the last of a scheduler is to drop what is a user's.
+    drop(watched);
+    seen
 }

@@ -43,6 +43,8 @@ pub(crate) struct Scheduler {
     id: u64,
     engine: Box<dyn Engine>,
     plan: Plan,
+    /// The worker that has made it, if one has: with its id and role.
+    pub(crate) maker: Option<(u64, Role)>,
     pub(super) state: Mutex<State>,
     inbox: Arc<Inbox<Arc<dyn Job>>>,
     /// Closed, nothing queued, and no worker left.
@@ -142,11 +144,15 @@ impl Scheduler {
             }),
             inbox,
             plan,
+            maker: record::worker_here(),
             vacated: Latch::new(),
             finished: Latch::new(),
             released: Latch::new(),
         });
-        exit::watch(scheduler.id, &scheduler);
+        if !exit::watch(scheduler.id, &scheduler) {
+            // Who made it is told as by any that was closed.
+            scheduler.close(Queued::Runs);
+        }
         scheduler
     }
 
@@ -210,9 +216,14 @@ impl Scheduler {
 
     /// Whether the calling thread is one of its workers.
     pub(crate) fn is_current(&self) -> bool {
+        record::worker_here().is_some_and(|worker| self.employs(worker))
+    }
+
+    /// Whether this is one of its workers, or calls on their behalf.
+    pub(crate) fn employs(&self, (id, role): (u64, Role)) -> bool {
         match &self.plan.crew {
-            Crew::Many { .. } => record::current_role().1 == Role::Crew(self.id),
-            Crew::Solo(record) => record::current_role().0 == record.id(),
+            Crew::Many { .. } => role == Role::Crew(self.id),
+            Crew::Solo(record) => id == record.id(),
         }
     }
 

@@ -276,9 +276,15 @@ pub(crate) fn main_record() -> Arc<Record> {
     Arc::clone(main)
 }
 
+/// The id and the role of the worker that the calling thread is, or on whose behalf it calls; `None` for a thread that
+/// is none.
+pub(crate) fn worker_here() -> Option<(u64, Role)> {
+    CURRENT_ROLE.get()
+}
+
 /// The id and the role of the worker that the caller runs in, at any time.
 pub(crate) fn current_role() -> (u64, Role) {
-    CURRENT_ROLE.get().unwrap_or_else(|| {
+    worker_here().unwrap_or_else(|| {
         let current = current();
         (current.id, current.role)
     })

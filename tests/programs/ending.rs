@@ -41,6 +41,21 @@ pub const SCENARIOS: &[Scenario] = &[
         tasks_whose_workers_are_killed_at_the_end_are_not_waited_for
     ),
     scenario!(true, &Backend::ALL, an_ending_program_accepts_no_more_tasks),
+    scenario!(
+        true,
+        &Backend::ALL,
+        what_is_made_while_the_program_ends_accepts_no_tasks
+    ),
+    scenario!(
+        true,
+        THREADS,
+        a_daemon_that_makes_executors_is_not_waited_for
+    ),
+    scenario!(
+        true,
+        &Backend::ALL,
+        what_is_waited_for_may_make_executors_and_workers
+    ),
     scenario!(true, &Backend::ALL, an_exit_code_of_main_stays),
     scenario!(true, &Backend::ALL, an_early_exit_of_main_ends_the_program),
     scenario!(true, THREADS, an_exit_in_a_worker_ends_the_program),
@@ -380,6 +395,132 @@ mod an_ending_program_accepts_no_more_tasks {
 
     pub fn check(program: Program) {
         program.run().said("");
+    }
+}
+
+mod what_is_made_while_the_program_ends_accepts_no_tasks {
+    use super::*;
+    use freethreading::{Error, TaskError, Worker, WorkerPool, WorkerPoolExecutor};
+
+    pub fn last_task() {
+        sign("refused").wait();
+    }
+
+    /// Makes executors until one accepts nothing.
+    pub fn make_executors() {
+        loop {
+            let executor = WorkerPoolExecutor::new(1).unwrap();
+            match executor.submit(|| ()).result() {
+                Ok(()) => {}
+                Err(TaskError::Shutdown) => break,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        drop(executor.submit(last_task));
+        // The end of the program waits for that task, and the task for these refusals.
+        thread::spawn(|| {
+            wait_for_the_end_of_main();
+            make_executors();
+            let worker = Worker::new(|| ());
+            let shutdown = Error::Task(TaskError::Shutdown);
+            assert_eq!(worker.start(), Err(shutdown.clone()));
+            assert_eq!(worker.start(), Err(shutdown));
+            assert_eq!(worker.join(), Err(Error::NotStarted));
+            let pool = WorkerPool::new(2).unwrap();
+            assert_eq!(pool.apply(|| ()), Err(Error::NotRunning));
+            assert_eq!(pool.map(|x: u8| x, [1, 2]), Err(Error::NotRunning));
+            pool.join().unwrap();
+            sign("refused").give();
+        });
+        tell_the_end_of_main();
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod a_daemon_that_makes_executors_is_not_waited_for {
+    use super::*;
+    use freethreading::{Worker, WorkerPoolExecutor};
+
+    fn make_executors() {
+        what_is_made_while_the_program_ends_accepts_no_tasks::make_executors();
+        sign("refused").give();
+        spin();
+    }
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        drop(executor.submit(what_is_made_while_the_program_ends_accepts_no_tasks::last_task));
+        let daemon = Worker::new(make_executors).with_daemon(true);
+        daemon.start().unwrap();
+    }
+
+    pub fn check(program: Program) {
+        program.run().said("");
+    }
+}
+
+mod what_is_waited_for_may_make_executors_and_workers {
+    use super::*;
+    use freethreading::{TaskError, Worker, WorkerPool, WorkerPoolExecutor};
+    use std::sync::OnceLock;
+
+    static EXECUTOR: OnceLock<WorkerPoolExecutor> = OnceLock::new();
+
+    fn make_executor(number: u8) -> u8 {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        executor
+            .submit(freethreading::task!(|number| number + 1))
+            .result()
+            .unwrap()
+    }
+
+    fn make_all() {
+        sign("ending").wait();
+        assert_eq!(make_executor(1), 2);
+        let pool = WorkerPool::new(2).unwrap();
+        assert_eq!(pool.map(make_executor, [3, 4]).unwrap(), [4, 5]);
+        let worker = Worker::new(|| println!("a worker"));
+        worker.start().unwrap();
+        worker.join().unwrap();
+    }
+
+    fn submit_before_and_after() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        executor.submit(|| ()).result().unwrap();
+        sign("made").give();
+        make_all();
+        // It is the worker's own.
+        executor.submit(|| println!("a task")).result().unwrap();
+        drop(executor.submit(|| println!("a last task")));
+        std::mem::forget(executor);
+    }
+
+    pub fn main() {
+        Worker::new(submit_before_and_after).start().unwrap();
+        sign("made").wait();
+        let executor = EXECUTOR.get_or_init(|| WorkerPoolExecutor::new(2).unwrap());
+        let last = executor.submit(|| sign("ending").wait());
+        last.add_done_callback(|_| make_all());
+        thread::spawn(|| {
+            while executor.submit(|| ()).result() != Err(TaskError::Shutdown) {}
+            sign("ending").give();
+        });
+    }
+
+    pub fn check(program: Program) {
+        let ended = program.run();
+        ended.was_fine();
+        assert_eq!(
+            ended.sorted_lines(),
+            ["a last task", "a task", "a worker", "a worker"]
+        );
     }
 }
 

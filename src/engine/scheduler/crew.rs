@@ -159,14 +159,20 @@ impl Scheduler {
         }
     }
 
-    /// Starts all workers, or leaves none.
+    /// Starts all workers, or leaves none. One that was closed meanwhile, since the program ends, needs none.
     ///
     /// # Blocking
     ///
     /// Until they are created; where one is refused, until the others are gone.
     pub(crate) fn start_all(self: &Arc<Self>) -> Result<(), TaskError> {
         for _ in 0..self.max() {
-            self.state.lock().live += 1;
+            {
+                let mut state = self.state.lock();
+                if state.closed {
+                    break;
+                }
+                state.live += 1;
+            }
             if let Err(error) = self.hire() {
                 self.state.lock().live -= 1;
                 self.terminate();
@@ -183,6 +189,10 @@ impl Scheduler {
     pub(crate) fn run_solo(self: &Arc<Self>, job: Arc<dyn Job>) -> Result<(), TaskError> {
         {
             let mut state = self.state.lock();
+            if state.closed {
+                // The program ends, and does not look after it.
+                return Err(TaskError::Shutdown);
+            }
             state.queue.push_back(job);
             state.live = 1;
             state.closed = true;
