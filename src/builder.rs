@@ -363,7 +363,8 @@ impl<T: Built> Builder<T> {
     /// `current_dir` where the workers are threads; the text says which.
     /// [`Error::InvalidBackend`] if the environment names no backend, and the builder was not told one.
     /// [`Error::NotInitialized`] for process workers in a program that has not called
-    /// [`init`](crate::init()). [`Error::Task`] if the initializer's arguments could not be encoded.
+    /// [`init`](crate::init()). [`Error::Unsupported`] for process workers in an exit hook of a worker process.
+    /// [`Error::Task`] if the initializer's arguments could not be encoded.
     /// [`Error::Start`] if the system refuses a worker of a pool; those that were started are gone then.
     pub fn build(self) -> Result<T, Error> {
         let backend = match self.backend {

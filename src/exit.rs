@@ -23,6 +23,7 @@ use rustix::thread::{Pid, gettid};
 
 use crate::{
     engine::{Scheduler, scheduler::Queued},
+    error::Error,
     fork, unwind,
     worker::record::{self, Role},
 };
@@ -33,26 +34,24 @@ static WATCHED: Mutex<BTreeMap<u64, Weak<Scheduler>>> = Mutex::new(BTreeMap::new
 /// The thread that ends the program, once it does. Changes with the lock of [`WATCHED`] held.
 static ENDS: OnceLock<Pid> = OnceLock::new();
 
+/// Whether this process is itself a worker.
+static IS_WORKER: AtomicBool = AtomicBool::new(false);
+
 /// Whether there was a worker that is a thread.
 static HAD_THREADS: AtomicBool = AtomicBool::new(false);
 
 /// The program's end looks after this scheduler; `false` if it has begun and would not: the scheduler is to do nothing.
 #[must_use]
 pub(crate) fn watch(id: u64, scheduler: &Arc<Scheduler>) -> bool {
-    static REGISTER: Once = Once::new();
-    REGISTER.call_once(|| {
-        // SAFETY: the function has the required signature and does not unwind. It is part of this
-        // image, which is not unloaded: threads that run its code are never all gone.
-        unsafe { libc::atexit(at_exit) };
-    });
+    register();
     fork::watch();
     // Relaxed: who has started a worker returns from `main` afterwards.
     HAD_THREADS.fetch_or(scheduler.carriage().is_none(), Ordering::Relaxed);
     let mut watched = WATCHED.lock();
     let is_in_time = match ENDS.get() {
         None => true,
-        // The thread that ends the program has exit hooks to run, and comes to their end.
-        Some(ends) if *ends == gettid() => true,
+        // This thread has exit hooks to run, and comes to their end.
+        Some(_) if is_end_here() => !is_worker(),
         Some(_) => MutexGuard::unlocked(&mut watched, || {
             // Who is being completed is so until this returns.
             look(|all| is_being_completed(scheduler.maker, all))
@@ -62,6 +61,45 @@ pub(crate) fn watch(id: u64, scheduler: &Arc<Scheduler>) -> bool {
         watched.insert(id, Arc::downgrade(scheduler));
     }
     is_in_time
+}
+
+/// This process is a worker. At its exit it also does what the program has registered before `init`, but not before
+/// what is registered here.
+pub(crate) fn begin_worker() {
+    // Relaxed: the process has just begun.
+    IS_WORKER.store(true, Ordering::Relaxed);
+    register();
+}
+
+fn is_worker() -> bool {
+    IS_WORKER.load(Ordering::Relaxed)
+}
+
+/// An error in the exit hooks of a worker process: a worker process that one of them starts would come to the same
+/// hook, and so on without end.
+pub(crate) fn check() -> Result<(), Error> {
+    match is_worker() && is_end_here() {
+        false => Ok(()),
+        true => Err(Error::Unsupported(
+            "a worker process that is ending starts no worker processes; an exit hook that does must be registered \
+             behind `freethreading::init();`, which is where only the program itself comes"
+                .into(),
+        )),
+    }
+}
+
+/// Whether the calling thread is the one that ends the program, and does so.
+fn is_end_here() -> bool {
+    ENDS.get().is_some_and(|ends| *ends == gettid())
+}
+
+fn register() {
+    static REGISTER: Once = Once::new();
+    REGISTER.call_once(|| {
+        // SAFETY: the function has the required signature and does not unwind. It is part of this
+        // image, which is not unloaded: threads that run its code are never all gone.
+        unsafe { libc::atexit(at_exit) };
+    });
 }
 
 /// The scheduler has finished.

@@ -14,8 +14,12 @@ static INITIALIZED: AtomicBool = AtomicBool::new(false);
 /// [`Error::NotInitialized`]; threads work without it.
 ///
 /// What `main` does before `init` is done by every worker process, too, so nothing should come before it. Above all,
-/// nothing should be printed there. A program with `#[tokio::main]` starts the runtime's threads first. That does no
-/// harm, but takes time at the start of every worker process. To avoid that, build the runtime after `init`:
+/// nothing should be printed there. Exit hooks, such as those of `libc::atexit`, belong behind `init`: one that is
+/// registered before is also run by every worker process, when that ends. It gets no workers there: to ask for
+/// processes is an error, [`Error::Unsupported`], and what is given to threads is refused.
+///
+/// A program with `#[tokio::main]` starts the runtime's threads first. That does no harm, but takes time at the start
+/// of every worker process. To avoid that, build the runtime after `init`:
 ///
 /// ```no_run
 /// fn main() {

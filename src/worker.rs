@@ -187,9 +187,10 @@ impl Worker {
     ///
     /// [`Error::AlreadyStarted`] if it was started before. [`Error::InvalidBackend`] if the environment names no
     /// backend, and the worker was not told one. [`Error::NotInitialized`] for a process worker in a program that
-    /// has not called [`init`](crate::init()). [`Error::Task`] if the task cannot be sent to a process: an
-    /// argument cannot be encoded or is too large, or the function is in a shared library; also if the program is
-    /// ending and does not wait for the caller. [`Error::Start`] if the system refuses; the call may be repeated then.
+    /// has not called [`init`](crate::init()). [`Error::Unsupported`] for one in an exit hook of a worker process.
+    /// [`Error::Task`] if the task cannot be sent to a process: an argument cannot be encoded or is too large, or the
+    /// function is in a shared library; also if the program is ending and does not wait for the caller.
+    /// [`Error::Start`] if the system refuses; the call may be repeated then.
     pub fn start(&self) -> Result<(), Error> {
         let mut body = self.body.lock();
         if !matches!(*body, Body::New(_) | Body::Refused(_)) {

@@ -31,6 +31,9 @@ fn main() {
     if program == "without init" {
         return programs::without_init();
     }
+    if program == "registers an exit hook" {
+        programs::register_exit_hook();
+    }
     freethreading::init();
     if !program.is_empty() {
         return programs::run(&program);
@@ -93,6 +96,7 @@ trials! {
     a_thousand_waiters_need_no_threads_and_stop_no_clock,
     a_worker_that_cannot_be_started_is_an_error_of_the_task,
     processes_need_init,
+    an_exit_hook_of_worker_processes_gets_no_workers,
     programs_that_tasks_start_are_no_workers,
 }
 
@@ -589,6 +593,15 @@ fn processes_need_init() {
     assert_eq!(success(run("without init")), "7, init\n");
 }
 
+fn an_exit_hook_of_worker_processes_gets_no_workers() {
+    let mut program = command("registers an exit hook");
+    let text = success(program.env("LEVELS", "4").output().unwrap());
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    // The hook of the program, that of the worker which it has started, and those of the two before.
+    assert_eq!(lines, ["10 and 12", "refused", "refused", "refused"]);
+}
+
 fn programs_that_tasks_start_are_no_workers() {
     let executor = processes(1).build().unwrap();
     let environment = executor.submit(|| {
@@ -747,6 +760,7 @@ mod programs {
             "keeps its memory" => watched(keeps_its_memory),
             "a thousand waiters" => watched(a_thousand_waiters),
             "runs out of descriptors" => watched(runs_out_of_descriptors),
+            "registers an exit hook" => watched(uses_two_workers),
             other => panic!("there is no program '{other}'"),
         }
     }
@@ -931,6 +945,53 @@ mod programs {
             "{seven}, {}",
             if text.contains("init") { "init" } else { &text }
         );
+    }
+
+    /// Has a hook run at the end of the program, and of each of its worker processes.
+    pub fn register_exit_hook() {
+        // SAFETY: the function has the required signature, and does not unwind unless the test fails.
+        assert_eq!(unsafe { libc::atexit(exit_hook) }, 0);
+    }
+
+    extern "C" fn exit_hook() {
+        // A worker process runs it, too: were it to get another one there, this would go on without end.
+        let levels: u32 = env::var("LEVELS").unwrap().parse().unwrap();
+        if levels == 0 {
+            return println!("too deep");
+        }
+        // SAFETY: no other thread of this program reads the environment meanwhile.
+        unsafe { env::set_var("LEVELS", (levels - 1).to_string()) };
+        match processes(1).build() {
+            Ok(executor) => {
+                let ten = executor.submit(task!(double(5))).result().unwrap();
+                executor.shutdown(true, false);
+                println!("{ten} and {}", double_on_a_thread().unwrap());
+            }
+            Err(error @ Error::Unsupported(_)) => {
+                assert!(error.to_string().contains("init"), "{error}");
+                assert_eq!(double_on_a_thread(), Err(TaskError::Shutdown));
+                println!("refused");
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn double_on_a_thread() -> Result<u64, TaskError> {
+        let builder = WorkerPoolExecutor::builder().backend(Backend::Threading);
+        let executor = builder.max_workers(1).build().unwrap();
+        executor.submit(task!(double(6))).result()
+    }
+
+    fn uses_two_workers() {
+        fn exit() {
+            std::process::exit(5);
+        }
+        let executor = processes(1).build().unwrap();
+        assert_eq!(executor.submit(task!(double(1))).result().unwrap(), 2);
+        executor.shutdown(true, false);
+        let executor = processes(1).build().unwrap();
+        assert_eq!(death(executor.submit(exit).result()).exit_code(), Some(5));
+        executor.shutdown(true, false);
     }
 
     fn abort() {

@@ -22,7 +22,7 @@ use super::{Carriage, Engine, Runner, Scheduler, reactor, runner_id};
 use crate::{
     backend::Backend,
     error::{Error, StartError, TaskError},
-    init,
+    exit, init,
     worker::record::Record,
 };
 use launcher::{Launcher, START_TIMEOUT, Surroundings};
@@ -63,6 +63,7 @@ pub(crate) struct Processes {
 impl Processes {
     pub(crate) fn new(options: Options) -> Result<Self, Error> {
         init::check()?;
+        exit::check()?;
         let launcher = options.launcher.as_ref();
         Ok(Processes {
             terms: Terms {

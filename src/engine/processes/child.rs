@@ -15,8 +15,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
-    process::{self, exit},
-    ptr, thread,
+    process, ptr, thread,
     time::Duration,
 };
 
@@ -44,7 +43,7 @@ use crate::{
     backend,
     codec::{self, Encoded, Freight},
     error::{Part, TooLarge},
-    fork,
+    exit, fork,
     task::{
         duty,
         entry::{self, Entry},
@@ -63,6 +62,7 @@ const WATCH_STACK_SIZE: usize = 64 * 1024;
 pub(crate) fn work(marker: &OsStr) -> ! {
     extern "C" fn do_nothing(_: libc::c_int) {}
 
+    exit::begin_worker();
     // SAFETY: both are signals, and the handler, which has the required signature, touches nothing. Ctrl-C is
     // the parent's to handle; programs that a task starts do not come to ignore it, as they would if this process did.
     // Where `init` runs before `main`, nobody has taken care of SIGPIPE yet.
@@ -87,7 +87,7 @@ pub(crate) fn work(marker: &OsStr) -> ! {
     if served.is_ok() {
         arena::process::leave();
     }
-    exit(served.unwrap_or_else(|error| {
+    process::exit(served.unwrap_or_else(|error| {
         // Nobody is left to work for; whoever ended the parent knows.
         let orphaned = matches!(
             error.kind(),
