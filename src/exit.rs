@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::thread::{Pid, gettid};
 
 use crate::{
-    engine::{Scheduler, scheduler::Queued},
+    engine::{Scheduler, reactor, scheduler::Queued},
     error::Error,
     fork, unwind,
     worker::record::{self, Role},
@@ -118,6 +118,10 @@ fn end_workers() {
     {
         let _watched = WATCHED.lock();
         let _ = ENDS.set(gettid());
+    }
+    if reactor::is_served_here() {
+        // A waker ends the program. Only this thread can tell that workers have ended, so they end with the program.
+        return;
     }
     // A thread that ends the program from within a task would wait for itself.
     let (_, role) = record::current_role();

@@ -72,7 +72,7 @@ pub(crate) fn handle() -> io::Result<Handle> {
 }
 
 /// Whether this thread serves worker processes now.
-pub(super) fn is_served_here() -> bool {
+pub(crate) fn is_served_here() -> bool {
     SERVES.try_with(Cell::get).unwrap_or(false)
 }
 

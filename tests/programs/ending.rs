@@ -70,6 +70,7 @@ pub const SCENARIOS: &[Scenario] = &[
         &Backend::ALL,
         an_exit_in_a_callback_of_a_task_that_is_given_up_ends_the_program
     ),
+    scenario!(true, &Backend::ALL, an_exit_in_a_waker_ends_the_program),
     scenario!(
         true,
         PROCESSES,
@@ -679,6 +680,52 @@ mod an_exit_in_a_callback_of_a_task_that_is_given_up_ends_the_program {
 
     pub fn check(program: Program) {
         program.run().had_code(7);
+    }
+}
+
+mod an_exit_in_a_waker_ends_the_program {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+    use futures::FutureExt;
+    use std::{
+        sync::Arc,
+        task::{Context, Wake},
+    };
+
+    struct Exit;
+
+    impl Wake for Exit {
+        fn wake(self: Arc<Self>) {
+            std::process::exit(7);
+        }
+    }
+
+    fn note_and_spin() {
+        sign("busy").note(std::process::id());
+        spin();
+    }
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(2).unwrap();
+        drop(executor.submit(note_and_spin));
+        eventually("it is busy", || sign("busy").notes().len() == 1);
+        let mut future = executor.submit(|| sign("polled").wait());
+        let waker = Arc::new(Exit).into();
+        let polled = future.poll_unpin(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        sign("polled").give();
+        loop {
+            thread::park();
+        }
+    }
+
+    pub fn check(program: Program) {
+        let running = program.start();
+        let busy = running.sign("busy");
+        eventually("it is busy", || busy.notes().len() == 1);
+        let pid = busy.notes()[0].parse().unwrap();
+        running.finish().had_code(7);
+        eventually("the worker has ended", || !common::runs(pid));
     }
 }
 
