@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::{Scratch, Sign, eventually, watched};
-use freethreading::{Backend, TaskError, WorkerPool, WorkerPoolExecutor};
+use freethreading::{Backend, Event, TaskError, WorkerPool, WorkerPoolExecutor, task};
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
 freethreading::init_tests!();
@@ -204,7 +204,8 @@ fn of_a_worker_process_that_dies(log: &Log) {
 }
 
 fn of_a_worker_process_that_was_to_end(log: &Log) {
-    fn spin() {
+    fn spin(begun: Event) {
+        begun.set();
         loop {
             std::hint::spin_loop();
         }
@@ -213,8 +214,9 @@ fn of_a_worker_process_that_was_to_end(log: &Log) {
     let executor = WorkerPoolExecutor::builder().max_workers(1);
     let executor = executor.name_prefix("unwanted");
     let executor = executor.backend(Backend::Multiprocessing).build().unwrap();
-    let spinning = executor.submit(spin);
-    eventually("it has begun", || spinning.running());
+    let begun = Event::new();
+    let spinning = executor.submit(task!(spin(begun.clone())));
+    begun.wait();
     assert!(spinning.kill());
     assert!(spinning.result().is_err());
     let told = || {
