@@ -10,7 +10,8 @@ use std::{
 
 use rustix::{
     fs::{
-        FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
+        FallocateFlags, MemfdFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, ftruncate,
+        memfd_create, seek,
     },
     io::{Errno, retry_on_intr},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous},
@@ -57,10 +58,15 @@ impl Mapping {
     }
 
     /// The file that another process has made.
+    ///
+    /// All who have it share one offset, at which nothing of ours reads or writes. It is moved to where nobody can: a
+    /// task that writes to a descriptor by mistake would change what stands at the start of the arena.
     pub(super) fn of(file: OwnedFd, len: usize) -> io::Result<Mapping> {
         if rustix::fs::fstat(&file)?.st_size as u64 != len as u64 {
             return Err(io::Error::other("the arena has another size"));
         }
+        // Where the system has no such offset, less is out of the way.
+        let _ = seek(&file, SeekFrom::Start(i64::MAX as u64));
         // SAFETY: the kernel chooses the address, so no memory of ours is replaced.
         let base = unsafe {
             mmap(
@@ -219,6 +225,23 @@ mod tests {
         assert_eq!(unsafe { start.read_volatile() }, 0);
         assert!(mapping.at(1 << 20, 1).is_none());
         assert!(mapping.at(usize::MAX, 2).is_none());
+    }
+
+    #[test]
+    fn who_reads_or_writes_by_mistake_does_not_come_to_what_is_shared() {
+        let mapping = Mapping::shared(1 << 20).unwrap();
+        mapping.back(0, 4096).unwrap();
+        let file = mapping.file().unwrap();
+        for _ in 0..2 {
+            assert!(rustix::io::write(file, &[7; 100]).is_err());
+            let mut bytes = [0; 100];
+            assert!(matches!(rustix::io::read(file, &mut bytes), Ok(0) | Err(_)));
+        }
+        // SAFETY: the memory is mapped and backed, and nobody else knows it.
+        assert_eq!(unsafe { mapping.at(0, 1).unwrap().read_volatile() }, 0);
+        // Whoever has the file by another descriptor has the same offset.
+        let again = Mapping::of(file.try_clone_to_owned().unwrap(), 1 << 20).unwrap();
+        assert!(rustix::io::write(again.file().unwrap(), &[7]).is_err());
     }
 
     #[test]
