@@ -228,3 +228,34 @@ fn threads_never_have_the_same_block() {
     let firsts: HashSet<_> = runs.iter().map(|run| run.first).collect();
     assert_eq!(firsts.len(), 64);
 }
+
+#[test]
+fn garbage_in_the_number_of_words_leads_to_no_word_without_memory() {
+    for garbage in [7, 600, 1 << 20, u32::MAX] {
+        let (extents, memory) = extents(700);
+        let run = extents.claim(3 * BLOCK).unwrap();
+        extents.shared.words.store(garbage, Ordering::Relaxed);
+        let before = memory();
+        assert!(extents.are_in_use());
+        // Those that are looked at had memory before: it is not the look that gives them some.
+        let looked_at = memory();
+        assert!(looked_at >= before);
+        for index in 0..extents.known() {
+            extents.word(index).unwrap().load(Ordering::Relaxed);
+        }
+        assert_eq!(memory(), looked_at);
+        assert!(extents.known() <= 700 && extents.word(700).is_none());
+        assert!(extents.take(run, me()));
+        extents.free(run, true);
+        assert_eq!(extents.claim(700 * BLOCK).unwrap().first, 0);
+    }
+}
+
+#[test]
+fn what_others_have_claimed_is_found_though_its_number_is_lost() {
+    let (extents, _) = extents(700);
+    let run = extents.claim(3 * BLOCK).unwrap();
+    extents.shared.words.store(0, Ordering::Relaxed);
+    assert!(extents.take(run, me()));
+    assert_eq!(extents.claim(BLOCK).unwrap().first, 3);
+}
