@@ -272,3 +272,47 @@ fn a_spare_block_is_one_processs_or_the_queues() {
     clear(&slot);
     assert_eq!(blocks_of(handle.slot().index()), 0);
 }
+
+/// Two blocks that follow each other, in a circle, and are part of this slot's stream, or of none.
+fn circle(slot: u32) -> [u32; 2] {
+    let blocks = &arena().blocks;
+    let circle = [(); 2].map(|()| blocks.claim().unwrap());
+    for (index, next) in [(circle[0], circle[1]), (circle[1], circle[0])] {
+        let tag = blocks.tags.get(index).unwrap();
+        tag.next.store(next, Ordering::Relaxed);
+        tag.slot.store(slot, Ordering::Relaxed);
+        blocks.write(index, 0, &[0; BLOCK]);
+    }
+    circle
+}
+
+fn start_of(block: u32) -> Position {
+    Position { block, offset: 0 }
+}
+
+#[test]
+fn an_item_in_a_circle_ends() {
+    let (handle, [block, _]) = (queue(), circle(0));
+    let slot = handle.slot().lock();
+    put(&slot, &[1; 10]);
+    let ring = Ring::of(slot.slot);
+    // It is said to be as long as all memory.
+    arena().blocks.write(block, 0, &u64::MAX.to_ne_bytes());
+    let mut reader = ring.reader(start_of(block).pack(0), ring.get(TAIL));
+    let mut parcel = Parcel::default();
+    assert!(reader.item(&mut parcel).is_none());
+    assert!(parcel.bytes.len() <= (arena().blocks.tags.most() + 2) * BLOCK);
+}
+
+#[test]
+fn items_in_a_circle_end() {
+    for is_ours in [false, true] {
+        let handle = queue();
+        let slot = handle.slot().lock();
+        put(&slot, &[1; 10]);
+        let [block, _] = circle(if is_ours { slot.slot.index() } else { 0 });
+        Ring::of(slot.slot).set(HEAD, start_of(block).pack(0));
+        clear(&slot);
+        assert!(take(&slot).is_none());
+    }
+}
