@@ -20,7 +20,9 @@ use common::{
     ATTEMPTS, Gate, GateKeeper, Random, Scratch, Sign, Wakes, death, eventually, processes, runs,
     signal, stop, unique_prefix, watched, ways::Hand, workers_of,
 };
-use freethreading::{Backend, Death, Effect, TaskError, TaskFuture, WorkerPoolExecutor, task};
+use freethreading::{
+    Backend, Death, Effect, Lock, Queue, TaskError, TaskFuture, WorkerPoolExecutor, task,
+};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -1040,6 +1042,44 @@ fn a_task_that_writes_where_it_should_not_costs_none_of_those_around_it() {
             for (n, future) in (0..).zip(before.into_iter().chain(after)) {
                 assert_eq!(future.result().unwrap(), 2 * n);
             }
+        }
+    });
+}
+
+#[test]
+fn a_task_that_writes_to_all_descriptors_costs_itself_only() {
+    fn write_everywhere(bytes: Vec<u8>) {
+        for fd in 3..64 {
+            // SAFETY: it is used during the call only, and the call checks that it is open.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let _ = rustix::io::write(fd, &bytes);
+        }
+    }
+    fn come_and_go(lock: Lock, items: Queue<u64>) {
+        for n in 0..1000 {
+            lock.acquire();
+            items.put(n).unwrap();
+            lock.release().unwrap();
+        }
+    }
+    watched(|| {
+        let (executor, others) = (processes(1), processes(1));
+        for byte in [0, 7, 255] {
+            let (lock, items) = (Lock::new(), Queue::new(10));
+            let using = others.submit(task!(come_and_go(lock.clone(), items.clone())));
+            let bytes = vec![byte; 4096];
+            death(executor.submit(task!(write_everywhere(bytes))).result());
+            assert_eq!(executor.submit(task!(double(4))).result().unwrap(), 8);
+            // What is new is found, and what is in use goes on.
+            let another = Queue::new(0);
+            let put = task!(|another = another.clone()| another.put(1).unwrap());
+            executor.submit(put).result().unwrap();
+            assert_eq!(another.get().unwrap(), 1);
+            for n in 0..1000 {
+                assert_eq!(items.get().unwrap(), n);
+            }
+            using.result().unwrap();
+            lock.acquire();
         }
     });
 }

@@ -190,14 +190,11 @@ impl Extents {
         // A claim of nothing would be no claim.
         let count = blocks_for(len).filter(|&count| 0 < count && count <= self.count)?;
         self.mapping.file()?;
-        // Relaxed: only distinctness counts; zero is none. So many claims there will not be that the
-        // number comes again while somebody still knows the first.
-        let claim = self
-            .shared
-            .claims
-            .fetch_add(1, Ordering::Relaxed)
-            .wrapping_add(1);
-        let claim = claim & LAST_CLAIM;
+        // Relaxed: only distinctness counts. So many claims there will not be that the number comes again while
+        // somebody still knows the first.
+        let before = self.shared.claims.fetch_add(1, Ordering::Relaxed);
+        // Zero is none, and the last is no run's, whatever stands there.
+        let claim = before % (LAST_CLAIM - 1) + 1;
         let mut from = 0;
         let run = loop {
             let first = self.find(from, count)?;

@@ -259,3 +259,22 @@ fn what_others_have_claimed_is_found_though_its_number_is_lost() {
     assert!(extents.take(run, me()));
     assert_eq!(extents.claim(BLOCK).unwrap().first, 3);
 }
+
+#[test]
+fn whatever_number_comes_next_a_claim_is_one() {
+    let (extents, _) = extents(20);
+    let numbers = [
+        0,
+        LAST_CLAIM - 2,
+        LAST_CLAIM - 1,
+        LAST_CLAIM,
+        u64::MAX - 1,
+        u64::MAX,
+    ];
+    for number in numbers {
+        extents.shared.claims.store(number, Ordering::Relaxed);
+        let run = extents.claim(BLOCK).unwrap();
+        assert!(0 < run.claim && run.claim < LAST_CLAIM);
+        assert!(extents.take(run, me()));
+    }
+}
