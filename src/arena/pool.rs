@@ -49,19 +49,22 @@ impl Tag {
 
 /// A number in the arena that processes only ever raise. Its complement stands next to it: so it is noticed if somebody
 /// has written there who must not.
-#[derive(Default)]
 #[repr(transparent)]
 struct Count(AtomicU64);
 
 impl Count {
+    fn new(count: u32) -> Self {
+        Count(AtomicU64::new(Self::pack(count)))
+    }
+
     fn pack(count: u32) -> u64 {
         u64::from(count) << 32 | u64::from(!count)
     }
 
-    /// `None` if it is no number that was written here. Memory that was never used is zero, as a whole.
+    /// `None` if it is no number that was written here.
     fn unpack(word: u64) -> Option<u32> {
         let count = (word >> 32) as u32;
-        (word == 0 || word == Self::pack(count)).then_some(count)
+        (word == Self::pack(count)).then_some(count)
     }
 
     fn word(&self) -> u64 {
@@ -95,7 +98,6 @@ impl Count {
 
 /// What all processes know about a pool; in the arena's header. A task may have written there by mistake, so it costs
 /// time at worst: each process goes by what it [knows](Pool::known) itself.
-#[derive(Default)]
 #[repr(C, align(64))]
 pub(super) struct Shared {
     /// The first unit that was never used. The one with number 0 never is: it stands for none.
@@ -104,6 +106,28 @@ pub(super) struct Shared {
     backed: Count,
     /// About how many used units are free now and in nobody's hints.
     free: AtomicU32,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared {
+            fresh: Count::new(1),
+            backed: Count::new(0),
+            free: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Shared {
+    /// Makes it that of a pool of which nothing was used yet; it is zeros, and nobody else knows it.
+    #[cfg(not(freethreading_loom))]
+    pub(super) fn init(&self) {
+        let new = Shared::default();
+        // Relaxed: whoever is told of the arena sees this.
+        for (word, new) in [(&self.fresh, new.fresh), (&self.backed, new.backed)] {
+            word.0.store(new.0.into_inner(), Ordering::Relaxed);
+        }
+    }
 }
 
 pub(crate) struct Pool<T: 'static> {
@@ -191,12 +215,9 @@ impl<T: Unit> Pool<T> {
 
     /// The first unit that was never used, of those that there are.
     fn fresh(&self) -> u32 {
-        // Relaxed: before the first unit is used there may be memory, or else somebody finds out that nothing is wrong.
-        let is_new = self.known.load(Ordering::Relaxed) == 0;
         // With the number comes that of the units that have memory.
         let word = self.shared.fresh.word();
         match Count::unpack(word) {
-            Some(0) if is_new => 1,
             Some(1) => 1,
             Some(fresh) if self.get(fresh.wrapping_sub(1)).is_some() => fresh,
             _ => {
