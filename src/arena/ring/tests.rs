@@ -280,7 +280,10 @@ fn circle(slot: u32) -> [u32; 2] {
     for (index, next) in [(circle[0], circle[1]), (circle[1], circle[0])] {
         let tag = blocks.tags.get(index).unwrap();
         tag.next.store(next, Ordering::Relaxed);
-        tag.slot.store(slot, Ordering::Relaxed);
+        if slot != 0 {
+            tag.slot.store(slot, Ordering::Relaxed);
+            blocks.tags.hand(tag, 0);
+        }
         blocks.write(index, 0, &[0; BLOCK]);
     }
     circle
@@ -292,7 +295,8 @@ fn start_of(block: u32) -> Position {
 
 #[test]
 fn an_item_in_a_circle_ends() {
-    let (handle, [block, _]) = (queue(), circle(0));
+    let (handle, circle) = (queue(), circle(0));
+    let block = circle[0];
     let slot = handle.slot().lock();
     put(&slot, &[1; 10]);
     let ring = Ring::of(slot.slot);
@@ -302,6 +306,7 @@ fn an_item_in_a_circle_ends() {
     let mut parcel = Parcel::default();
     assert!(reader.item(&mut parcel).is_none());
     assert!(parcel.bytes.len() <= (arena().blocks.tags.most() + 2) * BLOCK);
+    circle.map(|block| arena().blocks.free(block));
 }
 
 #[test]
@@ -310,9 +315,15 @@ fn items_in_a_circle_end() {
         let handle = queue();
         let slot = handle.slot().lock();
         put(&slot, &[1; 10]);
-        let [block, _] = circle(if is_ours { slot.slot.index() } else { 0 });
-        Ring::of(slot.slot).set(HEAD, start_of(block).pack(0));
+        let circle = circle(if is_ours { slot.slot.index() } else { 0 });
+        Ring::of(slot.slot).set(HEAD, start_of(circle[0]).pack(0));
         clear(&slot);
         assert!(take(&slot).is_none());
+        if is_ours {
+            // They were freed with all that cannot be made out.
+            assert_eq!(blocks_of(slot.slot.index()), 0);
+        } else {
+            circle.map(|block| arena().blocks.free(block));
+        }
     }
 }
