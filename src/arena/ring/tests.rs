@@ -306,7 +306,9 @@ fn an_item_in_a_circle_ends() {
     let mut parcel = Parcel::default();
     assert!(reader.item(&mut parcel).is_none());
     assert!(parcel.bytes.len() <= (arena().blocks.tags.most() + 2) * BLOCK);
-    circle.map(|block| arena().blocks.free(block));
+    circle
+        .into_iter()
+        .for_each(|block| arena().blocks.free(block));
 }
 
 #[test]
@@ -323,7 +325,9 @@ fn items_in_a_circle_end() {
             // They were freed with all that cannot be made out.
             assert_eq!(blocks_of(slot.slot.index()), 0);
         } else {
-            circle.map(|block| arena().blocks.free(block));
+            circle
+                .into_iter()
+                .for_each(|block| arena().blocks.free(block));
         }
     }
 }
