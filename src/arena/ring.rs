@@ -19,7 +19,7 @@ use self::{
 };
 use super::{
     arena,
-    blocks::{BLOCK, CACHE_LINE},
+    blocks::{BLOCK, BlockTag, CACHE_LINE},
     gate::Gate,
     handle::{SlotId, retain},
     me,
@@ -203,14 +203,11 @@ impl Ring {
                 .blocks
                 .expect::<false>(reader.at.block, reader.at.offset + AHEAD);
         }
-        let read = reader.item(parcel);
-        let Reader { at, left, .. } = reader;
-        // What is left behind is taken out of the stream, where it is part of that: so damaged links, which may go in a
-        // circle, come to an end.
-        if read.is_none() || !left.iter().all(|&block| self.has(block)) {
+        if reader.item(parcel).is_none() {
             parcel.empty();
             return Some(Err(Damaged));
         }
+        let Reader { at, left, .. } = reader;
         let taken = self.get(TAKEN).wrapping_add(1);
         // The item is out of the queue, from here on.
         self.set(HEAD, at.pack(taken));
@@ -227,18 +224,13 @@ impl Ring {
         self.repair(slot, gate);
     }
 
-    /// Whether a block is part of this stream.
-    fn has(self, block: u32) -> bool {
-        let tag = arena().blocks.tags.get(block);
-        tag.is_some_and(|tag| tag.slot.load(Ordering::Relaxed) == self.slot.index())
-    }
-
     /// A few blocks are kept, so that a queue that moves on needs no system calls.
     #[cold]
     fn put_by(self, left: Vec<u32>, spent: &mut Reserve) {
         let blocks = &arena().blocks;
-        for block in left.into_iter().filter(|&block| self.has(block)) {
-            let Some(tag) = blocks.tags.get(block) else {
+        let is_ours = |tag: &&BlockTag| tag.slot.load(Ordering::Relaxed) == self.slot.index();
+        for block in left {
+            let Some(tag) = blocks.tags.get(block).filter(is_ours) else {
                 continue;
             };
             tag.next.store(0, Ordering::Relaxed);

@@ -120,7 +120,7 @@ impl Reader {
             };
             match end.checked_sub(self.at.offset)? {
                 // Links that were damaged may go in a circle.
-                0 if self.at.block == self.end.block || self.left.len() > blocks.tags.most() => {
+                0 if self.at.block == self.end.block || self.left.len() > blocks.count => {
                     return None;
                 }
                 0 => {
