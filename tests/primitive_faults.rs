@@ -1597,69 +1597,6 @@ struct Counts {
     blocks: u64,
 }
 
-/// Writes to where the memory begins that processes share, as a task does that has lost its way, and ends the process.
-fn overwrite(bytes: Vec<u8>) {
-    use std::os::unix::fs::FileExt;
-    for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
-        let is_it = std::fs::read_link(entry.path())
-            .is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:"));
-        if is_it {
-            let memory = std::fs::File::options().write(true).open(entry.path());
-            memory.unwrap().write_all_at(&bytes, 0).unwrap();
-        }
-    }
-    signal(process::id(), libc::SIGKILL);
-}
-
-/// Uses a lock and a queue from two processes while the start of what they share is overwritten again and again; gives
-/// what came out of the queue.
-fn share_what_is_overwritten() -> Vec<u32> {
-    fn put_all(lock: Lock, items: Queue<u32>, go_on: Event) {
-        // Once more than there is room for, each time.
-        for n in 0..1000 {
-            if n % 100 == 50 {
-                go_on.wait();
-            }
-            lock.acquire();
-            items.put(n).unwrap();
-            lock.release().unwrap();
-        }
-    }
-    let (executor, others) = (processes(1), processes(1));
-    let mut all = Vec::new();
-    let random = |n: u32| n.wrapping_mul(0x9e37_79b9).to_le_bytes();
-    let noise = (1..1025).flat_map(random).collect();
-    for bytes in [vec![0; 4096], vec![7; 4096], vec![255; 4096], noise] {
-        let (lock, items, go_on) = (Lock::new(), Queue::new(10), Event::new());
-        let using = others.submit(task!(put_all(lock.clone(), items.clone(), go_on.clone())));
-        let first: Vec<_> = (0..50).map(|_| items.get().unwrap()).collect();
-        let overwriting = executor.submit(task!(overwrite(bytes)));
-        assert!(overwriting.result().is_err());
-        go_on.set();
-        // New ones are had by others, too.
-        send_to_and_fro(&executor);
-        make_and_drop(100);
-        all.extend(first);
-        all.extend((50..1000).map(|_| items.get().unwrap()));
-        using.result().unwrap();
-        lock.acquire();
-        // What is large goes another way.
-        let large = vec![1u8; 1 << 20];
-        let sum = task!(|large| large.iter().map(|&n: &u8| u64::from(n)).sum::<u64>());
-        assert_eq!(executor.submit(sum).result().unwrap(), 1 << 20);
-    }
-    all
-}
-
-#[test]
-fn who_overwrites_the_start_of_what_is_shared_costs_itself_only() {
-    watched(|| {
-        let all = in_a_program_of_its_own(share_what_is_overwritten);
-        let expected: Vec<_> = (0..4).flat_map(|_| 0..1000).collect();
-        assert_eq!(all, expected);
-    });
-}
-
 /// After a few times, and after many more.
 fn leftovers(doing: Doing, times: usize) -> (Counts, Counts) {
     let executor = processes(1);

@@ -85,8 +85,6 @@ pub(crate) struct Extents {
     /// Where the blocks begin.
     start: usize,
     count: u32,
-    /// How many of the words have memory behind them, as far as this process has found out.
-    known: AtomicU32,
     /// Somebody in this process sees to it that memory is given back.
     tended: AtomicBool,
 }
@@ -126,12 +124,12 @@ impl Extents {
             words: words.start,
             start: blocks.start,
             count: u32::try_from(count).unwrap_or(u32::MAX),
-            known: AtomicU32::new(0),
             tended: AtomicBool::new(false),
         }
     }
 
     fn word(&self, index: u32) -> Option<&'static Word> {
+        // Acquire: with the number comes the memory behind the words.
         if index >= self.known() {
             return None;
         }
@@ -144,31 +142,7 @@ impl Extents {
 
     /// How many blocks have words with memory behind them, whatever stands in the arena.
     fn known(&self) -> u32 {
-        // Acquire: with the number comes the memory behind the words.
-        let known = self.known.load(Ordering::Acquire);
-        let said = self.shared.words.load(Ordering::Acquire).min(self.count);
-        match said <= known {
-            true => known,
-            false => self.learn(known, said),
-        }
-    }
-
-    /// Others have words for more blocks; or a task has written to the arena by mistake. All words together take little
-    /// memory, so it is seen to that they have some: where that was so before, nothing changes.
-    #[cold]
-    fn learn(&self, known: u32, said: u32) -> u32 {
-        match self.back_words(known, said) {
-            Ok(()) => said,
-            Err(_) => known,
-        }
-    }
-
-    fn back_words(&self, from: u32, to: u32) -> io::Result<()> {
-        let offset = |index: u32| self.words + index as usize * size_of::<Word>();
-        self.mapping.back(offset(from), offset(to) - offset(from))?;
-        // Release: who finds the number finds the memory.
-        self.known.fetch_max(to, Ordering::Release);
-        Ok(())
+        self.shared.words.load(Ordering::Acquire).min(self.count)
     }
 
     /// So that there are words for the first `count` blocks.
@@ -178,7 +152,9 @@ impl Extents {
             return Ok(());
         }
         let grown = count.next_multiple_of(WORDS_AT_ONCE).min(self.count);
-        self.back_words(known, grown)?;
+        let offset = |index: u32| self.words + index as usize * size_of::<Word>();
+        self.mapping
+            .back(offset(known), offset(grown) - offset(known))?;
         // Release: who finds the number finds the memory.
         self.shared.words.fetch_max(grown, Ordering::Release);
         Ok(())
@@ -190,11 +166,14 @@ impl Extents {
         // A claim of nothing would be no claim.
         let count = blocks_for(len).filter(|&count| 0 < count && count <= self.count)?;
         self.mapping.file()?;
-        // Relaxed: only distinctness counts. So many claims there will not be that the number comes again while
-        // somebody still knows the first.
-        let before = self.shared.claims.fetch_add(1, Ordering::Relaxed);
-        // Zero is none, and the last is no run's, whatever stands there.
-        let claim = before % (LAST_CLAIM - 1) + 1;
+        // Relaxed: only distinctness counts; zero is none. So many claims there will not be that the
+        // number comes again while somebody still knows the first.
+        let claim = self
+            .shared
+            .claims
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_add(1);
+        let claim = claim & LAST_CLAIM;
         let mut from = 0;
         let run = loop {
             let first = self.find(from, count)?;

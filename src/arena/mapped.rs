@@ -44,27 +44,6 @@ struct Header {
 
 const HEADER: usize = 4096;
 
-impl Header {
-    /// That of an arena, which has memory.
-    fn of(mapping: &Mapping) -> &'static Header {
-        let header = mapping
-            .at(0, size_of::<Header>())
-            .expect("an arena is larger than its header");
-        // SAFETY: the header's memory is mapped for good, backed, and aligned to a page; it is made of
-        // atomics alone, which any bytes are valid for.
-        unsafe { header.cast().as_ref() }
-    }
-
-    /// So that nothing was used yet, by who has made the arena.
-    fn init(&self) {
-        self.slots.init();
-        self.waiters.init();
-        self.records.init();
-        self.processes.init();
-        self.blocks.init();
-    }
-}
-
 struct Home {
     arena: Arena,
     mapping: &'static Mapping,
@@ -151,13 +130,17 @@ fn make_home() -> io::Result<Home> {
 impl Home {
     fn make(mapping: Mapping) -> io::Result<Home> {
         mapping.back(0, HEADER)?;
-        Header::of(&mapping).init();
         Ok(Home::over(mapping, RandomState::new().hash_one(0)))
     }
 
     fn over(mapping: Mapping, id: u64) -> Home {
         let mapping: &'static Mapping = Box::leak(Box::new(mapping));
-        let header = Header::of(mapping);
+        let header = mapping
+            .at(0, size_of::<Header>())
+            .expect("an arena is larger than its header");
+        // SAFETY: the header's memory is mapped for good, backed, and aligned to a page; it is made of
+        // atomics alone, which any bytes are valid for.
+        let header: &'static Header = unsafe { header.cast().as_ref() };
         // Parts of the whole, in 64ths: where each begins and ends.
         let part = |from: usize, to: usize| {
             let unit = mapping.len() / 64;

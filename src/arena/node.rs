@@ -217,12 +217,6 @@ impl Wakes {
         }
     }
 
-    #[cfg(all(test, not(freethreading_loom)))]
-    pub(crate) fn len(&self) -> usize {
-        let others = self.others.as_ref().map_or(0, SmallVec::len);
-        usize::from(self.first.is_some()) + others
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.first.is_none()
     }

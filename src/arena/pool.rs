@@ -47,94 +47,21 @@ impl Tag {
     }
 }
 
-/// A number in the arena that processes only ever raise. Its complement stands next to it: so it is noticed if somebody
-/// has written there who must not.
-#[repr(transparent)]
-struct Count(AtomicU64);
-
-impl Count {
-    fn new(count: u32) -> Self {
-        Count(AtomicU64::new(Self::pack(count)))
-    }
-
-    fn pack(count: u32) -> u64 {
-        u64::from(count) << 32 | u64::from(!count)
-    }
-
-    /// `None` if it is no number that was written here.
-    fn unpack(word: u64) -> Option<u32> {
-        let count = (word >> 32) as u32;
-        (word == Self::pack(count)).then_some(count)
-    }
-
-    fn word(&self) -> u64 {
-        // Acquire: see `raise`.
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// Raises it, also from what is no number; `false` if it is as large already.
-    fn raise(&self, to: u32) -> bool {
-        let raised = |word| {
-            let is_less = Self::unpack(word).is_none_or(|count| count < to);
-            is_less.then_some(Self::pack(to))
-        };
-        // Release: who finds the number finds what was done before.
-        self.0
-            .fetch_update(Ordering::Release, Ordering::Relaxed, raised)
-            .is_ok()
-    }
-
-    /// Puts a number in the place of a word that is wrong, unless somebody else has done so.
-    fn mend(&self, wrong: u64, count: u32) {
-        // Release: as above. Relaxed: nothing is done with what is there instead.
-        let _ = self.0.compare_exchange(
-            wrong,
-            Self::pack(count),
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
-    }
-}
-
-/// What all processes know about a pool; in the arena's header. A task may have written there by mistake, so it costs
-/// time at worst: each process goes by what it [knows](Pool::known) itself.
+/// What all processes know about a pool; in the arena's header.
+#[derive(Default)]
 #[repr(C, align(64))]
 pub(super) struct Shared {
     /// The first unit that was never used. The one with number 0 never is: it stands for none.
-    fresh: Count,
+    fresh: AtomicU32,
     /// How many units have memory behind them.
-    backed: Count,
+    backed: AtomicU32,
     /// About how many used units are free now and in nobody's hints.
     free: AtomicU32,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Shared {
-            fresh: Count::new(1),
-            backed: Count::new(0),
-            free: AtomicU32::new(0),
-        }
-    }
-}
-
-impl Shared {
-    /// Makes it that of a pool of which nothing was used yet; it is zeros, and nobody else knows it.
-    #[cfg(not(freethreading_loom))]
-    pub(super) fn init(&self) {
-        let new = Shared::default();
-        // Relaxed: whoever is told of the arena sees this.
-        for (word, new) in [(&self.fresh, new.fresh), (&self.backed, new.backed)] {
-            word.0.store(new.0.into_inner(), Ordering::Relaxed);
-        }
-    }
 }
 
 pub(crate) struct Pool<T: 'static> {
     units: Units<T>,
     shared: &'static Shared,
-    /// How many units have memory behind them, as far as this process has found out.
-    known: AtomicU32,
     /// Units that this process has freed.
     hints: Mutex<Vec<u32>>,
 }
@@ -150,7 +77,6 @@ impl<T: Unit> Pool<T> {
         Pool {
             units,
             shared,
-            known: AtomicU32::new(0),
             hints: Mutex::default(),
         }
     }
@@ -159,73 +85,8 @@ impl<T: Unit> Pool<T> {
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&'static T> {
         // Acquire: with the number comes the memory behind it.
-        let is_known = index < self.known.load(Ordering::Acquire);
-        let exists = index != 0 && (is_known || self.learn(index));
+        let exists = index != 0 && index < self.shared.backed.load(Ordering::Acquire);
         exists.then(|| self.units.get(index)).flatten()
-    }
-
-    /// Looks how many units others have put memory behind; says whether this one is among them.
-    #[cold]
-    fn learn(&self, index: u32) -> bool {
-        // In this order: what is known stood there before.
-        let known = self.known.load(Ordering::Acquire);
-        match Count::unpack(self.shared.backed.word()) {
-            Some(backed) if backed >= known => self.know(backed.min(self.units.limit())),
-            _ => {
-                self.explore();
-            }
-        }
-        index < self.known.load(Ordering::Acquire)
-    }
-
-    fn know(&self, backed: u32) {
-        // Release: for the other threads, as `raise` is for the other processes.
-        self.known.fetch_max(backed, Ordering::Release);
-    }
-
-    /// How many units this process can find at most: who goes from one to the next has been in a circle after so many.
-    pub(crate) fn most(&self) -> usize {
-        self.learn(0);
-        self.known.load(Ordering::Relaxed) as usize
-    }
-
-    /// The header was damaged. The units themselves tell what was right: they come into use one after the other, and
-    /// one that was ever used has a tag. Others may have used more than this process knows. Gives the first that was
-    /// never used.
-    #[cold]
-    fn explore(&self) -> u32 {
-        let was_used = |&index: &u32| {
-            let unit = self.units.get(index);
-            // Relaxed: it is not touched for that.
-            unit.is_some_and(|unit| unit.tag().load(Ordering::Relaxed) != 0)
-        };
-        let mut known = self.known.load(Ordering::Acquire);
-        // To put memory where there is some does no harm.
-        while let Ok(backed) = self.units.back(known, known) {
-            let more = known..backed;
-            known = backed;
-            if !more.into_iter().any(|index| was_used(&index)) {
-                break;
-            }
-        }
-        self.shared.backed.raise(known);
-        self.know(known);
-        (1..known).rev().find(was_used).unwrap_or(0) + 1
-    }
-
-    /// The first unit that was never used, of those that there are.
-    fn fresh(&self) -> u32 {
-        // With the number comes that of the units that have memory.
-        let word = self.shared.fresh.word();
-        match Count::unpack(word) {
-            Some(1) => 1,
-            Some(fresh) if self.get(fresh.wrapping_sub(1)).is_some() => fresh,
-            _ => {
-                let fresh = self.explore();
-                self.shared.fresh.mend(word, fresh);
-                fresh
-            }
-        }
     }
 
     /// A free unit, which is the process's from now on.
@@ -240,12 +101,12 @@ impl<T: Unit> Pool<T> {
             }
         }
         loop {
-            // It only deals out numbers; the tag decides.
-            let fresh = self.fresh();
+            // Relaxed: it only deals out numbers; the tag decides.
+            let fresh = self.shared.fresh.load(Ordering::Relaxed).max(1);
             if let Err(error) = self.back(fresh) {
                 return self.claim_any(owner, kind).ok_or(error);
             }
-            let dealt = self.shared.fresh.raise(fresh + 1);
+            let dealt = self.shared.fresh.fetch_max(fresh + 1, Ordering::Relaxed) <= fresh;
             if dealt && let Some(unit) = self.try_claim(fresh, owner, kind) {
                 return Ok((fresh, unit));
             }
@@ -285,11 +146,7 @@ impl<T: Unit> Pool<T> {
         if free == 0 {
             return None;
         }
-        let used = self.fresh();
-        if free >= used {
-            // There are not so many: each would cost a search.
-            self.recount();
-        }
+        let used = self.shared.fresh.load(Ordering::Relaxed);
         // Any start will do, and the counter makes it move.
         let start = free.wrapping_mul(SEARCH);
         for step in 0..SEARCH.min(used) {
@@ -354,8 +211,9 @@ impl<T: Unit> Pool<T> {
 
     /// The same with those that were in use before.
     fn all(&self) -> impl Iterator<Item = (u32, &'static T, Tag)> + '_ {
-        // Whoever looks for a unit that is not there yet does not need it.
-        (1..self.fresh()).filter_map(|index| {
+        // Relaxed: whoever looks for a unit that is not there yet does not need it.
+        let fresh = self.shared.fresh.load(Ordering::Relaxed);
+        (1..fresh).filter_map(|index| {
             let unit = self.get(index)?;
             // Acquire: with the tag comes what the unit was handed on or freed with.
             let tag = Tag::unpack(unit.tag().load(Ordering::Acquire));
@@ -372,13 +230,13 @@ impl<T: Unit> Pool<T> {
     /// Makes sure that there is memory behind a unit.
     fn back(&self, index: u32) -> io::Result<()> {
         // Relaxed: `get` looks again.
-        if index < self.known.load(Ordering::Relaxed) || self.learn(index) {
+        let backed = self.shared.backed.load(Ordering::Relaxed);
+        if index < backed {
             return Ok(());
         }
-        let backed = self.units.back(self.known.load(Ordering::Relaxed), index)?;
-        // In this order: see `learn`.
-        self.shared.backed.raise(backed);
-        self.know(backed);
+        let backed = self.units.back(backed, index)?;
+        // Release: who finds the number finds the memory.
+        self.shared.backed.fetch_max(backed, Ordering::Release);
         Ok(())
     }
 }
@@ -397,7 +255,7 @@ mod mapped {
 
     /// Units side by side in the mapping.
     pub(in crate::arena) struct Units<T: 'static> {
-        pub(super) mapping: &'static Mapping,
+        mapping: &'static Mapping,
         offset: usize,
         limit: u32,
         /// The first of them, in the mapping.
@@ -424,11 +282,6 @@ mod mapped {
                 limit: u32::try_from(room).unwrap_or(u32::MAX),
                 first: first.expect("the range is in the mapping").cast(),
             }
-        }
-
-        /// How many there is room for.
-        pub(super) fn limit(&self) -> u32 {
-            self.limit
         }
 
         #[inline]
@@ -481,10 +334,6 @@ mod modelled {
     impl<T: Unit> Units<T> {
         pub(in crate::arena) fn over(units: &'static [T], there: &'static [AtomicBool]) -> Self {
             Units { units, there }
-        }
-
-        pub(super) fn limit(&self) -> u32 {
-            self.units.len() as u32
         }
 
         pub(super) fn get(&self, index: u32) -> Option<&'static T> {
@@ -544,110 +393,6 @@ mod tests {
             its.free(index, unit);
             assert_eq!(mine.claim(1, 1).unwrap().0, index);
             assert!(mine.claim(1, 1).is_err());
-        }
-    }
-
-    /// What a task may have left there.
-    const GARBAGE: [u64; 6] = [
-        0,
-        u64::MAX,
-        0x0707_0707_0707_0707,
-        0x1234_5678_9abc_def0,
-        1 << 63,
-        // More than there is room for, twice.
-        ROOM as u64 + 1,
-    ];
-
-    const ROOM: usize = 1 << 20;
-
-    /// What two processes have that have claimed units, of which each knows its own.
-    fn in_use() -> ([Pool<Word>; 2], Vec<u32>) {
-        let pools = pools(ROOM);
-        let claim = |n: usize| pools[n % 2].claim(n as u16 % 2 + 1, 1).unwrap().0;
-        // The second one has put memory behind what the first one has not heard of.
-        let few = (0..10).map(claim);
-        let many = (0..5000).map(|_| claim(1));
-        let claimed = few.chain(many).collect();
-        (pools, claimed)
-    }
-
-    fn assert_sound(pools: &[Pool<Word>; 2], claimed: &[u32]) {
-        for pool in pools {
-            // All that are in use, and no more are looked at than there are.
-            assert_eq!(pool.used().count(), claimed.len());
-            assert!(pool.all().count() <= claimed.len() + 1);
-            assert!(pool.most() < 4 * claimed.len());
-            for &index in claimed {
-                assert!(pool.get(index).is_some());
-            }
-            for index in [0, ROOM as u32 - 1, ROOM as u32, u32::MAX] {
-                assert!(pool.get(index).is_none());
-            }
-            // Whatever is claimed is nobody's yet.
-            let (index, unit) = pool.claim(1, 1).unwrap();
-            assert!(!claimed.contains(&index));
-            pool.free(index, unit);
-        }
-    }
-
-    #[test]
-    fn garbage_in_the_number_of_used_units_is_not_gone_by() {
-        for garbage in GARBAGE {
-            let (pools, claimed) = in_use();
-            pools[0].shared.fresh.0.store(garbage, Ordering::Relaxed);
-            assert_sound(&pools, &claimed);
-        }
-    }
-
-    #[test]
-    fn garbage_in_the_number_of_units_with_memory_is_not_gone_by() {
-        for garbage in GARBAGE {
-            let (pools, claimed) = in_use();
-            pools[0].shared.backed.0.store(garbage, Ordering::Relaxed);
-            assert_sound(&pools, &claimed);
-        }
-    }
-
-    #[test]
-    fn garbage_in_all_that_is_known_of_a_pool_is_not_gone_by() {
-        for garbage in GARBAGE {
-            let (pools, claimed) = in_use();
-            let shared = pools[0].shared;
-            shared.fresh.0.store(garbage, Ordering::Relaxed);
-            shared.backed.0.store(garbage, Ordering::Relaxed);
-            shared.free.store(garbage as u32, Ordering::Relaxed);
-            assert_sound(&pools, &claimed);
-        }
-    }
-
-    #[test]
-    fn a_number_that_is_too_large_is_none_though_it_was_written_as_one() {
-        let (pools, claimed) = in_use();
-        pools[0].shared.fresh.raise(u32::MAX);
-        assert_sound(&pools, &claimed);
-    }
-
-    #[test]
-    fn garbage_in_the_number_of_free_units_costs_one_search() {
-        for garbage in [7, 1 << 20, u32::MAX] {
-            let ([mine, _], claimed) = in_use();
-            mine.shared.free.store(garbage, Ordering::Relaxed);
-            mine.claim(1, 1).unwrap();
-            assert!(mine.shared.free.load(Ordering::Relaxed) <= garbage.min(claimed.len() as u32));
-        }
-    }
-
-    #[test]
-    fn a_process_that_comes_to_a_damaged_pool_finds_what_there_is() {
-        for garbage in GARBAGE {
-            let ([mine, _], claimed) = in_use();
-            mine.shared.fresh.0.store(garbage, Ordering::Relaxed);
-            mine.shared.backed.0.store(garbage, Ordering::Relaxed);
-            let units = Units::<Word>::new(mine.units.mapping, 0..ROOM * size_of::<Word>());
-            let newcomer = Pool::new(units, mine.shared);
-            let (index, _) = newcomer.claim(3, 1).unwrap();
-            assert!(!claimed.contains(&index));
-            assert_eq!(mine.used().count(), claimed.len() + 1);
         }
     }
 }

@@ -264,16 +264,6 @@ fn waiter(index: u32) -> Option<&'static Node> {
     }
 }
 
-/// So often, but no more often than there are waiters: links that were damaged, and may go in a circle, must not keep
-/// what is done with one after the other from ending.
-#[inline]
-pub(crate) fn at_most(times: usize) -> usize {
-    match times {
-        0 | 1 => times,
-        _ => times.min(arena().waiters.most()),
-    }
-}
-
 /// A slot whose mutex is held.
 pub(crate) struct Locked {
     pub(crate) slot: SlotRef,
@@ -310,12 +300,6 @@ impl Locked {
         }
     }
 
-    /// Somebody writes where he must not.
-    #[cfg(all(test, not(freethreading_loom)))]
-    pub(crate) fn set_waiters(&self, list: usize, count: u32) {
-        self.lists[list].count.store(count, Ordering::Relaxed);
-    }
-
     /// Whether a waiter is in one of the lists.
     pub(crate) fn has(&self, waiter: &Node) -> bool {
         // In this order: one that was told something, and is about to wait again, has left its list before that.
@@ -325,7 +309,7 @@ impl Locked {
     /// Notes that a waiter has come after all that were there before.
     #[inline]
     pub(crate) fn stamp(&self, waiter: &Node) {
-        let ticket = self.tickets.load(Ordering::Relaxed).wrapping_add(1);
+        let ticket = self.tickets.load(Ordering::Relaxed) + 1;
         self.tickets.store(ticket, Ordering::Relaxed);
         waiter.ticket.store(ticket, Ordering::Relaxed);
     }
@@ -438,7 +422,8 @@ impl Locked {
 
     #[inline(never)]
     fn notify_from(&self, list: usize, mut next: u32, wakes: &mut Wakes, outcome: u32) {
-        for _ in 0..at_most(usize::MAX) {
+        // Links that were damaged must not keep this from ending.
+        for _ in 0..1 << 24 {
             let Some(node) = waiter(next) else {
                 break;
             };
@@ -462,6 +447,3 @@ impl Locked {
         }
     }
 }
-
-#[cfg(all(test, not(freethreading_loom)))]
-pub(crate) mod tests;

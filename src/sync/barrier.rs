@@ -149,7 +149,7 @@ impl RawBarrier {
     }
 
     fn is_one_missing(self) -> bool {
-        self.get(ARRIVED).saturating_add(1) >= self.get(PARTIES)
+        self.get(ARRIVED) + 1 >= self.get(PARTIES)
     }
 
     /// Ends the round: those who wait are told how.

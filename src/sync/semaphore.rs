@@ -7,7 +7,7 @@ use crate::{
     arena::{
         handle::Handle,
         node::{State, Wakes},
-        slot::{Kind, Locked, SlotRef, at_most},
+        slot::{Kind, Locked, SlotRef},
         wait::{Miss, Resource, WaitAsync, Waiting},
     },
     deadline,
@@ -164,7 +164,7 @@ impl RawSemaphore {
         let mut wakes = Wakes::default();
         {
             let slot = self.0.lock();
-            for _ in 0..at_most(permits as usize) {
+            for _ in 0..permits {
                 let Some((_, waiter)) = slot.take(LINE) else {
                     break;
                 };
@@ -486,25 +486,5 @@ impl fmt::Debug for BoundedSemaphore {
             .field("value", &format_args!("{}/{}", raw.value(), raw.limit()))
             .field("waiters", &raw.0.waiters(LINE))
             .finish()
-    }
-}
-
-#[cfg(all(test, not(freethreading_loom)))]
-mod tests {
-    use super::*;
-    use crate::arena::slot::tests::circle;
-
-    #[test]
-    fn permits_for_waiters_in_a_circle_are_given_back() {
-        let semaphore = Semaphore::new(0);
-        let raw = semaphore.raw();
-        let waiters = {
-            let slot = raw.0.lock();
-            raw.word().fetch_or(WAITED_FOR, Ordering::Relaxed);
-            circle(&slot, LINE)
-        };
-        assert_eq!(semaphore.release_many(1 << 30), Ok(()));
-        assert!(waiters.iter().all(|waiter| waiter.state().is_told()));
-        assert_eq!(semaphore.value(), 1 << 30);
     }
 }

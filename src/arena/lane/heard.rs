@@ -22,22 +22,16 @@ impl Heard {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    #[cfg(all(test, not(freethreading_loom)))]
-    pub(super) fn set(&self, number: u64) {
-        self.0.store(number, Ordering::Relaxed);
-    }
-
     /// Runs what reads from the pipe, and also gives how many bytes it has read. There is one that reads.
     pub(crate) fn hear<T>(&self, read: impl FnOnce() -> (T, usize)) -> T {
-        // Relaxed: nobody else changes it, unless by mistake: then it is any number.
+        // Relaxed: nobody else changes it.
         let before = self.0.load(Ordering::Relaxed);
-        self.0.store(before.wrapping_add(1), Ordering::Relaxed);
+        self.0.store(before + 1, Ordering::Relaxed);
         // Who finds that something was taken out of the pipe finds that a read is under way, or over.
         fence(Ordering::Release);
         let (outcome, len) = read();
         // Release: who finds that the read is over does not find in the pipe what it has read.
-        let after = before.wrapping_add(2 * len as u64);
-        self.0.store(after, Ordering::Release);
+        self.0.store(before + 2 * len as u64, Ordering::Release);
         outcome
     }
 

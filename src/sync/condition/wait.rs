@@ -11,7 +11,7 @@ use std::{
 use crate::{
     arena::{
         node::{Node, State, Wakes},
-        slot::{Locked, SlotRef, at_most},
+        slot::{Locked, SlotRef},
         wait::{WaitAsync, Waiting},
         waiter::{Sleeper, Waiter},
     },
@@ -227,7 +227,7 @@ impl Raw {
                 false => other_slot.get_or_init(|| lock.0.lock()),
             };
             let last = last(&line);
-            for _ in 0..at_most(count) {
+            for _ in 0..count {
                 let Some((index, waiter)) = take(&line, last) else {
                     break;
                 };

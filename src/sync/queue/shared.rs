@@ -12,7 +12,7 @@ use crate::{
             Damaged, Ring,
             position::{DONE, MAXSIZE, PUT, TAIL, TAKEN, TAKEN_SEEN, WANTED},
         },
-        slot::{Locked, SlotRef, at_most},
+        slot::{Locked, SlotRef},
     },
     shim::{AtomicU64, Ordering},
 };
@@ -245,8 +245,7 @@ impl RawQueue {
         {
             let slot = self.0.lock();
             let room = self.get(MAXSIZE).saturating_sub(self.len() as u64);
-            let told = room.min(u64::from(self.0.waiters(PUTTERS)));
-            for _ in 0..at_most(told as usize) {
+            for _ in 0..room.min(u64::from(self.0.waiters(PUTTERS))) {
                 self.tell_putter(&slot, &mut wakes);
             }
         }
@@ -284,27 +283,3 @@ impl RawQueue {
 
 #[cfg(all(test, freethreading_loom))]
 mod models;
-
-#[cfg(all(test, not(freethreading_loom)))]
-mod tests {
-    use super::*;
-    use crate::arena::{
-        handle::Handle,
-        slot::{Kind, tests::circle},
-    };
-
-    #[test]
-    fn room_is_told_of_to_waiters_in_a_circle() {
-        let handle = Handle::new(Kind::Queue, |slot| RawQueue(slot).init(usize::MAX)).unwrap();
-        let queue = RawQueue(handle.slot());
-        queue.word(WANTED).store(1, Ordering::Relaxed);
-        let waiters = {
-            let slot = queue.0.lock();
-            let waiters = circle(&slot, PUTTERS);
-            slot.set_waiters(PUTTERS, u32::MAX);
-            waiters
-        };
-        queue.tell_of_room();
-        assert!(waiters.iter().all(|waiter| waiter.state().is_told()));
-    }
-}
