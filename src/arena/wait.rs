@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    mem,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -132,45 +131,20 @@ impl<R: Resource> Waiting<R> {
         &mut self.resource
     }
 
-    /// The waiter of who is in line.
-    #[inline]
-    pub(crate) fn waiter(&self) -> &Waiter {
-        self.waiter.as_ref().expect("who is in line has a waiter")
-    }
-
-    /// A waiter, to be put into another line first.
-    #[inline]
-    pub(crate) fn claim(&mut self) -> &Waiter {
-        self.waiter.get_or_insert_with(Waiter::claim)
-    }
-
-    /// The waiter was in another line, and is in this resource's now if `joined`.
-    #[inline]
-    pub(crate) fn go_on(&mut self, joined: bool) {
-        self.joined = joined;
-    }
-
-    /// Ends the wait, as dropping it does.
-    #[inline]
-    pub(crate) fn end(&mut self) {
-        if mem::take(&mut self.joined) {
-            self.give_up();
-        }
-        self.waiter = None;
+    /// Goes on with a waiter that was in another line, and is in this resource's now if `joined`.
+    pub(crate) fn with(resource: R, waiter: Waiter, joined: bool) -> Self {
+        let mut waiting = Waiting::new(resource);
+        waiting.waiter = Some(waiter);
+        waiting.joined = joined;
+        waiting
     }
 
     /// Takes what is waited for, or gets in line for it.
     #[inline]
     pub(crate) fn poll(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
-        match self.joined {
-            true => self.poll_in_line(sleeper),
-            false => self.poll_first(sleeper),
+        if self.joined {
+            return self.poll_in_line(sleeper);
         }
-    }
-
-    /// The same of who is not in line.
-    #[inline]
-    fn poll_first(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
         match self.resource.attempt() {
             Some(output) => Poll::Ready(output),
             None => self.join(sleeper),
@@ -196,7 +170,7 @@ impl<R: Resource> Waiting<R> {
                 self.joined = false;
                 let output = self.resource.notified(waiter.outcome());
                 if let Some(output) = output {
-                    self.give_back();
+                    waiter.retire();
                     return Poll::Ready(output);
                 }
                 self.vain += 1;
@@ -206,20 +180,11 @@ impl<R: Resource> Waiting<R> {
                 waiter.retire();
                 let output = self.resource.handed();
                 if let Some(output) = output {
-                    self.give_back();
                     return Poll::Ready(output);
                 }
             }
         }
         self.join(sleeper)
-    }
-
-    /// The waiter was told what it waited for.
-    #[inline]
-    fn give_back(&mut self) {
-        if let Some(waiter) = self.waiter.take() {
-            waiter.give_back();
-        }
     }
 
     /// Gets in line, unless it is there by then. Not inlined, for the same reason.
@@ -255,13 +220,11 @@ impl<R: Resource> Waiting<R> {
                 self.poll(sleeper)
             }
             Err(Miss::Join(list)) => {
-                match self.vain {
-                    0 => {
-                        slot.stamp(waiter.node);
-                        slot.push(list, waiter.index, waiter.node, false);
-                    }
-                    _ => slot.push(list, waiter.index, waiter.node, true),
+                let first_time = self.vain == 0;
+                if first_time {
+                    slot.stamp(waiter.node);
                 }
+                slot.push(list, waiter.index, waiter.node, !first_time);
                 self.joined = true;
                 Poll::Pending
             }
@@ -280,7 +243,7 @@ impl<R: Resource> Waiting<R> {
             if let Poll::Ready(output) = self.poll(Sleeper::Thread) {
                 return Some(output);
             }
-            let waiter = self.waiter();
+            let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
             if !waiter.sleep(deadline) {
                 if self.leave() {
                     return None;
@@ -326,7 +289,7 @@ impl<R: Resource> Waiting<R> {
 
     /// Leaves the line: `false` if it was told something in time.
     fn leave(&mut self) -> bool {
-        let waiter = self.waiter();
+        let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
         let slot = self.resource.slot().lock();
         // Under the mutex nobody tells it anything any more.
         if waiter.state().is_told() {
@@ -347,7 +310,7 @@ impl<R: Resource> Waiting<R> {
         if self.leave() {
             return;
         }
-        let waiter = self.waiter();
+        let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
         let (message, outcome) = (waiter.state(), waiter.outcome());
         // A process killed here takes what it was given with it; telling somebody twice does no harm.
         if message == State::Handed {
@@ -400,18 +363,17 @@ impl<R: Resource + Unpin> Future for WaitAsync<R> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R::Output> {
+        assert!(self.stage != Stage::Over, "it is polled after the end");
+        let at_once = !self.waiting.joined;
+        if let (Budget::Before, true) = (R::BUDGET, at_once) {
+            ready!(coop::poll_begin(context));
+        }
         let output = match (self.stage, R::BUDGET) {
-            _ if self.waiting.joined => {
-                ready!(self.waiting.poll_in_line(Sleeper::Task(context.waker())))
-            }
-            (Stage::Over, _) => panic!("it is polled after the end"),
             (Stage::GivingWay, Budget::After(output)) => output,
-            (_, budget) => {
-                if let Budget::Before = budget {
-                    ready!(coop::poll_begin(context));
-                }
-                let output = ready!(self.waiting.poll_first(Sleeper::Task(context.waker())));
-                if let Budget::After(_) = budget
+            _ => {
+                let sleeper = Sleeper::Task(context.waker());
+                let output = ready!(self.waiting.poll(sleeper));
+                if let (Budget::After(_), true) = (R::BUDGET, at_once)
                     && coop::poll_begin(context).is_pending()
                 {
                     self.stage = Stage::GivingWay;

@@ -5,7 +5,6 @@
 //! leaves its waker in its process; another process rings that process's bell (see [`super::bell`]).
 
 use std::{
-    mem::ManuallyDrop,
     ops::Deref,
     task::Waker,
     time::{Duration, Instant},
@@ -43,7 +42,6 @@ impl Place {
 }
 
 /// Wakes the task that has left its waker there, if there is one.
-#[inline]
 pub(super) fn wake_task(local: u32) {
     let Some(place) = arena().locals.get(local as usize) else {
         return;
@@ -119,7 +117,6 @@ impl Waiter {
     /// Before it is put into a list.
     #[inline]
     pub(crate) fn prepare(&self, sleeper: Sleeper<'_>) {
-        let node = self.node;
         let local = match sleeper {
             Sleeper::Thread => 0,
             Sleeper::Task(waker) => {
@@ -129,11 +126,13 @@ impl Waiter {
             }
         };
         // Relaxed: it is in no list, and the mutex under which it is put into one orders these.
-        node.local.store(local, Ordering::Relaxed);
-        node.outcome.store(0, Ordering::Relaxed);
-        node.starved.store(0, Ordering::Relaxed);
+        self.node.local.store(local, Ordering::Relaxed);
+        self.node.outcome.store(0, Ordering::Relaxed);
+        self.node.starved.store(0, Ordering::Relaxed);
         // Release: who finds that it waits finds that it has left the list that it was in before.
-        node.state.store(State::Waiting as u32, Ordering::Release);
+        self.node
+            .state
+            .store(State::Waiting as u32, Ordering::Release);
     }
 
     pub(super) fn set_starved(&self) {
@@ -151,7 +150,6 @@ impl Waiter {
     }
 
     /// Takes the waker back.
-    #[cold]
     fn clear(&self) {
         if self.node.local.load(Ordering::Relaxed) != 0 {
             drop(self.waker.take());
@@ -167,19 +165,6 @@ impl Waiter {
     pub(crate) fn retire(&self) {
         // Release: nothing that was done before is done later.
         self.node.list.store(0, Ordering::Release);
-    }
-
-    /// Drops it, of who was told something: there is no waker to take back, since who told it takes that to wake it.
-    #[inline]
-    pub(crate) fn give_back(self) {
-        ManuallyDrop::new(self).vacate();
-    }
-
-    #[inline]
-    fn vacate(&self) {
-        self.retire();
-        self.node.notified_by.store(0, Ordering::Release);
-        seats::give(self.0);
     }
 
     pub(crate) fn outcome(&self) -> u32 {
@@ -244,13 +229,14 @@ pub(super) fn rouse_dozing() {
 }
 
 impl Drop for Waiter {
-    // Not inlined: mostly there is none any more, and who did not have to wait is to be quick.
-    #[inline(never)]
     fn drop(&mut self) {
+        // Who was told something is woken by who told it, which takes the waker.
         if !self.state().is_told() {
             self.clear();
         }
-        self.vacate();
+        self.retire();
+        self.node.notified_by.store(0, Ordering::Release);
+        seats::give(self.0);
     }
 }
 
@@ -275,29 +261,17 @@ mod seats {
         static OWN: Own = const { Own(Cell::new(None)) };
     }
 
-    #[inline]
     pub(super) fn take() -> Option<&'static Seat> {
         // Thread-locals are gone while a thread ends.
         let own = OWN.try_with(|own| own.0.take()).ok().flatten();
-        own.or_else(take_idle)
+        own.or_else(|| arena().idle.lock().pop())
     }
 
-    #[inline]
     pub(super) fn give(seat: &'static Seat) {
         let spare = OWN.try_with(|own| own.0.replace(Some(seat)));
         if let Some(spare) = spare.unwrap_or(Some(seat)) {
-            give_idle(spare);
+            arena().idle.lock().push(spare);
         }
-    }
-
-    #[cold]
-    fn take_idle() -> Option<&'static Seat> {
-        arena().idle.lock().pop()
-    }
-
-    #[cold]
-    fn give_idle(seat: &'static Seat) {
-        arena().idle.lock().push(seat);
     }
 }
 

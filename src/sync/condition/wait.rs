@@ -285,8 +285,6 @@ pub(super) struct ConditionWait<'a> {
     /// What the guard that waits has of the lock; without one, it is the caller who waits.
     guard: Option<&'a mut Option<Hold>>,
     stage: Stage,
-    /// For the lock; its waiter is in the condition's line before. Where it is from the first: moved, it takes longer.
-    waiting: Waiting<RawLock>,
     /// By a notification for those who waited until this ticket was the last one.
     notified: Option<u64>,
     given_up: Option<GivenUp>,
@@ -299,13 +297,12 @@ struct GivenUp {
     noted: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Start,
     /// In the condition's line, or, notified, in the lock's.
-    InLine,
+    InLine(Waiter),
     /// The wait is over, and the lock is to be acquired.
-    Locking,
+    Locking(Waiting<RawLock>),
     Done,
 }
 
@@ -315,7 +312,6 @@ impl<'a> ConditionWait<'a> {
             condition,
             guard,
             stage: Stage::Start,
-            waiting: Waiting::new(condition.lock()),
             notified: None,
             given_up: None,
         }
@@ -324,7 +320,7 @@ impl<'a> ConditionWait<'a> {
     /// Says in the end whether there was a notification.
     fn advance(&mut self, sleeper: Sleeper<'_>) -> Poll<Result<bool, NotOwned>> {
         loop {
-            match self.stage {
+            match &mut self.stage {
                 Stage::Start => {
                     let begun = self.begin(sleeper);
                     return match begun {
@@ -335,8 +331,7 @@ impl<'a> ConditionWait<'a> {
                         }
                     };
                 }
-                Stage::InLine => {
-                    let waiter = self.waiting.waiter();
+                Stage::InLine(waiter) => {
                     if let (State::Waiting, Sleeper::Task(waker)) = (waiter.state(), sleeper) {
                         // Whoever tells it something from now on finds this waker.
                         waiter.leave(waker);
@@ -346,8 +341,8 @@ impl<'a> ConditionWait<'a> {
                     }
                     self.lock_again(true);
                 }
-                Stage::Locking => {
-                    return self.waiting.poll(sleeper).map(|()| Ok(self.done()));
+                Stage::Locking(waiting) => {
+                    return waiting.poll(sleeper).map(|()| Ok(self.done()));
                 }
                 Stage::Done => panic!("it is polled after the end"),
             }
@@ -361,7 +356,7 @@ impl<'a> ConditionWait<'a> {
             None => self.condition.hold()?,
         };
         let guard = self.guard.is_some();
-        let waiter = self.waiting.claim();
+        let waiter = Waiter::claim();
         waiter.prepare(sleeper);
         let released = {
             let line = self.condition.line.lock();
@@ -369,7 +364,7 @@ impl<'a> ConditionWait<'a> {
             line.push(LINE, waiter.index, waiter.node, false);
             guard && self.condition.give_up_under(&line, hold)
         };
-        self.stage = Stage::InLine;
+        self.stage = Stage::InLine(waiter);
         let noted = match released {
             true => false,
             // If it is not there to be given up any more, what the wait was told goes to another.
@@ -383,15 +378,16 @@ impl<'a> ConditionWait<'a> {
     }
 
     fn lock_again(&mut self, notified: bool) {
-        self.notified = notified.then(|| notified_with(self.waiting.waiter().node));
-        // Who was notified is in the lock's line, or was told of the lock.
-        self.waiting.go_on(notified);
-        self.stage = Stage::Locking;
+        if let Stage::InLine(waiter) = std::mem::replace(&mut self.stage, Stage::Done) {
+            self.notified = notified.then(|| notified_with(waiter.node));
+            // Who was notified is in the lock's line, or was told of the lock.
+            let waiting = Waiting::with(self.condition.lock(), waiter, notified);
+            self.stage = Stage::Locking(waiting);
+        }
     }
 
     fn done(&mut self) -> bool {
         self.stage = Stage::Done;
-        self.waiting.end();
         if let Some(GivenUp { hold, noted }) = self.given_up.take() {
             self.condition.take_back(hold, noted);
             if let Some(guard) = &mut self.guard {
@@ -406,11 +402,12 @@ impl<'a> ConditionWait<'a> {
         if let Some(GivenUp { hold, noted }) = self.given_up.take() {
             self.condition.forget(hold, noted);
         }
-        if self.stage == Stage::InLine && !leave(self.condition, self.waiting.waiter()) {
+        if let Stage::InLine(waiter) = &self.stage
+            && !leave(self.condition, waiter)
+        {
             self.lock_again(true);
         }
         self.stage = Stage::Done;
-        self.waiting.end();
         if let Some(last) = self.notified {
             self.condition.pass_on(last);
         }
@@ -421,16 +418,15 @@ impl<'a> ConditionWait<'a> {
             if let Poll::Ready(notified) = self.advance(Sleeper::Thread) {
                 return notified;
             }
-            match self.stage {
-                Stage::InLine => {
-                    let waiter = self.waiting.waiter();
+            match &mut self.stage {
+                Stage::InLine(waiter) => {
                     if !waiter.sleep(deadline) {
                         let in_vain = leave(self.condition, waiter);
                         self.lock_again(!in_vain);
                     }
                 }
-                Stage::Locking => {
-                    self.waiting.block(None);
+                Stage::Locking(waiting) => {
+                    waiting.block(None);
                     return Ok(self.done());
                 }
                 Stage::Start | Stage::Done => {}
@@ -451,7 +447,7 @@ impl Future for ConditionWait<'_> {
 impl Drop for ConditionWait<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.stage != Stage::Done {
+        if !matches!(self.stage, Stage::Done) {
             self.end();
         }
     }
