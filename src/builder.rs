@@ -317,7 +317,7 @@ impl<T> Builder<T> {
     /// A chunk of a map is one task, and has that time as a whole.
     ///
     /// Worker processes fetch tasks that wait by themselves, but for those with a limit, which are given to them one by
-    /// one: where tasks take microseconds, that takes several times as long.
+    /// one.
     pub fn task_timeout(mut self, limit: Duration) -> Self {
         self.task_timeout = Some(limit);
         self

@@ -62,7 +62,7 @@ impl RawSemaphore {
         free_in(self.word().load(Ordering::Relaxed)) > 0 && self.subtract()
     }
 
-    /// Takes a permit by an addition, which need not wait for what a look has found, as a compare-and-swap must.
+    /// Takes a permit by a subtraction, which need not wait for what a look has found, as a compare-and-swap must.
     #[inline]
     fn subtract(self) -> bool {
         // Acquire: what was done by who gave the permit back is seen.
@@ -407,7 +407,7 @@ semaphore! {
     ///
     /// It can be given to any worker of this machine, at any time; clones, and what workers get, are
     /// handles to the same semaphore. A permit belongs to nobody: if a worker process dies, the permits that it took
-    /// stay taken.
+    /// stay taken, and so may one that it was about to take.
     ///
     /// Whoever comes by may take a free permit, also ahead of those who wait. But a waiter that was woken in vain more
     /// than once is handed one, so nobody waits for ever.

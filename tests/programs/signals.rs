@@ -8,6 +8,7 @@ pub const SCENARIOS: &[Scenario] = &[
         PROCESSES,
         worker_processes_end_when_their_program_is_killed
     ),
+    scenario!(true, PROCESSES, a_stopped_worker_ends_once_it_is_continued),
     scenario!(true, PROCESSES, no_file_is_left_of_a_program_that_is_killed),
     scenario!(
         true,
@@ -85,6 +86,33 @@ mod worker_processes_end_when_their_program_is_killed {
         for pid in pids {
             eventually("the worker has ended", || !common::runs(pid));
         }
+    }
+}
+
+mod a_stopped_worker_ends_once_it_is_continued {
+    use super::*;
+    use freethreading::WorkerPoolExecutor;
+
+    pub fn main() {
+        let executor = WorkerPoolExecutor::new(1).unwrap();
+        let pid = executor.submit(std::process::id).result().unwrap();
+        sign("idle").note(pid);
+        spin();
+    }
+
+    pub fn check(program: Program) {
+        let mut running = program.start();
+        let idle = running.sign("idle");
+        eventually("it is idle", || idle.notes().len() == 1);
+        let pid = idle.notes()[0].parse().unwrap();
+        common::stop(pid);
+        common::signal(running.child.id(), libc::SIGKILL);
+        running.child.wait().unwrap();
+        assert!(common::runs(pid));
+        common::signal(pid, libc::SIGCONT);
+        let ended = running.finish();
+        assert_eq!((ended.stdout, ended.stderr), (String::new(), String::new()));
+        eventually("the worker has ended", || !common::runs(pid));
     }
 }
 
