@@ -104,15 +104,12 @@ const MODELLED: bool = cfg!(freethreading_loom);
 /// Somebody's wait. Dropped half-way, it leaves the line, and passes on what it was given.
 pub(crate) struct Waiting<R: Resource> {
     resource: R,
+    /// It is in a list, or was told something.
     waiter: Option<Waiter>,
-    /// The waiter is in a list, or was told something.
-    joined: bool,
     /// How often it was woken in vain.
     vain: u32,
     /// When it was so for the second time.
     since: Option<Instant>,
-    /// It has been long enough, or often enough.
-    starved: bool,
 }
 
 impl<R: Resource> Waiting<R> {
@@ -120,10 +117,8 @@ impl<R: Resource> Waiting<R> {
         Waiting {
             resource,
             waiter: None,
-            joined: false,
             vain: 0,
             since: None,
-            starved: false,
         }
     }
 
@@ -131,20 +126,42 @@ impl<R: Resource> Waiting<R> {
         &mut self.resource
     }
 
-    /// Goes on with a waiter that was in another line, and is in this resource's now if `joined`.
-    pub(crate) fn with(resource: R, waiter: Waiter, joined: bool) -> Self {
-        let mut waiting = Waiting::new(resource);
-        waiting.waiter = Some(waiter);
-        waiting.joined = joined;
-        waiting
+    #[inline]
+    pub(crate) fn waiter(&self) -> &Waiter {
+        self.waiter.as_ref().expect("who is in line has a waiter")
+    }
+
+    /// Goes on with a waiter that is in another line, until it is in one of the resource's, or is told of the resource.
+    #[inline]
+    pub(crate) fn adopt(&mut self, waiter: Waiter) {
+        self.waiter = Some(waiter);
+    }
+
+    /// The waiter is in no line any more, and was told nothing.
+    pub(crate) fn let_go(&mut self) {
+        self.waiter = None;
+    }
+
+    /// Ends the wait, as dropping it does.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        if self.waiter.is_some() {
+            self.give_up();
+        }
     }
 
     /// Takes what is waited for, or gets in line for it.
     #[inline]
     pub(crate) fn poll(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
-        if self.joined {
-            return self.poll_in_line(sleeper);
+        match self.waiter {
+            Some(_) => self.poll_in_line(sleeper),
+            None => self.poll_first(sleeper),
         }
+    }
+
+    /// The same of who is not in line.
+    #[inline]
+    fn poll_first(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
         match self.resource.attempt() {
             Some(output) => Poll::Ready(output),
             None => self.join(sleeper),
@@ -155,7 +172,7 @@ impl<R: Resource> Waiting<R> {
     /// likely.
     #[inline(never)]
     fn poll_in_line(&mut self, sleeper: Sleeper<'_>) -> Poll<R::Output> {
-        let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
+        let waiter = self.waiter();
         let state = match (waiter.state(), sleeper) {
             (State::Waiting, Sleeper::Task(waker)) => {
                 // Whoever tells it something from now on finds this waker.
@@ -164,27 +181,32 @@ impl<R: Resource> Waiting<R> {
             }
             (state, _) => state,
         };
-        match state {
+        let output = match state {
             State::Waiting | State::Sleeping | State::Dozing => return Poll::Pending,
             State::Notified => {
-                self.joined = false;
-                let output = self.resource.notified(waiter.outcome());
-                if let Some(output) = output {
-                    waiter.retire();
-                    return Poll::Ready(output);
-                }
-                self.vain += 1;
+                let outcome = waiter.outcome();
+                let output = self.resource.notified(outcome);
+                self.vain += u32::from(output.is_none());
+                output
             }
             State::Handed => {
-                self.joined = false;
                 waiter.retire();
-                let output = self.resource.handed();
-                if let Some(output) = output {
-                    return Poll::Ready(output);
-                }
+                self.resource.handed()
             }
+        };
+        match output {
+            Some(output) => self.over(output),
+            None => self.join(sleeper),
         }
-        self.join(sleeper)
+    }
+
+    /// The waiter was told what it waited for, or needs no more telling.
+    #[inline]
+    fn over(&mut self, output: R::Output) -> Poll<R::Output> {
+        if let Some(waiter) = self.waiter.take() {
+            waiter.give_back();
+        }
+        Poll::Ready(output)
     }
 
     /// Gets in line, unless it is there by then. Not inlined, for the same reason.
@@ -193,64 +215,63 @@ impl<R: Resource> Waiting<R> {
         if let (Some(looker), Sleeper::Task(_)) = (R::CONTENDED_BY_TASKS, sleeper)
             && let Some(output) = look(looker, || self.resource.attempt_again())
         {
-            return Poll::Ready(output);
+            return self.over(output);
         }
-        let waiter = self.waiter.get_or_insert_with(Waiter::claim);
+        // A waker is code of a user: while it is cloned there is none here, who would be in line.
+        let waiter = self.waiter.take().unwrap_or_else(Waiter::claim);
         waiter.retire();
         waiter.prepare(sleeper);
         // Not each time in the long run: to look at the clock takes a tenth of all that is done where many wait at a
         // small queue.
-        if self.vain >= PATIENT && (self.vain < 2 * PATIENT || self.vain.is_power_of_two()) {
-            self.starved = self.vain >= FED_UP
-                || self.since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE;
+        if self.vain >= PATIENT
+            && (self.vain < 2 * PATIENT || self.vain.is_power_of_two())
+            && self.since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE
+        {
+            self.vain = self.vain.max(FED_UP);
         }
-        if self.starved {
+        if self.vain >= FED_UP {
             waiter.set_starved();
         }
         let slot = self.resource.slot().lock();
-        match self.resource.attempt_or_join(&slot) {
-            Ok(output) => {
-                drop(slot);
-                self.resource.unlocked();
-                Poll::Ready(output)
-            }
-            Err(Miss::Again) => {
-                drop(slot);
-                self.resource.unlocked();
-                self.poll(sleeper)
-            }
-            Err(Miss::Join(list)) => {
-                let first_time = self.vain == 0;
-                if first_time {
+        let found = self.resource.attempt_or_join(&slot);
+        if let Err(Miss::Join(list)) = found {
+            match self.vain {
+                0 => {
                     slot.stamp(waiter.node);
+                    slot.push(list, waiter.index, waiter.node, false);
                 }
-                slot.push(list, waiter.index, waiter.node, !first_time);
-                self.joined = true;
-                Poll::Pending
+                // It keeps its place.
+                _ => slot.push(list, waiter.index, waiter.node, true),
             }
+            drop(slot);
+            self.waiter = Some(waiter);
+            return Poll::Pending;
+        }
+        drop(slot);
+        self.resource.unlocked();
+        drop(waiter);
+        match found {
+            Ok(output) => Poll::Ready(output),
+            Err(_) => self.poll_first(sleeper),
         }
     }
 
     /// Blocks until it is there or the time is up.
     pub(crate) fn block(&mut self, deadline: Option<Instant>) -> Option<R::Output> {
         loop {
+            let waiter = self.waiter.as_ref();
             if R::CONTENDED
-                && !self.joined
+                && waiter.is_none_or(|waiter| waiter.state() == State::Notified)
                 && let Some(output) = self.compete(deadline)
             {
+                self.waiter = None;
                 return Some(output);
             }
             if let Poll::Ready(output) = self.poll(Sleeper::Thread) {
                 return Some(output);
             }
-            let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
-            if !waiter.sleep(deadline) {
-                if self.leave() {
-                    return None;
-                }
-            } else if R::CONTENDED && waiter.state() == State::Notified {
-                self.joined = false;
-                self.vain += 1;
+            if !self.waiter().sleep(deadline) && self.leave() {
+                return None;
             }
         }
     }
@@ -289,7 +310,7 @@ impl<R: Resource> Waiting<R> {
 
     /// Leaves the line: `false` if it was told something in time.
     fn leave(&mut self) -> bool {
-        let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
+        let waiter = self.waiter();
         let slot = self.resource.slot().lock();
         // Under the mutex nobody tells it anything any more.
         if waiter.state().is_told() {
@@ -300,8 +321,8 @@ impl<R: Resource> Waiting<R> {
         waiter.retire();
         self.resource.left(&slot, list);
         drop(slot);
-        self.joined = false;
         self.resource.unlocked();
+        self.let_go();
         true
     }
 
@@ -310,22 +331,21 @@ impl<R: Resource> Waiting<R> {
         if self.leave() {
             return;
         }
-        let waiter = self.waiter.as_ref().expect("who is in line has a waiter");
+        let waiter = self.waiter();
         let (message, outcome) = (waiter.state(), waiter.outcome());
         // A process killed here takes what it was given with it; telling somebody twice does no harm.
         if message == State::Handed {
             waiter.retire();
         }
         self.resource.pass_on(message, outcome);
+        self.let_go();
     }
 }
 
 impl<R: Resource> Drop for Waiting<R> {
     #[inline]
     fn drop(&mut self) {
-        if self.joined {
-            self.give_up();
-        }
+        self.end();
     }
 }
 
@@ -363,17 +383,18 @@ impl<R: Resource + Unpin> Future for WaitAsync<R> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R::Output> {
-        assert!(self.stage != Stage::Over, "it is polled after the end");
-        let at_once = !self.waiting.joined;
-        if let (Budget::Before, true) = (R::BUDGET, at_once) {
-            ready!(coop::poll_begin(context));
-        }
         let output = match (self.stage, R::BUDGET) {
+            _ if self.waiting.waiter.is_some() => {
+                ready!(self.waiting.poll_in_line(Sleeper::Task(context.waker())))
+            }
+            (Stage::Over, _) => panic!("it is polled after the end"),
             (Stage::GivingWay, Budget::After(output)) => output,
-            _ => {
-                let sleeper = Sleeper::Task(context.waker());
-                let output = ready!(self.waiting.poll(sleeper));
-                if let (Budget::After(_), true) = (R::BUDGET, at_once)
+            (_, budget) => {
+                if let Budget::Before = budget {
+                    ready!(coop::poll_begin(context));
+                }
+                let output = ready!(self.waiting.poll_first(Sleeper::Task(context.waker())));
+                if let Budget::After(_) = budget
                     && coop::poll_begin(context).is_pending()
                 {
                     self.stage = Stage::GivingWay;

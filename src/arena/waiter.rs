@@ -5,6 +5,7 @@
 //! leaves its waker in its process; another process rings that process's bell (see [`super::bell`]).
 
 use std::{
+    mem::ManuallyDrop,
     ops::Deref,
     task::Waker,
     time::{Duration, Instant},
@@ -42,6 +43,7 @@ impl Place {
 }
 
 /// Wakes the task that has left its waker there, if there is one.
+#[inline]
 pub(super) fn wake_task(local: u32) {
     let Some(place) = arena().locals.get(local as usize) else {
         return;
@@ -150,6 +152,7 @@ impl Waiter {
     }
 
     /// Takes the waker back.
+    #[cold]
     fn clear(&self) {
         if self.node.local.load(Ordering::Relaxed) != 0 {
             drop(self.waker.take());
@@ -165,6 +168,19 @@ impl Waiter {
     pub(crate) fn retire(&self) {
         // Release: nothing that was done before is done later.
         self.node.list.store(0, Ordering::Release);
+    }
+
+    /// Drops it.
+    #[inline]
+    pub(crate) fn give_back(self) {
+        let waiter = ManuallyDrop::new(self);
+        // Who was told something is woken by who told it, which takes the waker.
+        if !waiter.state().is_told() {
+            waiter.clear();
+        }
+        waiter.retire();
+        waiter.node.notified_by.store(0, Ordering::Release);
+        seats::give(waiter.0);
     }
 
     pub(crate) fn outcome(&self) -> u32 {
@@ -229,15 +245,16 @@ pub(super) fn rouse_dozing() {
 }
 
 impl Drop for Waiter {
+    #[inline]
     fn drop(&mut self) {
-        // Who was told something is woken by who told it, which takes the waker.
-        if !self.state().is_told() {
-            self.clear();
-        }
-        self.retire();
-        self.node.notified_by.store(0, Ordering::Release);
-        seats::give(self.0);
+        give_back(self.0);
     }
+}
+
+/// Out of line, and by value, so that the future of who need not wait is not kept in memory for it.
+#[inline(never)]
+fn give_back(seat: &'static Seat) {
+    Waiter(seat).give_back();
 }
 
 /// The process's nodes that nobody uses now: each thread keeps one for itself.
@@ -261,17 +278,29 @@ mod seats {
         static OWN: Own = const { Own(Cell::new(None)) };
     }
 
+    #[inline]
     pub(super) fn take() -> Option<&'static Seat> {
         // Thread-locals are gone while a thread ends.
         let own = OWN.try_with(|own| own.0.take()).ok().flatten();
-        own.or_else(|| arena().idle.lock().pop())
+        own.or_else(take_idle)
     }
 
+    #[inline]
     pub(super) fn give(seat: &'static Seat) {
         let spare = OWN.try_with(|own| own.0.replace(Some(seat)));
         if let Some(spare) = spare.unwrap_or(Some(seat)) {
-            arena().idle.lock().push(spare);
+            give_idle(spare);
         }
+    }
+
+    #[cold]
+    fn take_idle() -> Option<&'static Seat> {
+        arena().idle.lock().pop()
+    }
+
+    #[cold]
+    fn give_idle(seat: &'static Seat) {
+        arena().idle.lock().push(seat);
     }
 }
 

@@ -285,6 +285,8 @@ pub(super) struct ConditionWait<'a> {
     /// What the guard that waits has of the lock; without one, it is the caller who waits.
     guard: Option<&'a mut Option<Hold>>,
     stage: Stage,
+    /// For the lock. Its waiter is in the condition's line before.
+    waiting: Waiting<RawLock>,
     /// By a notification for those who waited until this ticket was the last one.
     notified: Option<u64>,
     given_up: Option<GivenUp>,
@@ -297,12 +299,13 @@ struct GivenUp {
     noted: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Start,
     /// In the condition's line, or, notified, in the lock's.
-    InLine(Waiter),
+    InLine,
     /// The wait is over, and the lock is to be acquired.
-    Locking(Waiting<RawLock>),
+    Locking,
     Done,
 }
 
@@ -312,6 +315,7 @@ impl<'a> ConditionWait<'a> {
             condition,
             guard,
             stage: Stage::Start,
+            waiting: Waiting::new(condition.lock()),
             notified: None,
             given_up: None,
         }
@@ -320,7 +324,7 @@ impl<'a> ConditionWait<'a> {
     /// Says in the end whether there was a notification.
     fn advance(&mut self, sleeper: Sleeper<'_>) -> Poll<Result<bool, NotOwned>> {
         loop {
-            match &mut self.stage {
+            match self.stage {
                 Stage::Start => {
                     let begun = self.begin(sleeper);
                     return match begun {
@@ -331,7 +335,8 @@ impl<'a> ConditionWait<'a> {
                         }
                     };
                 }
-                Stage::InLine(waiter) => {
+                Stage::InLine => {
+                    let waiter = self.waiting.waiter();
                     if let (State::Waiting, Sleeper::Task(waker)) = (waiter.state(), sleeper) {
                         // Whoever tells it something from now on finds this waker.
                         waiter.leave(waker);
@@ -339,10 +344,10 @@ impl<'a> ConditionWait<'a> {
                     if !waiter.state().is_told() {
                         return Poll::Pending;
                     }
-                    self.lock_again(true);
+                    self.lock_again();
                 }
-                Stage::Locking(waiting) => {
-                    return waiting.poll(sleeper).map(|()| Ok(self.done()));
+                Stage::Locking => {
+                    return self.waiting.poll(sleeper).map(|()| Ok(self.done()));
                 }
                 Stage::Done => panic!("it is polled after the end"),
             }
@@ -364,7 +369,8 @@ impl<'a> ConditionWait<'a> {
             line.push(LINE, waiter.index, waiter.node, false);
             guard && self.condition.give_up_under(&line, hold)
         };
-        self.stage = Stage::InLine(waiter);
+        self.waiting.adopt(waiter);
+        self.stage = Stage::InLine;
         let noted = match released {
             true => false,
             // If it is not there to be given up any more, what the wait was told goes to another.
@@ -377,13 +383,26 @@ impl<'a> ConditionWait<'a> {
         Ok(())
     }
 
-    fn lock_again(&mut self, notified: bool) {
-        if let Stage::InLine(waiter) = std::mem::replace(&mut self.stage, Stage::Done) {
-            self.notified = notified.then(|| notified_with(waiter.node));
-            // Who was notified is in the lock's line, or was told of the lock.
-            let waiting = Waiting::with(self.condition.lock(), waiter, notified);
-            self.stage = Stage::Locking(waiting);
+    /// It was notified: its waiter is in the lock's line, or was told of the lock.
+    fn lock_again(&mut self) {
+        self.notified = Some(notified_with(self.waiting.waiter().node));
+        self.stage = Stage::Locking;
+    }
+
+    /// Takes the waiter out of the condition's line, unless it was notified, and is in the lock's by now or was told.
+    fn leave(&mut self) {
+        let waiter = self.waiting.waiter();
+        let line = self.condition.line.lock();
+        // Under this mutex nobody notifies it.
+        if !line.has(waiter.node) || waiter.node.list().list as usize != LINE {
+            drop(line);
+            return self.lock_again();
         }
+        line.unlink(LINE, waiter.node);
+        waiter.retire();
+        drop(line);
+        self.waiting.let_go();
+        self.stage = Stage::Locking;
     }
 
     fn done(&mut self) -> bool {
@@ -402,12 +421,11 @@ impl<'a> ConditionWait<'a> {
         if let Some(GivenUp { hold, noted }) = self.given_up.take() {
             self.condition.forget(hold, noted);
         }
-        if let Stage::InLine(waiter) = &self.stage
-            && !leave(self.condition, waiter)
-        {
-            self.lock_again(true);
+        if self.stage == Stage::InLine {
+            self.leave();
         }
         self.stage = Stage::Done;
+        self.waiting.end();
         if let Some(last) = self.notified {
             self.condition.pass_on(last);
         }
@@ -418,15 +436,14 @@ impl<'a> ConditionWait<'a> {
             if let Poll::Ready(notified) = self.advance(Sleeper::Thread) {
                 return notified;
             }
-            match &mut self.stage {
-                Stage::InLine(waiter) => {
-                    if !waiter.sleep(deadline) {
-                        let in_vain = leave(self.condition, waiter);
-                        self.lock_again(!in_vain);
+            match self.stage {
+                Stage::InLine => {
+                    if !self.waiting.waiter().sleep(deadline) {
+                        self.leave();
                     }
                 }
-                Stage::Locking(waiting) => {
-                    waiting.block(None);
+                Stage::Locking => {
+                    self.waiting.block(None);
                     return Ok(self.done());
                 }
                 Stage::Start | Stage::Done => {}
@@ -447,20 +464,8 @@ impl Future for ConditionWait<'_> {
 impl Drop for ConditionWait<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !matches!(self.stage, Stage::Done) {
+        if self.stage != Stage::Done {
             self.end();
         }
     }
-}
-
-/// Takes a waiter out of the condition's line; `false` if it was notified, and is in the lock's by now or was told.
-fn leave(condition: Raw, waiter: &Waiter) -> bool {
-    let line = condition.line.lock();
-    // Under this mutex nobody notifies it.
-    let waits = line.has(waiter.node) && waiter.node.list().list as usize == LINE;
-    if waits {
-        line.unlink(LINE, waiter.node);
-        waiter.retire();
-    }
-    waits
 }
