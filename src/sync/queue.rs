@@ -6,6 +6,7 @@ mod get;
 mod join;
 mod plain;
 mod put;
+mod seldom;
 mod shared;
 pub(crate) mod simple;
 

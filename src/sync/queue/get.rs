@@ -11,6 +11,7 @@ use super::{
     convoy,
     core::Core,
     plain::{First, MOVED_BY_CALLER, Stage},
+    seldom::Seldom,
     shared::{GETTERS, PUTTERS},
 };
 use crate::{
@@ -76,7 +77,7 @@ impl<T: Send + 'static> Core<T> {
     pub(super) fn get_async(&self) -> GetAsync<'_, T> {
         GetAsync {
             core: Some(self),
-            waiting: None,
+            waiting: Seldom::none(),
         }
     }
 
@@ -162,7 +163,7 @@ pub(super) struct GetAsync<'a, T> {
     /// Until the end.
     core: Option<&'a Core<T>>,
     /// After the first poll.
-    waiting: Option<Waiting<Getting<'a, T>>>,
+    waiting: Seldom<Waiting<Getting<'a, T>>>,
 }
 
 impl<T> Unpin for GetAsync<'_, T> {}
@@ -173,7 +174,7 @@ impl<T: Send + 'static> Future for GetAsync<'_, T> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let core = self.core.expect("it is polled after the end");
-        if self.waiting.is_some() {
+        if self.waiting.has_begun() {
             return self.wait(core, context);
         }
         ready!(coop::poll_begin(context));
@@ -198,14 +199,14 @@ impl<'a, T: Send + 'static> GetAsync<'a, T> {
                 return Poll::Ready(opened(taken, item));
             }
         }
-        self.waiting = Some(Waiting::new(Getting::new(core)));
+        self.waiting.begin(Waiting::new(Getting::new(core)));
         self.wait(core, context)
     }
 
     #[cold]
     #[inline(never)]
     fn wait(&mut self, core: &Core<T>, context: &mut Context<'_>) -> Poll<Result<T, GetError>> {
-        let waiting = self.waiting.as_mut().expect("there is a wait");
+        let waiting = self.waiting.get().expect("there is a wait");
         let taken = waiting.poll(Sleeper::Task(context.waker()));
         if taken.is_ready() {
             self.core = None;

@@ -14,6 +14,7 @@ use super::{
     convoy,
     core::Core,
     plain::{MOVED_BY_CALLER, Room, Stage},
+    seldom::Seldom,
     shared::{GETTERS, PUTTERS},
 };
 use crate::{
@@ -92,7 +93,7 @@ impl<T: Send + 'static> Core<T> {
         PutAsync {
             core: self,
             item: Some(item),
-            waiting: None,
+            waiting: Seldom::none(),
         }
     }
 }
@@ -104,7 +105,7 @@ pub(super) struct PutAsync<'a, T> {
     /// Before the first poll.
     item: Option<T>,
     /// After it.
-    waiting: Option<Waiting<Putting<'a, T>>>,
+    waiting: Seldom<Waiting<Putting<'a, T>>>,
 }
 
 impl<T> Unpin for PutAsync<'_, T> {}
@@ -115,24 +116,25 @@ impl<T: Send + 'static> Future for PutAsync<'_, T> {
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let core = self.core;
-        if self.item.is_some() {
-            ready!(coop::poll_begin(context));
+        if self.item.is_none() {
+            return self.wait(context);
         }
-        match self.item.take() {
-            None => self.wait(context),
-            Some(item) => match core.room() {
-                Some(room) => Poll::Ready(core.fill(room, item)),
-                None => self.begin(item, context),
-            },
+        ready!(coop::poll_begin(context));
+        if let Some(room) = core.room()
+            && let Some(item) = self.item.take()
+        {
+            return Poll::Ready(core.fill(room, item));
         }
+        self.begin(context)
     }
 }
 
 impl<'a, T: Send + 'static> PutAsync<'a, T> {
     #[cold]
     #[inline(never)]
-    fn begin(&mut self, item: T, context: &mut Context<'_>) -> Poll<Result<(), PutError<T>>> {
+    fn begin(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PutError<T>>> {
         let core = self.core;
+        let item = self.item.take().expect("it is there before the first poll");
         let putting = match core.local.is_shared() {
             false => Putting::new(core, item),
             true => match core.put_shared(&item) {
@@ -143,17 +145,17 @@ impl<'a, T: Send + 'static> PutAsync<'a, T> {
                 kept => Putting::with(core, item, kept)?,
             },
         };
-        self.waiting = Some(Waiting::new(putting));
+        self.waiting.begin(Waiting::new(putting));
         self.wait(context)
     }
 
     #[cold]
     #[inline(never)]
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PutError<T>>> {
-        let waiting = self.waiting.as_mut().expect("it is polled after the end");
+        let waiting = self.waiting.get().expect("it is polled after the end");
         let put = waiting.poll(Sleeper::Task(context.waker()));
         if put.is_ready() {
-            self.waiting = None;
+            self.waiting.end();
         }
         put
     }
