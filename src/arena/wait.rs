@@ -381,7 +381,8 @@ impl<R: Resource> WaitAsync<R> {
 impl<R: Resource + Unpin> Future for WaitAsync<R> {
     type Output = R::Output;
 
-    #[inline]
+    // Always: in a program that is built without LTO the compiler takes that of an RLock to be too large.
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R::Output> {
         let output = match (self.stage, R::BUDGET) {
             _ if self.waiting.waiter.is_some() => {

@@ -20,7 +20,7 @@ use crate::{
     sync::{
         owner::Owner,
         raw::RawLock,
-        rlock::{self, Hold, RawRLock},
+        rlock::{Acquiring, Hold, RawRLock},
     },
 };
 
@@ -258,7 +258,7 @@ fn release_if(lock: RawLock, is_held: bool) -> Result<(), NotOwned> {
 
 /// An acquisition of either lock as a future. The one of an `async fn` would not be compiled into its caller.
 pub(super) enum AcquireAsync {
-    RLock(rlock::AcquireAsync),
+    RLock(WaitAsync<Acquiring>),
     Lock(WaitAsync<RawLock>),
 }
 

@@ -1,21 +1,16 @@
 //! A slot as a re-entrant lock: a lock word, and beside it who owns it and how often.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Instant,
-};
-
-use futures::FutureExt;
+use std::time::Instant;
 
 use super::given_up::GIVEN_UP;
 use crate::{
     arena::{
+        node::State,
         slot::{Locked, SlotRef},
-        wait::WaitAsync,
+        wait::{Miss, Resource, WaitAsync},
     },
-    coop,
     error::NotOwned,
+    look::Looker,
     shim::{AtomicU64, Ordering, first_look},
     sync::{owner::Owner, raw::RawLock},
 };
@@ -215,13 +210,12 @@ impl RawRLock {
         acquired.then(|| self.own(owner))
     }
 
-    /// The owner is who polls it.
     #[inline]
-    pub(in crate::sync) fn acquire_async(self) -> AcquireAsync {
-        AcquireAsync {
+    pub(in crate::sync) fn acquire_async(self) -> WaitAsync<Acquiring> {
+        WaitAsync::new(Acquiring {
             lock: self,
-            stage: Stage::Start,
-        }
+            owner: None,
+        })
     }
 
     /// Lowers the count of the owner, who may be the one that calls; `false` if the word has changed meanwhile.
@@ -358,48 +352,61 @@ impl RawRLock {
     }
 }
 
-/// An acquisition as a future. The one of an `async fn` would not be compiled into its caller.
-pub(in crate::sync) struct AcquireAsync {
+/// An acquisition that is awaited. Its owner is who polls it first.
+pub(in crate::sync) struct Acquiring {
     lock: RawRLock,
-    stage: Stage,
+    /// Once it has come in vain.
+    owner: Option<Owner>,
 }
 
-enum Stage {
-    Start,
-    /// Who waits, where it was not to be had at once.
-    Waiting(Owner, WaitAsync<RawLock>),
-    Over,
-}
-
-impl AcquireAsync {
-    #[inline(never)]
-    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Hold> {
-        let lock = self.lock;
-        if let Stage::Start = self.stage {
-            self.stage = Stage::Waiting(Owner::current(lock.0), lock.lock().acquire_async());
-        }
-        let Stage::Waiting(owner, waiting) = &mut self.stage else {
-            panic!("it is polled after the end");
-        };
-        ready!(waiting.poll_unpin(context));
-        Poll::Ready(lock.own(*owner))
+impl Acquiring {
+    /// The lock was acquired by who waits for it.
+    fn own(&self) -> Hold {
+        self.lock
+            .own(self.owner.expect("who waits has come in vain"))
     }
 }
 
-impl Future for AcquireAsync {
+impl Resource for Acquiring {
     type Output = Hold;
 
-    // Always: in a program that is built without LTO the compiler takes it to be too large.
-    #[inline(always)]
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Hold> {
-        if let Stage::Start = self.stage {
-            ready!(coop::poll_begin(context));
-            if let Some(hold) = self.lock.try_acquire(Owner::current(self.lock.0)) {
-                self.stage = Stage::Over;
-                return Poll::Ready(hold);
-            }
+    const CONTENDED_BY_TASKS: Option<Looker> = RawLock::CONTENDED_BY_TASKS;
+
+    fn slot(&self) -> SlotRef {
+        self.lock.0
+    }
+
+    #[inline]
+    fn attempt(&mut self) -> Option<Hold> {
+        if self.owner.is_some() {
+            return self.lock.lock().attempt().map(|()| self.own());
         }
-        self.wait(context)
+        let owner = Owner::current(self.lock.0);
+        let hold = self.lock.try_acquire(owner);
+        if hold.is_none() {
+            self.owner = Some(owner);
+        }
+        hold
+    }
+
+    fn attempt_again(&mut self) -> Option<Hold> {
+        self.lock.lock().attempt_again().map(|()| self.own())
+    }
+
+    fn attempt_or_join(&mut self, slot: &Locked) -> Result<Hold, Miss> {
+        self.lock.lock().attempt_or_join(slot).map(|()| self.own())
+    }
+
+    fn handed(&mut self) -> Option<Hold> {
+        self.lock.lock().handed().map(|()| self.own())
+    }
+
+    fn left(&mut self, slot: &Locked, list: usize) {
+        self.lock.lock().left(slot, list);
+    }
+
+    fn pass_on(&mut self, message: State, outcome: u32) {
+        self.lock.lock().pass_on(message, outcome);
     }
 }
 
