@@ -315,9 +315,6 @@ impl<T> Builder<T> {
     /// [`kill_after`](crate::TaskFuture::kill_after); for ever by default, and not 0.
     ///
     /// A chunk of a map is one task, and has that time as a whole.
-    ///
-    /// Worker processes fetch tasks that wait by themselves, but for those with a limit, which are given to them one by
-    /// one.
     pub fn task_timeout(mut self, limit: Duration) -> Self {
         self.task_timeout = Some(limit);
         self

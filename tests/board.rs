@@ -5,17 +5,18 @@ mod common;
 
 use std::{
     collections::HashMap,
+    hint,
     pin::Pin,
     process,
     sync::{Arc, Mutex, mpsc},
     task::{Context, Wake, Waker},
-    thread,
-    time::Duration,
+    thread::{self, ThreadId},
+    time::{Duration, Instant},
 };
 
 use common::{
-    Gate, GateKeeper, Random, Scratch, Sign, eventually, kill_child, processes, signal, stop, told,
-    watched,
+    Gate, GateKeeper, Random, Scratch, Sign, eventually, kill_child, processes, runs, signal, stop,
+    told, watched,
 };
 use freethreading::{
     Backend, Barrier, Effect, KillOnDrop, Queue, SimpleQueue, TaskError, TaskFuture, WorkerPool,
@@ -280,6 +281,135 @@ fn a_limit_that_comes_when_the_task_is_posted_counts_from_its_start() {
         assert!(matches!(slow.result(), Err(TaskError::TimeLimit(_))));
         assert_eq!((fast.result().unwrap(), after.result().unwrap()), (2, 8));
         held.into_iter().for_each(|future| future.result().unwrap());
+    });
+}
+
+fn spin_for(time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        hint::spin_loop();
+    }
+}
+
+#[test]
+fn the_time_of_a_task_does_not_count_while_it_is_posted() {
+    watched(|| {
+        let mut limit = Duration::from_millis(200);
+        loop {
+            // There is no board yet, so that all have their limits when they are posted.
+            let executor = processes(1);
+            let gates = GateKeeper::new();
+            let held = hold_up(&executor, 1, &gates);
+            let futures: Vec<_> = (0..8)
+                .map(|_| {
+                    let time = limit / 4;
+                    executor.submit(task!(spin_for(time))).kill_after(limit)
+                })
+                .collect();
+            gates.open();
+            let results = futures.into_iter().map(|future| future.result());
+            let late = results.filter_map(Result::err).collect::<Vec<_>>();
+            held.into_iter().for_each(|held| held.result().unwrap());
+            let is_limit = |error| matches!(error, &TaskError::TimeLimit(_));
+            assert!(late.iter().all(is_limit), "{late:?}");
+            // On a machine that is so busy that one of them takes four times as long.
+            if late.is_empty() {
+                break;
+            }
+            limit *= 2;
+        }
+    });
+}
+
+/// An executor of so many worker processes, whose tasks may take so long.
+fn limited(workers: usize, limit: Duration) -> WorkerPoolExecutor {
+    WorkerPoolExecutor::builder()
+        .max_workers(workers)
+        .backend(Backend::Multiprocessing)
+        .task_timeout(limit)
+        .build()
+        .unwrap()
+}
+
+/// That a task was ended for its limit; gives the process that it ran on.
+#[track_caller]
+fn assert_late<T: std::fmt::Debug>(result: Result<T, TaskError>, limit: Duration) -> u32 {
+    match result {
+        Err(TaskError::TimeLimit(killed)) => {
+            assert_eq!(killed.limit(), Some(limit));
+            assert_eq!(killed.effect(), Effect::MayHaveRun);
+            killed.pid()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn runaways_among_posted_tasks_end_alone() {
+    fn note_or_run_away(n: u64, log: std::path::PathBuf) -> u64 {
+        common::Sign::at(log).note(n);
+        if n % 100 == 50 {
+            loop {
+                thread::yield_now();
+            }
+        }
+        n
+    }
+    watched(|| {
+        let scratch = Scratch::new();
+        let executor = limited(2, HOUR);
+        for round in 0..4 {
+            warm_up(&executor);
+            let log = scratch.sign(&round.to_string());
+            let limit = Duration::from_millis(20 << round);
+            let futures: Vec<_> = (0..400)
+                .map(|n| {
+                    let path = log.path().to_owned();
+                    let future = executor.submit(task!(note_or_run_away(n, path)));
+                    match n % 100 {
+                        50 => future.kill_after(limit),
+                        _ => future,
+                    }
+                })
+                .collect();
+            for (n, future) in futures.into_iter().enumerate() {
+                match future.result() {
+                    Ok(value) => assert_eq!(value, n as u64),
+                    Err(TaskError::TimeLimit(killed)) => {
+                        assert_eq!((n % 100, killed.limit()), (50, Some(limit)));
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let mut run: Vec<usize> = log.notes().iter().map(|n| n.parse().unwrap()).collect();
+            run.sort();
+            // The time of a runaway may be over before it has noted anything.
+            run.retain(|n| n % 100 != 50);
+            assert!(run.into_iter().eq((0..400).filter(|n| n % 100 != 50)));
+        }
+    });
+}
+
+#[test]
+fn a_limit_of_all_tasks_holds_for_those_that_workers_take_by_themselves() {
+    watched(|| {
+        let scratch = Scratch::new();
+        let limit = Duration::from_secs(2);
+        let executor = limited(1, limit);
+        warm_up(&executor);
+        let gates = GateKeeper::new();
+        let held = hold_up(&executor, 1, &gates);
+        let before = executor.submit(task!(double(1)));
+        let sign = scratch.sign("runs");
+        let runaway = executor.submit(task!(run_for_ever(sign.clone())));
+        let after = executor.submit(task!(double(2)));
+        gates.open();
+        assert_late(runaway.result(), limit);
+        assert!(sign.is_given());
+        assert_eq!((before.result().unwrap(), after.result().unwrap()), (2, 4));
+        held.into_iter().for_each(|held| held.result().unwrap());
     });
 }
 
@@ -655,14 +785,24 @@ fn a_future_can_be_dropped_by_who_is_woken_for_the_task_before() {
     });
 }
 
-/// Tells when it is woken, and holds up whoever wakes it until it is told to go on.
-struct HoldingUp(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
+/// Tells when it is woken, and by whom, and holds up that thread until it is told to go on.
+struct HoldingUp(mpsc::Sender<ThreadId>, Mutex<mpsc::Receiver<()>>);
 
 impl Wake for HoldingUp {
     fn wake(self: Arc<Self>) {
-        self.0.send(()).unwrap();
+        self.0.send(thread::current().id()).unwrap();
         self.1.lock().unwrap().recv().unwrap();
     }
+}
+
+/// Has whoever reads that the task is over held up; who that is, and what lets him go on.
+fn hold_up_readers(future: &mut TaskFuture<()>) -> (mpsc::Receiver<ThreadId>, mpsc::Sender<()>) {
+    let (woken, is_woken) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    let waker = Waker::from(Arc::new(HoldingUp(woken, Mutex::new(goes_on))));
+    let pending = Pin::new(future).poll(&mut Context::from_waker(&waker));
+    assert!(pending.is_pending());
+    (is_woken, go_on)
 }
 
 /// Nobody may end the process meanwhile: the reply to the task before would be lost with it.
@@ -681,11 +821,7 @@ fn a_drop_does_not_wait_until_the_reply_to_the_task_before_is_read() {
             .submit(task!(run_for_ever(sign.clone())))
             .kill_on_drop();
         let told = told(second.as_ref());
-        let (woken, is_woken) = mpsc::channel();
-        let (go_on, goes_on) = mpsc::channel();
-        let waker = Waker::from(Arc::new(HoldingUp(woken, Mutex::new(goes_on))));
-        let pending = Pin::new(&mut held).poll(&mut Context::from_waker(&waker));
-        assert!(pending.is_pending());
+        let (is_woken, go_on) = hold_up_readers(&mut held);
         held_gate.open();
         is_woken.recv().unwrap();
         // From now on no replies are read.
@@ -700,6 +836,74 @@ fn a_drop_does_not_wait_until_the_reply_to_the_task_before_is_read() {
             other => panic!("{other:?}"),
         }
         assert_eq!(executor.submit(task!(double(1))).result().unwrap(), 2);
+    });
+}
+
+#[test]
+fn tasks_with_a_limit_begin_while_nobody_reads_what_their_worker_says() {
+    watched(|| {
+        let scratch = Scratch::new();
+        let (held_gate, first_gate) = (GateKeeper::new(), GateKeeper::new());
+        let executor = limited(1, HOUR);
+        let mut held = executor.submit(task!(pass(held_gate.gate())));
+        held_gate.wait_for(1);
+        let first = executor.submit(task!(pass(first_gate.gate())));
+        let (sign, limit) = (scratch.sign("runs"), Duration::from_millis(50));
+        let second = executor.submit(task!(run_for_ever(sign.clone())));
+        let second = second.kill_after(limit);
+        let (is_woken, go_on) = hold_up_readers(&mut held);
+        held_gate.open();
+        is_woken.recv().unwrap();
+        // The board was made for the second one, which is posted, with its limit, as soon as somebody looks.
+        let third = executor.submit(task!(double(3)));
+        first_gate.open();
+        let pid = sign.hear();
+        go_on.send(()).unwrap();
+        assert_eq!(assert_late(second.result(), limit).to_string(), pid);
+        first.result().unwrap();
+        assert_eq!(third.result().unwrap(), 6);
+    });
+}
+
+#[test]
+fn a_runaway_is_ended_although_the_reply_to_the_task_before_is_not_read() {
+    watched(|| {
+        let scratch = Scratch::new();
+        let executor = processes(1);
+        let limit = Duration::from_millis(50);
+        for attempt in 0.. {
+            warm_up(&executor);
+            let (held_gate, first_gate) = (GateKeeper::new(), GateKeeper::new());
+            let mut held = executor.submit(task!(pass(held_gate.gate())));
+            held_gate.wait_for(1);
+            let first = executor.submit(task!(pass(first_gate.gate())));
+            let sign = scratch.sign(&attempt.to_string());
+            let second = executor.submit(task!(run_for_ever(sign.clone())));
+            let second = second.kill_after(limit);
+            let (is_woken, go_on) = hold_up_readers(&mut held);
+            let is_done = thread::scope(|scope| {
+                let attending = scope.spawn(|| held.result().unwrap());
+                held_gate.open();
+                // Or it is the thread that keeps the time, which stands still then.
+                let is_held_up = is_woken.recv().unwrap() == attending.thread().id();
+                first_gate.open();
+                let pid = sign.hear().parse().unwrap();
+                let mut first = first;
+                if is_held_up {
+                    first = first.kill_after(Duration::ZERO);
+                    eventually("the process is ended", || !runs(pid));
+                }
+                go_on.send(()).unwrap();
+                attending.join().unwrap();
+                assert_eq!(assert_late(second.result(), limit), pid);
+                // Its reply is lost with the process, if it was not read.
+                assert_eq!(first.result().is_err(), is_held_up);
+                is_held_up
+            });
+            if is_done {
+                break;
+            }
+        }
     });
 }
 

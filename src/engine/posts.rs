@@ -4,7 +4,8 @@
 //! What comes next in the queue is posted while all workers are busy, in order, and the workers take it
 //! in that order: nothing begins before what was submitted before it. A job that is posted is as
 //! pending as one in the queue. Who took which job is [found out](Scheduler::catch_up) later, at the latest
-//! when that worker answers to the job before.
+//! when that worker answers to the job before. Just then it begins with the job, so that is when the time begins that the
+//! job may take: by this process's clock, whatever a task writes to the board.
 //!
 //! A worker that has nothing to do does not look at the board: it is idle, and is given the first job there.
 
@@ -203,11 +204,10 @@ impl Scheduler {
     fn may_post(&self) -> bool {
         let Plan {
             max_pending,
-            task_timeout,
             max_tasks,
             ..
         } = self.plan();
-        let is_bound = max_pending.is_some() || task_timeout.is_some() || max_tasks.is_some();
+        let is_bound = max_pending.is_some() || max_tasks.is_some();
         !is_bound && !self.is_solo()
     }
 

@@ -419,8 +419,7 @@ impl Runner for Link {
     }
 
     fn has_taken(self: Arc<Self>, job: Arc<dyn Job>, number: u64) {
-        let runner = Arc::clone(&self) as Arc<dyn Runner>;
-        let Some(request) = job.take_request(runner, None) else {
+        let Some(request) = self.take_request(&job) else {
             return;
         };
         let mut state = self.state.lock();

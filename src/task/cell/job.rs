@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Input, Outcome, Stage, State, TaskCell};
+use super::{Input, Outcome, Stage, TaskCell};
 use crate::{
     engine::{Job, Orders, Payload, Post, Posting, Request, Runner, Settled},
     error::TaskError,
@@ -56,17 +56,10 @@ impl<W: Work> Job for TaskCell<W> {
 
     fn post(&self, post: &mut dyn FnMut(&Request) -> Option<Posting>) -> Post {
         let mut state = self.state.lock();
-        let State { stage, waiting } = &mut *state;
-        let Stage::Pending(Input::Request(request)) = stage else {
+        let Stage::Pending(Input::Request(request)) = &mut state.stage else {
             return Post::Over;
         };
-        // Whoever has a limit is to be given to a worker, whose time then counts.
-        let has_limit = waiting
-            .as_ref()
-            .is_some_and(|waiting| waiting.orders.limit.is_some());
-        if !has_limit {
-            request.posting = post(request);
-        }
+        request.posting = post(request);
         match request.posting {
             Some(_) => Post::Posted,
             None => Post::Unfit,

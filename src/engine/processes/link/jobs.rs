@@ -204,7 +204,8 @@ impl Link {
         let late = {
             let state = self.state.lock();
             let now = Instant::now();
-            state.held.iter().find_map(|current| {
+            // The last one first: the process can be ended for that alone.
+            state.held.iter().rev().find_map(|current| {
                 let deadline = current.deadline.filter(|&at| at <= now)?;
                 Some((Arc::clone(&current.job), deadline))
             })
