@@ -6,7 +6,7 @@ mod common;
 use std::{
     collections::HashMap,
     hint,
-    pin::Pin,
+    pin::{Pin, pin},
     process,
     sync::{Arc, Mutex, mpsc},
     task::{Context, Wake, Waker},
@@ -319,6 +319,102 @@ fn the_time_of_a_task_does_not_count_while_it_is_posted() {
             limit *= 2;
         }
     });
+}
+
+/// An executor of so many worker processes, for which so many tasks may wait.
+fn bounded(workers: usize, max_pending: usize) -> WorkerPoolExecutor {
+    WorkerPoolExecutor::builder()
+        .max_workers(workers)
+        .backend(Backend::Multiprocessing)
+        .max_pending(max_pending)
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn what_is_posted_takes_room_until_it_is_cancelled() {
+    watched(|| {
+        let executor = bounded(1, 4);
+        warm_up(&executor);
+        let gates = GateKeeper::new();
+        let held = hold_up(&executor, 1, &gates);
+        let submit = |x| executor.try_submit(task!(double(x)));
+        let mut posted: Vec<_> = (0..4).map(|x| submit(x).unwrap()).collect();
+        assert!(submit(4).is_err());
+        // In the midst of others.
+        assert!(posted.remove(2).cancel());
+        assert_eq!(executor.stats().queued, 3);
+        posted.push(submit(5).unwrap());
+        assert!(submit(6).is_err());
+        assert_eq!(executor.stats().queued, 4);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| executor.submit(task!(double(7))).result().unwrap());
+            gates.open();
+            assert_eq!(waiting.join().unwrap(), 14);
+        });
+        let results = posted.into_iter().map(|future| future.result().unwrap());
+        assert!(results.eq([0, 2, 6, 10]));
+        held.into_iter().for_each(|held| held.result().unwrap());
+    });
+}
+
+#[test]
+fn who_waits_for_room_has_that_of_a_task_that_a_worker_takes_by_itself() {
+    watched(|| {
+        let (held_gate, first_gate) = (GateKeeper::new(), GateKeeper::new());
+        let executor = bounded(1, 1);
+        warm_up(&executor);
+        let held = hold_up(&executor, 1, &held_gate);
+        let first = executor.try_submit(task!(pass(first_gate.gate()))).unwrap();
+        let mut waiting = pin!(executor.submit_async(task!(double(2))));
+        let polled = waiting
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending());
+        held_gate.open();
+        let second = futures::executor::block_on(waiting);
+        first_gate.open();
+        first.result().unwrap();
+        assert_eq!(second.result().unwrap(), 4);
+        held.into_iter().for_each(|held| held.result().unwrap());
+    });
+}
+
+#[test]
+fn what_a_worker_has_taken_by_itself_takes_no_room() {
+    watched(|| {
+        let scratch = Scratch::new();
+        let (held_gate, first_gate, second_gate) =
+            (GateKeeper::new(), GateKeeper::new(), GateKeeper::new());
+        let executor = bounded(1, 1);
+        warm_up(&executor);
+        let mut held = executor.submit(task!(pass(held_gate.gate())));
+        held_gate.wait_for(1);
+        let first = executor.try_submit(task!(pass(first_gate.gate()))).unwrap();
+        let (is_woken, go_on) = hold_up_readers(&mut held);
+        held_gate.open();
+        is_woken.recv().unwrap();
+        // From now on no replies are read.
+        let (sign, gate) = (scratch.sign("runs"), second_gate.gate());
+        let second = executor
+            .try_submit(task!(tell_and_pass(sign.clone(), gate)))
+            .unwrap();
+        assert!(executor.try_submit(task!(double(3))).is_err());
+        first_gate.open();
+        sign.hear();
+        let third = executor.try_submit(task!(double(3))).unwrap();
+        assert!(executor.try_submit(task!(double(4))).is_err());
+        go_on.send(()).unwrap();
+        second_gate.open();
+        first.result().unwrap();
+        second.result().unwrap();
+        assert_eq!(third.result().unwrap(), 6);
+    });
+}
+
+fn tell_and_pass(sign: Sign, gate: Gate) {
+    sign.tell(process::id());
+    gate.pass();
 }
 
 /// An executor of so many worker processes, whose tasks may take so long.

@@ -17,7 +17,7 @@ use std::{
 use super::{
     Job, Post, Request, Scheduler,
     processes::wire::PREFIX,
-    scheduler::{After, Plan, State},
+    scheduler::{After, State},
 };
 use crate::arena::board::{Board, CELLS, Standing};
 
@@ -78,12 +78,6 @@ impl State {
         self.posts.as_ref().map_or(0, |posts| posts.jobs.len())
     }
 
-    /// The same without those that were cancelled.
-    pub(super) fn still_posted(&self) -> usize {
-        let jobs = self.posts.iter().flat_map(|posts| &posts.jobs);
-        jobs.filter(|(_, job)| !job.is_settled()).count()
-    }
-
     /// Whether anything waits for a worker; asked when the inbox is shut.
     pub(super) fn has_jobs(&self) -> bool {
         !self.queue.is_empty() || self.posted() > 0
@@ -103,7 +97,7 @@ impl State {
                 return;
             };
             let taker = match standing {
-                // It was cancelled, and has nothing left that would run code when it is dropped.
+                // As in `forget_withdrawn`.
                 Standing::Withdrawn => continue,
                 Standing::TakenBy(worker) => {
                     let mut crew = self.crew.iter();
@@ -119,6 +113,13 @@ impl State {
                     self.queue.push_front(job);
                 }
             }
+        }
+    }
+
+    /// Forgets the jobs that were cancelled; they have nothing left that would run code when they are dropped.
+    pub(super) fn forget_withdrawn(&mut self) {
+        if let Some(Posts { site, jobs, .. }) = &mut self.posts {
+            jobs.retain(|&(number, _)| site.board.standing(number) != Standing::Withdrawn);
         }
     }
 
@@ -199,16 +200,9 @@ impl State {
 }
 
 impl Scheduler {
-    /// Whether its workers may take jobs by themselves: where nothing has to be done for a job before it begins, or
-    /// with a worker after so many.
+    /// Whether its workers may take jobs by themselves: where nothing has to be done with a worker after so many.
     fn may_post(&self) -> bool {
-        let Plan {
-            max_pending,
-            max_tasks,
-            ..
-        } = self.plan();
-        let is_bound = max_pending.is_some() || max_tasks.is_some();
-        !is_bound && !self.is_solo()
+        self.max_tasks().is_none() && !self.is_solo()
     }
 
     /// The block of the board for a worker that can read it, once there is one. It is made when more waits than
@@ -251,6 +245,7 @@ impl Scheduler {
         state.came_after(after);
         state.harvest();
         state.post();
+        self.unlock_and_call(state);
     }
 
     /// Ends a worker for the sake of a job, as `end` does, which says whether it did. The worker will not come to

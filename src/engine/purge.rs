@@ -1,7 +1,7 @@
 //! Tasks that were cancelled while they waited for a worker.
 //!
 //! A task does not know the queue that it is in. So a cancelled one stays there until a worker comes to it and passes it
-//! over. Where the number of queued tasks counts, as for a limit, it is taken out before.
+//! over. Where the number of tasks that wait counts, as for a limit, it is taken out before.
 
 use std::{
     collections::VecDeque,
@@ -44,13 +44,16 @@ pub(crate) fn was_cancelled() {
 }
 
 impl State {
-    /// Takes those out of the queue that were cancelled since the last time; drop them outside of all locks.
+    /// Takes those out of the queue that were cancelled since the last time; drop them outside of all locks. What has
+    /// been taken from the board does not wait either.
     #[must_use]
     pub(super) fn purge(&mut self) -> VecDeque<Arc<dyn Job>> {
+        self.harvest();
         let cancelled = CANCELLED.load(SeqCst);
         if std::mem::replace(&mut self.cancelled, cancelled) == cancelled {
             return VecDeque::new();
         }
+        self.forget_withdrawn();
         self.inbox.shut(&mut self.queue);
         if !self.queue.iter().any(|job| job.is_settled()) {
             return VecDeque::new();
@@ -70,9 +73,7 @@ impl Scheduler {
             return;
         }
         let purged = state.purge();
-        let called = self.call(&mut state);
-        drop(state);
-        called.tell();
+        self.unlock_and_call(state);
         drop(purged);
     }
 }

@@ -172,9 +172,7 @@ impl Drop for Admission<'_> {
         }
         let mut state = self.scheduler.state.lock();
         self.spend(&mut state.room);
-        let called = self.scheduler.call(&mut state);
-        drop(state);
-        called.tell();
+        self.scheduler.unlock_and_call(state);
     }
 }
 
@@ -192,9 +190,7 @@ impl Scheduler {
             }
             // There may be room by now, or no reason to wait for any.
             let purged = state.purge();
-            let called = self.call(&mut state);
-            drop(state);
-            called.tell();
+            self.unlock_and_call(state);
             drop(purged);
             Admission {
                 scheduler: self,

@@ -156,10 +156,6 @@ impl Scheduler {
         scheduler
     }
 
-    pub(super) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
     pub(crate) fn initializer(&self) -> Option<&EncodedTask> {
         self.plan.initializer.as_ref()
     }
@@ -198,6 +194,12 @@ impl Scheduler {
             Some(room) if takes_none => room.call_all(),
             Some(room) => room.call(&census),
         }
+    }
+
+    pub(super) fn unlock_and_call(&self, mut state: MutexGuard<'_, State>) {
+        let called = self.call(&mut state);
+        drop(state);
+        called.tell();
     }
 
     /// Whether its worker is a `Worker`, which runs one job and then ends.
@@ -372,21 +374,16 @@ impl Scheduler {
             state.idle.push(Arc::clone(runner) as Arc<dyn Runner>);
             Next::Idle
         };
-        if state.room.is_some() {
-            let called = self.call(&mut state);
-            drop(state);
-            called.tell();
-        }
+        self.unlock_and_call(state);
         next
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let (mut stats, crew, purged) = {
             let mut state = self.state.lock();
-            state.harvest();
             let purged = state.purge();
             let stats = Stats {
-                queued: state.queue.len() + state.inbox.len() + state.still_posted(),
+                queued: state.queue.len() + state.inbox.len() + state.posted(),
                 completed: state.past.0,
                 failed: state.past.1,
                 restarted: state.restarted(),

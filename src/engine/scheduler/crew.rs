@@ -300,9 +300,7 @@ impl Scheduler {
         let wanted = state.has_jobs() || (self.hires_at_once() && !state.is_over());
         if state.broken.is_none() && !state.terminated && wanted && state.live < self.max() {
             state.live += 1;
-            let called = self.call(&mut state);
-            drop(state);
-            called.tell();
+            self.unlock_and_call(state);
             return self.start();
         }
         match state.broken.clone() {
