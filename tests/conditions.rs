@@ -10,13 +10,13 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    Meddling, Panicking, Random, Wakes, eventually, threads, unclonable, watched,
+    Meddling, Panicking, Random, Wakes, eventually, fragile, threads, unclonable, watched,
     ways::{Hand, LONG, Other, Team, Way, Ways, conditions, current_thread, every_way, spin_until},
 };
 use freethreading::{Backend, Condition, Error, Event, Lock, RLock, Semaphore, Worker, task};
@@ -973,6 +973,47 @@ freethreading::test_backends! {
                     assert!(is_free(&condition));
                 }
             }
+        });
+    }
+
+    #[test]
+    fn a_notification_is_passed_on_whatever_becomes_of_the_waker() {
+        watched(|| {
+            let condition = Condition::with_lock(&Lock::new());
+            let begin = |waker: &Waker| {
+                condition.acquire();
+                let mut wait = Box::pin(condition.wait_async());
+                let polled = wait.as_mut().poll(&mut Context::from_waker(waker));
+                assert!(polled.is_pending());
+                wait
+            };
+            let waker = fragile(|| ());
+            let mut first = begin(&waker);
+            let mut second = begin(Waker::noop());
+            condition.acquire();
+            condition.notify(1).unwrap();
+            // It is in line for the lock now.
+            let polled = first.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            drop(first);
+            condition.release().unwrap();
+            assert!(second.as_mut().now_or_never().unwrap().is_ok());
+        });
+    }
+
+    #[test]
+    fn a_wait_whose_lock_goes_as_it_begins_is_an_error_whatever_becomes_of_the_waker() {
+        watched(|| {
+            let lock = Lock::new();
+            let condition = Condition::with_lock(&lock);
+            condition.acquire();
+            let waker = fragile(move || lock.release().unwrap());
+            let mut wait = Box::pin(condition.wait_async());
+            let polled = wait.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(matches!(polled, Poll::Ready(Err(_))));
+            drop(wait);
+            condition.acquire();
+            condition.notify_all().unwrap();
         });
     }
 

@@ -19,7 +19,7 @@ use std::{
 };
 
 use common::{
-    Panicking, Random, Wakes, eventually, processes, takes_its_time, unclonable, watched,
+    Panicking, Random, Wakes, eventually, fragile, processes, takes_its_time, unclonable, watched,
     ways::{Way, every_way},
 };
 use freethreading::{BoundedSemaphore, Condition, Error, Event, Lock, RLock, Semaphore, task};
@@ -312,6 +312,28 @@ every_type! {
 
 static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 
+every_type! {
+    for [
+        lock: Lock,
+        semaphore: Semaphore,
+        bounded_semaphore: BoundedSemaphore,
+        event: Event,
+        get: Getting,
+        put: Putting,
+        join: Joining,
+        simple_get: SimplyGetting,
+    ]
+
+    fn what_comes_while_a_wait_begins_is_not_lost_with_its_waker<A: Awaitable>() {
+        let object = A::closed(1);
+        let other = object.clone();
+        let waker = fragile(move || other.let_through());
+        let mut wait = object.wait_async();
+        let polled = wait.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_ready());
+    }
+}
+
 fn signals() -> usize {
     SIGNALS.load(Ordering::SeqCst)
 }
@@ -400,6 +422,18 @@ every_patient_type! {
         comes_through(second, &wakes);
         assert_eq!(woken.count(), 0);
         assert_closed_again(&object);
+    }
+
+    fn a_waker_that_panics_as_it_is_dropped_harms_nobody<A: Awaitable>() {
+        let object = A::closed(1);
+        let waker = fragile(|| ());
+        let mut wait = object.wait_async();
+        let polled = wait.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        drop(wait);
+        let (wait, wakes) = pending(&object);
+        object.let_through();
+        comes_through(wait, &wakes);
     }
 
     fn a_wait_dropped_after_its_wake_up_passes_it_on<A: Awaitable>() {

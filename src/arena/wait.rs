@@ -106,7 +106,7 @@ pub(crate) struct Waiting<R: Resource> {
     resource: R,
     /// It is in a list, or was told something.
     waiter: Option<Waiter>,
-    /// How often it was woken in vain.
+    /// How often it was woken in vain, or as if it had been [too often](FED_UP).
     vain: u32,
     /// When it was so for the second time.
     since: Option<Instant>,
@@ -126,6 +126,7 @@ impl<R: Resource> Waiting<R> {
         &mut self.resource
     }
 
+    /// The waiter of who is in line, or was told something.
     #[inline]
     pub(crate) fn waiter(&self) -> &Waiter {
         self.waiter.as_ref().expect("who is in line has a waiter")
@@ -137,7 +138,7 @@ impl<R: Resource> Waiting<R> {
         self.waiter = Some(waiter);
     }
 
-    /// The waiter is in no line any more, and was told nothing.
+    /// The waiter, if there is one, is in no line any more, and what it was told is settled.
     pub(crate) fn let_go(&mut self) {
         self.waiter = None;
     }
@@ -200,7 +201,7 @@ impl<R: Resource> Waiting<R> {
         }
     }
 
-    /// The waiter was told what it waited for, or needs no more telling.
+    /// What was waited for is there: lets the waiter go, right here, since this is what most waits come to.
     #[inline]
     fn over(&mut self, output: R::Output) -> Poll<R::Output> {
         if let Some(waiter) = self.waiter.take() {
@@ -218,7 +219,10 @@ impl<R: Resource> Waiting<R> {
             return self.over(output);
         }
         // A waker is code of a user: while it is cloned there is none here, who would be in line.
-        let waiter = self.waiter.take().unwrap_or_else(Waiter::claim);
+        let (waiter, is_new) = match self.waiter.take() {
+            Some(waiter) => (waiter, false),
+            None => (Waiter::claim(), true),
+        };
         waiter.retire();
         waiter.prepare(sleeper);
         // Not each time in the long run: to look at the clock takes a tenth of all that is done where many wait at a
@@ -241,7 +245,12 @@ impl<R: Resource> Waiting<R> {
                     slot.push(list, waiter.index, waiter.node, false);
                 }
                 // It keeps its place.
-                _ => slot.push(list, waiter.index, waiter.node, true),
+                _ => {
+                    if is_new {
+                        slot.stamp(waiter.node);
+                    }
+                    slot.push(list, waiter.index, waiter.node, true);
+                }
             }
             drop(slot);
             self.waiter = Some(waiter);
@@ -264,7 +273,7 @@ impl<R: Resource> Waiting<R> {
                 && waiter.is_none_or(|waiter| waiter.state() == State::Notified)
                 && let Some(output) = self.compete(deadline)
             {
-                self.waiter = None;
+                self.let_go();
                 return Some(output);
             }
             if let Poll::Ready(output) = self.poll(Sleeper::Thread) {

@@ -20,7 +20,7 @@ use crate::{
     deadline,
     look::{Looker, give_way_once, look},
     shim::{Ordering, Scope, fence},
-    wakers,
+    unwind, wakers,
 };
 
 /// What waiters' tags say that they are.
@@ -155,7 +155,8 @@ impl Waiter {
     #[cold]
     fn clear(&self) {
         if self.node.local.load(Ordering::Relaxed) != 0 {
-            drop(self.waker.take());
+            // What it does must not keep the waiter from what it has come to have.
+            unwind::discard(self.waker.take());
         }
     }
 
@@ -170,7 +171,7 @@ impl Waiter {
         self.node.list.store(0, Ordering::Release);
     }
 
-    /// Drops it.
+    /// What dropping it does, compiled into the caller.
     #[inline]
     pub(crate) fn give_back(self) {
         let waiter = ManuallyDrop::new(self);
@@ -247,13 +248,13 @@ pub(super) fn rouse_dozing() {
 impl Drop for Waiter {
     #[inline]
     fn drop(&mut self) {
-        give_back(self.0);
+        drop_apart(self.0);
     }
 }
 
-/// Out of line, and by value, so that the future of who need not wait is not kept in memory for it.
+/// By value, so that the future of who need not wait is not kept in memory for it.
 #[inline(never)]
-fn give_back(seat: &'static Seat) {
+fn drop_apart(seat: &'static Seat) {
     Waiter(seat).give_back();
 }
 

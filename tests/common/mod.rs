@@ -478,6 +478,28 @@ pub fn unclonable() -> &'static std::task::Waker {
     &WAKER
 }
 
+/// A waker that does something as it is cloned; to drop the clone is a panic.
+pub fn fragile(on_clone: impl Fn() + Send + Sync + 'static) -> std::task::Waker {
+    use std::task::{RawWaker, RawWakerVTable, Waker};
+
+    type OnClone = Box<dyn Fn() + Send + Sync>;
+
+    fn clone(on_clone: *const ()) -> RawWaker {
+        // SAFETY: it is what was leaked below.
+        unsafe { (*on_clone.cast::<OnClone>())() };
+        RawWaker::new(on_clone, &OF_CLONE)
+    }
+    fn panic(_: *const ()) {
+        panic!("a waker is dropped");
+    }
+    static OF_CLONE: RawWakerVTable = RawWakerVTable::new(clone, |_| (), |_| (), panic);
+    static FUNCTIONS: RawWakerVTable = RawWakerVTable::new(clone, |_| (), |_| (), |_| ());
+    let on_clone: OnClone = Box::new(on_clone);
+    let on_clone: &'static OnClone = Box::leak(Box::new(on_clone));
+    // SAFETY: what the functions use is there for good, and may be used at any time, on any thread.
+    unsafe { Waker::new(std::ptr::from_ref(on_clone).cast(), &FUNCTIONS) }
+}
+
 /// A small generator of numbers (xorshift), seeded anew in each run, for tests that do things at
 /// random.
 pub struct Random(u64);

@@ -390,7 +390,7 @@ impl<'a> ConditionWait<'a> {
     }
 
     /// Takes the waiter out of the condition's line, unless it was notified, and is in the lock's by now or was told.
-    fn leave(&mut self) {
+    fn leave_line(&mut self) {
         let waiter = self.waiting.waiter();
         let line = self.condition.line.lock();
         // Under this mutex nobody notifies it.
@@ -401,8 +401,8 @@ impl<'a> ConditionWait<'a> {
         line.unlink(LINE, waiter.node);
         waiter.retire();
         drop(line);
-        self.waiting.let_go();
         self.stage = Stage::Locking;
+        self.waiting.let_go();
     }
 
     fn done(&mut self) -> bool {
@@ -422,13 +422,14 @@ impl<'a> ConditionWait<'a> {
             self.condition.forget(hold, noted);
         }
         if self.stage == Stage::InLine {
-            self.leave();
+            self.leave_line();
         }
         self.stage = Stage::Done;
-        self.waiting.end();
+        // A process killed here has it passed on twice, which does no harm.
         if let Some(last) = self.notified {
             self.condition.pass_on(last);
         }
+        self.waiting.end();
     }
 
     pub(super) fn block(mut self, deadline: Option<Instant>) -> Result<bool, NotOwned> {
@@ -439,7 +440,7 @@ impl<'a> ConditionWait<'a> {
             match self.stage {
                 Stage::InLine => {
                     if !self.waiting.waiter().sleep(deadline) {
-                        self.leave();
+                        self.leave_line();
                     }
                 }
                 Stage::Locking => {

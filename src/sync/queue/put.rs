@@ -116,25 +116,24 @@ impl<T: Send + 'static> Future for PutAsync<'_, T> {
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let core = self.core;
-        if self.item.is_none() {
-            return self.wait(context);
+        if self.item.is_some() {
+            ready!(coop::poll_begin(context));
         }
-        ready!(coop::poll_begin(context));
-        if let Some(room) = core.room()
-            && let Some(item) = self.item.take()
-        {
-            return Poll::Ready(core.fill(room, item));
+        match self.item.take() {
+            None => self.wait(context),
+            Some(item) => match core.room() {
+                Some(room) => Poll::Ready(core.fill(room, item)),
+                None => self.begin(item, context),
+            },
         }
-        self.begin(context)
     }
 }
 
 impl<'a, T: Send + 'static> PutAsync<'a, T> {
     #[cold]
     #[inline(never)]
-    fn begin(&mut self, context: &mut Context<'_>) -> Poll<Result<(), PutError<T>>> {
+    fn begin(&mut self, item: T, context: &mut Context<'_>) -> Poll<Result<(), PutError<T>>> {
         let core = self.core;
-        let item = self.item.take().expect("it is there before the first poll");
         let putting = match core.local.is_shared() {
             false => Putting::new(core, item),
             true => match core.put_shared(&item) {
