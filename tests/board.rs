@@ -381,6 +381,31 @@ fn who_waits_for_room_has_that_of_a_task_that_a_worker_takes_by_itself() {
 }
 
 #[test]
+fn a_worker_takes_no_more_tasks_by_itself_than_it_may_run() {
+    watched(|| {
+        for max_tasks in [1, 2, 7] {
+            let executor = WorkerPoolExecutor::builder()
+                .max_workers(2)
+                .backend(Backend::Multiprocessing)
+                .max_tasks_per_child(max_tasks)
+                .build()
+                .unwrap();
+            let futures: Vec<_> = (0..100)
+                .map(|_| executor.submit(task!(process::id())))
+                .collect();
+            let mut run = HashMap::new();
+            for future in futures {
+                *run.entry(future.result().unwrap()).or_insert(0) += 1;
+            }
+            // All but the last two have run as many as they may.
+            let in_full = run.values().filter(|&&run| run == max_tasks).count();
+            assert!(run.values().all(|&run| run <= max_tasks), "{run:?}");
+            assert!(in_full + 2 >= run.len(), "{run:?}");
+        }
+    });
+}
+
+#[test]
 fn what_a_worker_has_taken_by_itself_takes_no_room() {
     watched(|| {
         let scratch = Scratch::new();

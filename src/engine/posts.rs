@@ -200,11 +200,6 @@ impl State {
 }
 
 impl Scheduler {
-    /// Whether its workers may take jobs by themselves: where nothing has to be done with a worker after so many.
-    fn may_post(&self) -> bool {
-        self.max_tasks().is_none() && !self.is_solo()
-    }
-
     /// The block of the board for a worker that can read it, once there is one. It is made when more waits than
     /// the workers are given.
     pub(super) fn board(self: &Arc<Self>) -> Option<u32> {
@@ -218,9 +213,9 @@ impl Scheduler {
         if !may_want {
             return None;
         }
-        let board = match self.may_post() {
-            true => Board::claim(),
-            false => None,
+        let board = match self.is_solo() {
+            true => None,
+            false => Board::claim(),
         };
         let mut state = self.state.lock();
         let Some(board) = board else {

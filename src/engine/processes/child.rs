@@ -215,7 +215,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
         passage::parent_is_beyond();
     }
     port.set_limit(limit);
-    let solo = setup.solo;
+    let (solo, max_tasks) = (setup.solo, setup.max_tasks);
     let hello = FromWorker::Hello {
         protocol: PROTOCOL,
         fingerprint: match setup.fingerprint {
@@ -239,7 +239,7 @@ fn serve(pipes: Pipes) -> io::Result<i32> {
         port.reply(&frame, luggage.unwrap_or_default())?;
     }
     if let Some(lanes) = lanes.transpose()? {
-        port.use_lanes(lanes)?;
+        port.use_lanes(lanes, max_tasks)?;
     }
     while let Some(request) = port.next()? {
         let luggage = answer(request, &mut frame, limit)?;

@@ -40,7 +40,7 @@ use crate::{
 pub(crate) const MARKER: &str = "FREETHREADING_WORKER";
 
 /// Distinguishes this protocol from whatever else a program may write, and from its other versions.
-pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0005;
+pub(super) const PROTOCOL: u64 = 0xf4ee_7412_ead1_0006;
 
 /// The largest frame until both sides know each other.
 pub(super) const GREETING_LIMIT: usize = 64 * 1024;
@@ -83,6 +83,8 @@ pub(super) struct Setup {
     pub(super) rank: Option<u64>,
     /// How much memory it may have of its own, in bytes.
     pub(super) memory_limit: Option<u64>,
+    /// How many tasks it may run.
+    pub(super) max_tasks: Option<u64>,
     /// Whether it ends after one task, with a code that says how that went.
     pub(super) solo: bool,
     /// The default backend of the program.

@@ -69,6 +69,8 @@ struct Ends {
     ahead: Option<u64>,
     /// The request at hand is one of those.
     is_in_a_row: bool,
+    /// How many requests it may still answer.
+    left: u64,
     /// When the pipe was last looked at.
     looked: Instant,
     /// When the request at hand came, or some time before.
@@ -101,8 +103,8 @@ impl Port {
         self.frames.codec.set_max_frame_length(limit);
     }
 
-    /// From now on requests come through the lane, or are announced there.
-    pub(super) fn use_lanes(&mut self, lanes: Lanes) -> io::Result<()> {
+    /// From now on requests, so many at most, come through the lane, or are announced there.
+    pub(super) fn use_lanes(&mut self, lanes: Lanes, max: Option<u64>) -> io::Result<()> {
         let now = Instant::now();
         self.lanes = Some(Ends {
             requests: Reader::new(lanes.requests()),
@@ -112,6 +114,7 @@ impl Port {
             board: None,
             ahead: None,
             is_in_a_row: false,
+            left: max.unwrap_or(u64::MAX),
             looked: now,
             came: now,
             pipe: id_of(&self.output)?,
@@ -226,13 +229,15 @@ impl Ends {
     /// process is to go on by itself, the next request is taken before: the parent sees with the reply whether there is
     /// one.
     fn reply(&mut self, frame: Option<&[u8]>, goes_on: bool) -> io::Result<Option<bool>> {
+        self.left = self.left.saturating_sub(1);
         self.make_room();
         let lane = self.replies.lane();
         if !self.replies.has_room(frame.map_or(0, <[u8]>::len)) {
             return Ok(None);
         }
         // A parent that does not keep up is not to be overwhelmed, and the next reply needs room, too.
-        if goes_on && self.sent.len() < FAR_AHEAD && self.replies.has_much_room() {
+        let keeps_up = self.sent.len() < FAR_AHEAD && self.replies.has_much_room();
+        if goes_on && keeps_up && self.left > 0 {
             self.take_ahead()?;
         }
         let Some(written) = self.replies.write(frame) else {

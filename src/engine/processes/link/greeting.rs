@@ -40,6 +40,7 @@ impl Link {
             daemon: self.record.daemon(),
             rank: self.record.rank().map(|rank| rank as u64),
             memory_limit: terms.memory_limit,
+            max_tasks: self.scheduler.max_tasks(),
             solo: self.scheduler.is_solo(),
             backend: terms.backend,
             max_frame_len: terms.max_frame_len as u64,
