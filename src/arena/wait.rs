@@ -113,6 +113,7 @@ pub(crate) struct Waiting<R: Resource> {
 }
 
 impl<R: Resource> Waiting<R> {
+    #[inline]
     pub(crate) fn new(resource: R) -> Self {
         Waiting {
             resource,
@@ -373,17 +374,12 @@ enum Stage {
 }
 
 impl<R: Resource> WaitAsync<R> {
+    #[inline]
     pub(crate) fn new(resource: R) -> Self {
         WaitAsync {
             waiting: Waiting::new(resource),
             stage: Stage::UnderWay,
         }
-    }
-
-    /// The slot of what is waited for.
-    #[inline]
-    pub(crate) fn slot(&self) -> SlotRef {
-        self.waiting.resource.slot()
     }
 }
 

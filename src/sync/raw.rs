@@ -172,6 +172,7 @@ impl RawLock {
         self.try_acquire() || Waiting::new(self).block(deadline).is_some()
     }
 
+    #[inline]
     pub(super) fn acquire_async(self) -> WaitAsync<RawLock> {
         WaitAsync::new(self)
     }

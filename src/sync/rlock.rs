@@ -11,7 +11,7 @@ use crate::{
     deadline,
     error::{Error, NotOwned},
 };
-pub(super) use raw::{Acquiring, Hold, RawRLock};
+pub(super) use raw::{Acquiring, Hold, Owned, RawRLock};
 
 /// A lock that its owner can acquire again and again; Python's `threading.RLock` and
 /// `multiprocessing.RLock`.

@@ -20,7 +20,7 @@ use crate::{
     sync::{
         owner::Owner,
         raw::RawLock,
-        rlock::{Acquiring, Hold, RawRLock},
+        rlock::{Acquiring, Hold, Owned, RawRLock},
     },
 };
 
@@ -95,12 +95,36 @@ pub(super) enum RawAnyLock {
     RLock(RawRLock),
 }
 
-impl Raw {
+impl Owned for RawAnyLock {
+    #[inline]
     fn lock(self) -> RawLock {
-        match self.lock {
+        match self {
             RawAnyLock::Lock(lock) => lock,
             RawAnyLock::RLock(lock) => lock.lock(),
         }
+    }
+
+    #[inline]
+    fn try_acquire(self, owner: Owner) -> Option<Hold> {
+        match self {
+            RawAnyLock::Lock(lock) => lock.try_acquire().then(|| only(owner)),
+            RawAnyLock::RLock(lock) => lock.try_acquire(owner),
+        }
+    }
+
+    #[inline]
+    fn own(self, owner: Owner) -> Hold {
+        match self {
+            // As is noted: whoever has found that it is its own.
+            RawAnyLock::Lock(lock) => only(Owner::current(lock.0)),
+            RawAnyLock::RLock(lock) => lock.own(owner),
+        }
+    }
+}
+
+impl Raw {
+    fn lock(self) -> RawLock {
+        self.lock.lock()
     }
 
     /// Whether one slot is both.
@@ -138,19 +162,12 @@ impl Raw {
     }
 
     pub(super) fn try_acquire(self) -> Option<Hold> {
-        let owner = Owner::current(self.line);
-        match self.lock {
-            RawAnyLock::RLock(lock) => lock.try_acquire(owner),
-            RawAnyLock::Lock(lock) => lock.try_acquire().then(|| only(owner)),
-        }
+        self.lock.try_acquire(Owner::current(self.line))
     }
 
     #[inline]
-    pub(super) fn acquire_async(self) -> AcquireAsync {
-        match self.lock {
-            RawAnyLock::RLock(lock) => AcquireAsync::RLock(lock.acquire_async()),
-            RawAnyLock::Lock(lock) => AcquireAsync::Lock(lock.acquire_async()),
-        }
+    pub(super) fn acquire_async(self) -> WaitAsync<Acquiring<RawAnyLock>> {
+        Acquiring::wait(self.lock)
     }
 
     pub(super) fn release(self) -> Result<(), NotOwned> {
@@ -253,29 +270,6 @@ fn release_if(lock: RawLock, is_held: bool) -> Result<(), NotOwned> {
     match is_held && lock.release() {
         true => Ok(()),
         false => Err(NotOwned),
-    }
-}
-
-/// An acquisition of either lock as a future. The one of an `async fn` would not be compiled into its caller.
-pub(super) enum AcquireAsync {
-    RLock(WaitAsync<Acquiring>),
-    Lock(WaitAsync<RawLock>),
-}
-
-impl Future for AcquireAsync {
-    type Output = Hold;
-
-    // Always: as for what it is made of.
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Hold> {
-        match self.get_mut() {
-            AcquireAsync::RLock(acquire) => Pin::new(acquire).poll(context),
-            AcquireAsync::Lock(acquire) => {
-                let slot = acquire.slot();
-                let acquired = Pin::new(acquire).poll(context);
-                acquired.map(|()| only(Owner::current(slot)))
-            }
-        }
     }
 }
 

@@ -211,11 +211,8 @@ impl RawRLock {
     }
 
     #[inline]
-    pub(in crate::sync) fn acquire_async(self) -> WaitAsync<Acquiring> {
-        WaitAsync::new(Acquiring {
-            lock: self,
-            owner: None,
-        })
+    pub(in crate::sync) fn acquire_async(self) -> WaitAsync<Acquiring<RawRLock>> {
+        Acquiring::wait(self)
     }
 
     /// Lowers the count of the owner, who may be the one that calls; `false` if the word has changed meanwhile.
@@ -352,14 +349,46 @@ impl RawRLock {
     }
 }
 
+/// What has an owner while it is held.
+pub(in crate::sync) trait Owned: Copy {
+    fn lock(self) -> RawLock;
+
+    fn try_acquire(self, owner: Owner) -> Option<Hold>;
+
+    /// The owner has just acquired the lock.
+    fn own(self, owner: Owner) -> Hold;
+}
+
+impl Owned for RawRLock {
+    #[inline]
+    fn lock(self) -> RawLock {
+        self.lock()
+    }
+
+    #[inline]
+    fn try_acquire(self, owner: Owner) -> Option<Hold> {
+        self.try_acquire(owner)
+    }
+
+    #[inline]
+    fn own(self, owner: Owner) -> Hold {
+        self.own(owner)
+    }
+}
+
 /// An acquisition that is awaited. Its owner is who polls it first.
-pub(in crate::sync) struct Acquiring {
-    lock: RawRLock,
+pub(in crate::sync) struct Acquiring<L> {
+    lock: L,
     /// Once it has come in vain.
     owner: Option<Owner>,
 }
 
-impl Acquiring {
+impl<L: Owned> Acquiring<L> {
+    #[inline]
+    pub(in crate::sync) fn wait(lock: L) -> WaitAsync<Self> {
+        WaitAsync::new(Acquiring { lock, owner: None })
+    }
+
     /// The lock was acquired by who waits for it.
     fn own(&self) -> Hold {
         self.lock
@@ -367,21 +396,22 @@ impl Acquiring {
     }
 }
 
-impl Resource for Acquiring {
+impl<L: Owned> Resource for Acquiring<L> {
     type Output = Hold;
 
     const CONTENDED_BY_TASKS: Option<Looker> = RawLock::CONTENDED_BY_TASKS;
 
     fn slot(&self) -> SlotRef {
-        self.lock.0
+        self.lock.lock().0
     }
 
-    #[inline]
+    // Always: a hold that is returned through memory takes longer than all the rest.
+    #[inline(always)]
     fn attempt(&mut self) -> Option<Hold> {
         if self.owner.is_some() {
             return self.lock.lock().attempt().map(|()| self.own());
         }
-        let owner = Owner::current(self.lock.0);
+        let owner = Owner::current(self.slot());
         let hold = self.lock.try_acquire(owner);
         if hold.is_none() {
             self.owner = Some(owner);
@@ -394,7 +424,8 @@ impl Resource for Acquiring {
     }
 
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<Hold, Miss> {
-        self.lock.lock().attempt_or_join(slot).map(|()| self.own())
+        let acquired = self.lock.lock().attempt_or_join(slot);
+        acquired.map(|()| self.own())
     }
 
     fn handed(&mut self) -> Option<Hold> {
