@@ -8,6 +8,7 @@ use std::{
         mpsc,
     },
     thread,
+    time::Duration,
 };
 
 use freethreading::{Backend, WorkerPoolExecutor, task};
@@ -70,6 +71,12 @@ pub fn cases() -> Vec<Case> {
             unit: Unit::KiloPerSecond,
             cores: 2,
             contenders: in_flight,
+        },
+        Case {
+            name: "process tasks within limits, 64 in flight",
+            unit: Unit::KiloPerSecond,
+            cores: 2,
+            contenders: within_limits,
         },
     ]
 }
@@ -193,19 +200,42 @@ fn map(chunk: u64) -> Vec<Contender> {
     ]
 }
 
+/// An executor with limits to all that can have one, none of which is reached.
+fn limited(workers: usize) -> WorkerPoolExecutor {
+    WorkerPoolExecutor::builder()
+        .max_workers(workers)
+        .backend(Backend::Multiprocessing)
+        .task_timeout(Duration::from_secs(3600))
+        .max_pending(1 << 20)
+        .max_tasks_per_child(1 << 40)
+        .build()
+        .expect("`main` has called `init`")
+}
+
+/// What it costs that there are limits.
+fn within_limits() -> Vec<Contender> {
+    vec![
+        submitted("ours", limited(1)),
+        submitted("ours, without", executor(1)),
+    ]
+}
+
+fn submitted(name: &'static str, executor: WorkerPoolExecutor) -> Contender {
+    contender(name, move || {
+        keep_in_flight(
+            TASKS.get(),
+            |x| executor.submit(task!(square(x))),
+            |future| future.result().expect("it works"),
+        )
+    })
+}
+
 /// A caller who blocks, and takes the results in order.
 fn in_flight() -> Vec<Contender> {
-    let executor = executor(1);
     let io_thread = IoThread::start();
     let pool = procspawn::Pool::new(1).expect("processes can be started");
     vec![
-        contender("ours", move || {
-            keep_in_flight(
-                TASKS.get(),
-                |x| executor.submit(task!(square(x))),
-                |future| future.result().expect("it works"),
-            )
-        }),
+        submitted("ours", executor(1)),
         contender("tokio I/O thread, LengthDelimited, bincode", move || {
             let send = |x| io_thread.send(x);
             keep_in_flight(TASKS.get(), send, |()| io_thread.receive())
