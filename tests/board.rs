@@ -15,8 +15,8 @@ use std::{
 };
 
 use common::{
-    Gate, GateKeeper, Random, Scratch, Sign, eventually, kill_child, processes, runs, signal, stop,
-    told, watched,
+    Gate, GateKeeper, Meddling, Random, Scratch, Sign, eventually, kill_child, processes, runs,
+    signal, stop, told, watched,
 };
 use freethreading::{
     Backend, Barrier, Effect, KillOnDrop, Queue, SimpleQueue, TaskError, TaskFuture, WorkerPool,
@@ -377,6 +377,31 @@ fn who_waits_for_room_has_that_of_a_task_that_a_worker_takes_by_itself() {
         first.result().unwrap();
         assert_eq!(second.result().unwrap(), 4);
         held.into_iter().for_each(|held| held.result().unwrap());
+    });
+}
+
+#[test]
+fn who_is_let_in_may_end_the_task_that_made_room_and_no_other() {
+    watched(|| {
+        let (held_gate, first_gate) = (GateKeeper::new(), GateKeeper::new());
+        let executor = bounded(1, 1);
+        warm_up(&executor);
+        let held = hold_up(&executor, 1, &held_gate);
+        let first = executor.try_submit(task!(pass(first_gate.gate())));
+        let first = Arc::new(first.unwrap());
+        let killed = Arc::clone(&first);
+        let waker = Waker::from(Meddling::new(move || {
+            killed.kill();
+        }));
+        let mut waiting = pin!(executor.submit_async(task!(double(2))));
+        let polled = waiting.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        held_gate.open();
+        // It was done before.
+        held.into_iter().for_each(|held| held.result().unwrap());
+        let second = futures::executor::block_on(waiting);
+        assert_eq!(second.result().unwrap(), 4);
+        eventually("it is over", || first.done());
     });
 }
 

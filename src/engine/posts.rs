@@ -52,6 +52,7 @@ impl Posting {
     pub(crate) fn notice(&self) {
         if let Some(scheduler) = self.site.scheduler.upgrade() {
             scheduler.catch_up(After::Nothing);
+            scheduler.make_room();
         }
     }
 }
@@ -234,13 +235,13 @@ impl Scheduler {
         Some(posts.site.board.block())
     }
 
-    /// Finds out which jobs the workers have taken, and posts others.
+    /// Finds out which jobs the workers have taken, and posts others. Who waits for their room is told by
+    /// [`make_room`](Self::make_room), which runs code of users.
     pub(crate) fn catch_up(&self, after: After) {
         let mut state = self.state.lock();
         state.came_after(after);
         state.harvest();
         state.post();
-        self.unlock_and_call(state);
     }
 
     /// Ends a worker for the sake of a job, as `end` does, which says whether it did. The worker will not come to

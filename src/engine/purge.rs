@@ -66,8 +66,11 @@ impl State {
 }
 
 impl Scheduler {
-    /// Gives the room of cancelled tasks to those who wait for it.
-    fn make_room(&self) {
+    /// Gives the room of tasks that wait no more to those who wait for it.
+    pub(crate) fn make_room(&self) {
+        if !self.is_limited() {
+            return;
+        }
         let mut state = self.state.lock();
         if !state.room.as_ref().is_some_and(Room::is_wanted) {
             return;

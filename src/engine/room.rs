@@ -225,7 +225,7 @@ impl Scheduler {
         }
         let purged = state.purge();
         let admitted = admit(&mut state);
-        drop(state);
+        self.unlock_and_call(state);
         drop(purged);
         match admitted {
             true => admission(Holds::Room),

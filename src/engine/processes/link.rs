@@ -344,6 +344,7 @@ impl Link {
     /// The process takes no more jobs from the board: those that it took are known.
     fn leave_board(&self) {
         self.scheduler.catch_up(After::Nothing);
+        self.scheduler.make_room();
         self.takes_as.store(0, Ordering::Relaxed);
     }
 

@@ -204,6 +204,7 @@ impl Link {
             self.advance(After::task(self.is_spent()));
         }
         self.scheduler.publish(done.job, done.settled);
+        self.scheduler.make_room();
     }
 
     /// Takes a reply of the process, and settles the job that it is for.
@@ -238,7 +239,8 @@ impl Link {
             .as_ref()
             .is_some_and(|lanes| lanes.board().is_some())
         {
-            // What it had taken from the board before it replied is at hand now.
+            // What it had taken from the board before it replied is at hand now. No code of users may run from here on
+            // until the job is settled: whoever wants to end the next one takes this one for not yet done.
             self.scheduler.catch_up(After::Job);
         }
         let (current, was_last) = {
