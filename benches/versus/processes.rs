@@ -201,9 +201,9 @@ fn map(chunk: u64) -> Vec<Contender> {
 }
 
 /// An executor with limits to all that can have one, none of which is reached.
-fn limited(workers: usize) -> WorkerPoolExecutor {
+fn limited() -> WorkerPoolExecutor {
     WorkerPoolExecutor::builder()
-        .max_workers(workers)
+        .max_workers(1)
         .backend(Backend::Multiprocessing)
         .task_timeout(Duration::from_secs(3600))
         .max_pending(1 << 20)
@@ -215,7 +215,7 @@ fn limited(workers: usize) -> WorkerPoolExecutor {
 /// What it costs that there are limits.
 fn within_limits() -> Vec<Contender> {
     vec![
-        submitted("ours", limited(1)),
+        submitted("ours", limited()),
         submitted("ours, without", executor(1)),
     ]
 }
