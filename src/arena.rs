@@ -3,8 +3,8 @@
 //! - [`sys`] has the system calls, [`pool`] allocates units of one size in the mapping,
 //! - [`slot`] is the state of a primitive with its [`mutex`], [`gate`] a second one, [`handle`] what keeps it
 //!   alive, and [`passage`] how it travels,
-//! - a [`node`] is what others know of a waiter; [`waiter`] and [`wait`] are the event count. A task
-//!   leaves its [`waker`], and [`bell`] wakes it from other processes,
+//! - a [`node`] is what others know of a waiter; [`waiter`] and [`wait`] are the event count, [`patience`] says
+//!   who has waited long enough. A task leaves its [`waker`], and [`bell`] wakes it from other processes,
 //! - [`process`] is the table of processes, [`reaper`] cleans up after those that died,
 //! - [`blocks`] are memory in larger pieces, [`ring`] holds the items of shared queues in them, and a
 //!   [`parcel`] is one of these on its way,
@@ -29,6 +29,7 @@ pub(crate) mod node;
 mod page;
 pub(crate) mod parcel;
 pub(crate) mod passage;
+mod patience;
 pub(crate) mod pool;
 // Models start no processes.
 #[cfg_attr(freethreading_loom, allow(dead_code))]

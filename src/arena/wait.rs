@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{
@@ -87,29 +87,15 @@ pub(crate) enum Miss {
     Again,
 }
 
-/// How often a waiter is woken in vain before it is given what it waits for.
-const PATIENT: u32 = if MODELLED { 1 } else { 2 };
-
-/// For so long after it was woken in vain that often a waiter goes on competing with others: a thread or a task that runs
-/// makes better use of what it gets than one that has to be woken first.
-const PATIENCE: Duration = Duration::from_micros(if MODELLED { 0 } else { 500 });
-
-/// After so many wake-ups in vain a waiter is given what it waits for, however little time has passed: a power of two,
-/// as are all but the first counts of them at which it is looked whether it has been long enough.
-const FED_UP: u32 = 64;
-
-/// Models have no time to lose.
-const MODELLED: bool = cfg!(freethreading_loom);
-
 /// Somebody's wait. Dropped half-way, it leaves the line, and passes on what it was given.
+///
+/// What is of use in line only is with the waiter: the exchange by which somebody gets a free lock waits until all is
+/// written that was written before, so the less that is, the better.
+#[repr(C)]
 pub(crate) struct Waiting<R: Resource> {
     resource: R,
     /// It is in a list, or was told something.
     waiter: Option<Waiter>,
-    /// How often it was woken in vain, or as if it had been [too often](FED_UP).
-    vain: u32,
-    /// When it was so for the second time.
-    since: Option<Instant>,
 }
 
 impl<R: Resource> Waiting<R> {
@@ -118,8 +104,6 @@ impl<R: Resource> Waiting<R> {
         Waiting {
             resource,
             waiter: None,
-            vain: 0,
-            since: None,
         }
     }
 
@@ -188,7 +172,9 @@ impl<R: Resource> Waiting<R> {
             State::Notified => {
                 let outcome = waiter.outcome();
                 let output = self.resource.notified(outcome);
-                self.vain += u32::from(output.is_none());
+                if output.is_none() {
+                    self.waiter().patience().try_it();
+                }
                 output
             }
             State::Handed => {
@@ -220,38 +206,28 @@ impl<R: Resource> Waiting<R> {
             return self.over(output);
         }
         // A waker is code of a user: while it is cloned there is none here, who would be in line.
-        let (waiter, is_new) = match self.waiter.take() {
-            Some(waiter) => (waiter, false),
-            None => (Waiter::claim(), true),
-        };
+        let waiter = self.waiter.take().unwrap_or_else(Waiter::claim);
+        self.line_up(waiter, sleeper)
+    }
+
+    /// The same for who has a waiter, in no line.
+    #[inline]
+    fn line_up(&mut self, waiter: Waiter, sleeper: Sleeper<'_>) -> Poll<R::Output> {
         waiter.retire();
         waiter.prepare(sleeper);
-        // Not each time in the long run: to look at the clock takes a tenth of all that is done where many wait at a
-        // small queue.
-        if self.vain >= PATIENT
-            && (self.vain < 2 * PATIENT || self.vain.is_power_of_two())
-            && self.since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE
-        {
-            self.vain = self.vain.max(FED_UP);
-        }
-        if self.vain >= FED_UP {
+        if waiter.patience().is_over() {
             waiter.set_starved();
         }
         let slot = self.resource.slot().lock();
         let found = self.resource.attempt_or_join(&slot);
         if let Err(Miss::Join(list)) = found {
-            match self.vain {
-                0 => {
+            match waiter.patience().was_tried() {
+                false => {
                     slot.stamp(waiter.node);
                     slot.push(list, waiter.index, waiter.node, false);
                 }
                 // It keeps its place.
-                _ => {
-                    if is_new {
-                        slot.stamp(waiter.node);
-                    }
-                    slot.push(list, waiter.index, waiter.node, true);
-                }
+                true => slot.push(list, waiter.index, waiter.node, true),
             }
             drop(slot);
             self.waiter = Some(waiter);
@@ -259,10 +235,24 @@ impl<R: Resource> Waiting<R> {
         }
         drop(slot);
         self.resource.unlocked();
-        drop(waiter);
         match found {
-            Ok(output) => Poll::Ready(output),
-            Err(_) => self.poll_first(sleeper),
+            Ok(output) => {
+                drop(waiter);
+                Poll::Ready(output)
+            }
+            Err(_) => self.line_up_again(waiter, sleeper),
+        }
+    }
+
+    /// The same where there may be something now, and not for those who have the mutex.
+    #[inline(never)]
+    fn line_up_again(&mut self, waiter: Waiter, sleeper: Sleeper<'_>) -> Poll<R::Output> {
+        match self.resource.attempt() {
+            Some(output) => {
+                drop(waiter);
+                Poll::Ready(output)
+            }
+            None => self.line_up(waiter, sleeper),
         }
     }
 
@@ -360,6 +350,10 @@ impl<R: Resource> Drop for Waiting<R> {
 }
 
 /// A wait as a future.
+///
+/// A resource begins with a [`SlotRef`], which is written here in one piece and then read in two. Where that piece does
+/// not begin at a multiple of 16, reading it takes longer, or much longer, as the case may be.
+#[repr(C, align(16))]
 pub(crate) struct WaitAsync<R: Resource> {
     waiting: Waiting<R>,
     stage: Stage,

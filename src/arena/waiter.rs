@@ -14,6 +14,7 @@ use std::{
 use super::{
     arena, bell, me,
     node::{Node, State},
+    patience::Patience,
     waker::WakerCell,
 };
 use crate::{
@@ -26,9 +27,11 @@ use crate::{
 /// What waiters' tags say that they are.
 const WAITER: u16 = 1;
 
-/// Where waiters of this process that are tasks leave their wakers, one after the other.
+/// Where waiters of this process that are tasks leave their wakers, one after the other, and what else a waiter has for
+/// itself.
 pub(super) struct Place {
     waker: WakerCell,
+    patience: Patience,
     /// What others know of who waits here.
     node: &'static Node,
 }
@@ -37,6 +40,7 @@ impl Place {
     pub(super) fn new(node: &'static Node) -> Self {
         Place {
             waker: WakerCell::new(),
+            patience: Patience::default(),
             node,
         }
     }
@@ -63,9 +67,8 @@ pub(super) fn wake_task(local: u32) {
 pub(crate) struct Seat {
     pub(crate) index: u32,
     pub(crate) node: &'static Node,
-    /// Where the waiter leaves its waker,
-    waker: &'static WakerCell,
-    /// and the number of that place in this process.
+    place: &'static Place,
+    /// The number of that place in this process.
     local: u32,
 }
 
@@ -101,7 +104,7 @@ impl Seat {
         Box::leak(Box::new(Seat {
             index,
             node,
-            waker: &place.waker,
+            place,
             local: local as u32,
         }))
     }
@@ -113,7 +116,9 @@ impl Waiter {
     /// If the system has no memory for one more.
     #[inline]
     pub(crate) fn claim() -> Waiter {
-        Waiter(seats::take().unwrap_or_else(Seat::make))
+        let waiter = Waiter(seats::take().unwrap_or_else(Seat::make));
+        waiter.patience().renew();
+        waiter
     }
 
     /// Before it is put into a list.
@@ -123,7 +128,7 @@ impl Waiter {
             Sleeper::Thread => 0,
             Sleeper::Task(waker) => {
                 bell::attend(waker);
-                self.waker.fill(waker.clone());
+                self.place.waker.fill(waker.clone());
                 self.local + 1
             }
         };
@@ -137,6 +142,11 @@ impl Waiter {
             .store(State::Waiting as u32, Ordering::Release);
     }
 
+    #[inline]
+    pub(super) fn patience(&self) -> &'static Patience {
+        &self.place.patience
+    }
+
     pub(super) fn set_starved(&self) {
         self.node.starved.store(1, Ordering::Relaxed);
     }
@@ -144,7 +154,7 @@ impl Waiter {
     /// From now on this waker is woken; it is not kept if the waiter was told something before.
     pub(crate) fn leave(&self, waker: &Waker) {
         bell::attend(waker);
-        self.waker.replace(waker);
+        self.place.waker.replace(waker);
         if self.state().is_told() {
             // Who told it may have looked for a waker already.
             self.clear();
@@ -156,7 +166,7 @@ impl Waiter {
     fn clear(&self) {
         if self.node.local.load(Ordering::Relaxed) != 0 {
             // What it does must not keep the waiter from what it has come to have.
-            unwind::discard(self.waker.take());
+            unwind::discard(self.place.waker.take());
         }
     }
 

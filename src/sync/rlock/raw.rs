@@ -376,7 +376,8 @@ impl Owned for RawRLock {
     }
 }
 
-/// An acquisition that is awaited. Its owner is who polls it first.
+/// An acquisition that is awaited. Its owner is who polls it first. The lock lies in front, as [`WaitAsync`] wants it.
+#[repr(C)]
 pub(in crate::sync) struct Acquiring<L> {
     lock: L,
     /// Once it has come in vain.
@@ -408,9 +409,7 @@ impl<L: Owned> Resource for Acquiring<L> {
     // Always: a hold that is returned through memory takes longer than all the rest.
     #[inline(always)]
     fn attempt(&mut self) -> Option<Hold> {
-        if self.owner.is_some() {
-            return self.lock.lock().attempt().map(|()| self.own());
-        }
+        debug_assert!(self.owner.is_none(), "who has come in vain waits");
         let owner = Owner::current(self.slot());
         let hold = self.lock.try_acquire(owner);
         if hold.is_none() {
@@ -426,6 +425,10 @@ impl<L: Owned> Resource for Acquiring<L> {
     fn attempt_or_join(&mut self, slot: &Locked) -> Result<Hold, Miss> {
         let acquired = self.lock.lock().attempt_or_join(slot);
         acquired.map(|()| self.own())
+    }
+
+    fn notified(&mut self, _outcome: u32) -> Option<Hold> {
+        self.lock.lock().attempt().map(|()| self.own())
     }
 
     fn handed(&mut self) -> Option<Hold> {
