@@ -5,6 +5,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     io,
+    ops::Range,
     os::fd::{BorrowedFd, OwnedFd},
     sync::{
         OnceLock,
@@ -146,14 +147,20 @@ impl Home {
             let unit = mapping.len() / 64;
             (unit * from).max(HEADER)..unit * to
         };
+        // To the processor a load is one of what was just stored at an address with the same lowest 12 bits, until it
+        // finds out better. Of the header and what is used all the time, the first ones lie apart.
+        let apart = |part: Range<usize>, by| part.start + by..part.end;
         let (blocks, mut tags) = (part(32, 64), part(21, 22));
         tags.end = tags.start + blocks.len() / BLOCK * size_of::<BlockTag>();
         let arena = Arena {
             id,
             processes: Pool::new(Units::new(mapping, part(0, 1)), &header.processes),
             records: Pool::new(Units::new(mapping, part(1, 5)), &header.records),
-            slots: Pool::new(Units::new(mapping, part(5, 13)), &header.slots),
-            waiters: Pool::new(Units::new(mapping, part(13, 21)), &header.waiters),
+            slots: Pool::new(Units::new(mapping, apart(part(5, 13), 2048)), &header.slots),
+            waiters: Pool::new(
+                Units::new(mapping, apart(part(13, 21), 1024)),
+                &header.waiters,
+            ),
             blocks: Blocks::new(
                 Pool::new(Units::<BlockTag>::new(mapping, tags), &header.blocks),
                 mapping,
