@@ -8,17 +8,19 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
+    pin::Pin,
     sync::{
         Arc, Barrier as Meet,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
+    task::{Context, Waker},
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    Scratch, Sign, watched,
+    Scratch, Sign, unclonable, watched,
     ways::{Hand, Way, Ways, every_way, spawned},
 };
 use freethreading::{
@@ -614,6 +616,72 @@ fn futures_of_one_owner_that_wait_have_an_r_lock_one_after_the_other() {
     });
 }
 
+macro_rules! every_lock_with_an_owner {
+    ($(fn $name:ident($lock:ident: $type:ident) $body:block)*) => {$(
+        mod $name {
+            use super::*;
+
+            every_lock_with_an_owner!(RLock, r_lock, $name, $lock, $type, $body);
+            every_lock_with_an_owner!(Condition, condition, $name, $lock, $type, $body);
+        }
+    )*};
+    ($lock_type:ident, $test:ident, $name:ident, $lock:ident, $type:ident, $body:block) => {
+        #[test]
+        fn $test() {
+            type $type = $lock_type;
+            watched(|| {
+                let $lock = $type::new();
+                $body
+            });
+        }
+    };
+}
+
+/// Another thread polls it first, with this waker.
+fn polled_elsewhere<F: Future + Send>(wait: F, waker: &Waker) -> Pin<Box<F>> {
+    let mut wait = Box::pin(wait);
+    thread::scope(|scope| {
+        let elsewhere = scope.spawn(|| {
+            let context = &mut Context::from_waker(waker);
+            let polled = catch_unwind(AssertUnwindSafe(|| wait.as_mut().poll(context).is_ready()));
+            assert!(!polled.unwrap_or(false));
+        });
+        elsewhere.join().unwrap();
+    });
+    wait
+}
+
+every_lock_with_an_owner! {
+    fn who_is_told_in_vain_acquires_for_who_has_polled_first(lock: L) {
+        let held = lock.lock();
+        let mut wait = polled_elsewhere(lock.lock_async(), Waker::noop());
+        drop(held);
+        // This thread is faster than who was told, and has the lock once.
+        let held = lock.lock();
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(wait.as_mut().poll(context).is_pending());
+        drop(held);
+        let guard = wait.now_or_never().expect("it is free");
+        assert!(thread::scope(|scope| scope.spawn(|| lock.try_lock().is_none()).join().unwrap()));
+        // If it were this thread's, it could have it once more.
+        assert!(lock.try_lock().is_none());
+        drop(guard);
+        assert!(lock.try_lock().is_some());
+    }
+
+    fn who_has_polled_first_is_the_owner_also_if_its_waker_panicked(lock: L) {
+        let held = lock.lock();
+        let mut wait = polled_elsewhere(lock.lock_async(), unclonable());
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(wait.as_mut().poll(context).is_pending());
+        drop(held);
+        let guard = wait.now_or_never().expect("it is free");
+        assert!(lock.try_lock().is_none());
+        drop(guard);
+        assert!(lock.try_lock().is_some());
+    }
+}
+
 /// Goes on as a task until it runs on another thread than before.
 async fn move_to_another_thread() {
     let first = thread::current().id();
@@ -811,6 +879,35 @@ fn a_forgotten_guard_keeps_the_lock() {
         lock.release().unwrap();
         r_lock.release().unwrap();
         semaphore.release().unwrap();
+    });
+}
+
+#[test]
+fn who_is_told_in_vain_keeps_its_place() {
+    fn keeps<L: Lockable>() {
+        let lock = L::free();
+        lock.acquire();
+        let (mut first, mut second) = [(); 2].map(|()| Hand::waiting(lock.acquire_async())).into();
+        lock.release().unwrap();
+        // Should this thread take long, it is not told any more but has the lock.
+        for _ in 0..3 {
+            assert!(!second.woken());
+            if !lock.try_acquire() {
+                break;
+            }
+            assert!(first.poll().is_pending());
+            lock.release().unwrap();
+        }
+        assert!(!second.woken());
+        first.ready();
+        lock.release().unwrap();
+        second.ready();
+        lock.release().unwrap();
+    }
+    watched(|| {
+        keeps::<Lock>();
+        keeps::<Semaphore>();
+        keeps::<BoundedSemaphore>();
     });
 }
 

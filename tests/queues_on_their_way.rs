@@ -4,20 +4,23 @@
 mod common;
 
 use std::{
+    pin::pin,
     sync::{
         Arc, Barrier, Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
+    task::Context,
     thread,
     time::Duration,
 };
 
 use common::{
-    Random, Scratch, watched,
+    Random, Scratch, fragile, watched,
     ways::{Hand, LONG, Way, report, wait_asleep},
 };
 use freethreading::{Backend, GetError, Portable, PutError, Queue, SimpleQueue, Worker, task};
+use futures::FutureExt;
 use serde::{Deserialize, Serialize, Serializer, ser};
 
 freethreading::init_tests!();
@@ -460,6 +463,23 @@ fn who_waits_while_a_queue_tries_to_move_gets_what_stays() {
 }
 
 /// A runtime with one thread goes on with its timers and its other tasks.
+#[test]
+fn a_put_to_a_queue_that_moves_keeps_nothing_of_its_waker() {
+    watched(|| {
+        let queue = Queue::new(1);
+        queue.put(1).unwrap();
+        // Between the look that finds no room and the one from in line.
+        let moving = queue.clone();
+        let waker = fragile(move || share(&moving));
+        let mut put = pin!(queue.put_async(2));
+        let polled = put.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        assert_eq!(queue.get().unwrap(), 1);
+        assert!(put.now_or_never().expect("there is room").is_ok());
+        assert_eq!(queue.get().unwrap(), 2);
+    });
+}
+
 #[test]
 fn a_task_that_waits_for_a_queue_that_moves_keeps_no_thread() {
     watched(|| {

@@ -77,3 +77,56 @@ impl Patience {
         self.vain.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use super::*;
+
+    impl Patience {
+        fn tried(times: u32) -> Self {
+            let patience = Patience::default();
+            (0..times).for_each(|_| patience.try_it());
+            patience
+        }
+
+        fn set_since(&self, before: Duration) {
+            *self.since.lock().unwrap() = Instant::now().checked_sub(before);
+        }
+    }
+
+    #[test]
+    fn it_takes_some_time_and_some_tries() {
+        for times in 0..PATIENT {
+            let patience = Patience::tried(times);
+            patience.set_since(PATIENCE);
+            assert_eq!(
+                (patience.is_over(), patience.was_tried()),
+                (false, times > 0)
+            );
+        }
+        let patience = Patience::tried(PATIENT + 1);
+        // Still to come, so that it cannot have passed meanwhile.
+        *patience.since.lock().unwrap() = Some(Instant::now() + Duration::from_secs(3600));
+        assert!(!patience.is_over());
+        patience.set_since(PATIENCE);
+        assert!(patience.is_over());
+        // And stays so.
+        patience.set_since(Duration::ZERO);
+        patience.try_it();
+        assert!(patience.is_over());
+        assert!(Patience::tried(FED_UP).is_over());
+    }
+
+    #[test]
+    fn who_waits_next_has_patience_again() {
+        let patience = Patience::tried(FED_UP);
+        patience.set_since(PATIENCE);
+        let before = *patience.since.lock().unwrap();
+        patience.renew();
+        assert!(!patience.was_tried() && !patience.is_over());
+        (0..PATIENT).for_each(|_| patience.try_it());
+        // Whether it is over by now is the scheduler's to say.
+        let _ = patience.is_over();
+        assert!(*patience.since.lock().unwrap() > before);
+    }
+}

@@ -247,7 +247,7 @@ impl<R: Resource> Waiting<R> {
     /// The same where there may be something now, and not for those who have the mutex.
     #[inline(never)]
     fn line_up_again(&mut self, waiter: Waiter, sleeper: Sleeper<'_>) -> Poll<R::Output> {
-        match self.resource.attempt() {
+        match self.resource.attempt_again() {
             Some(output) => {
                 drop(waiter);
                 Poll::Ready(output)
@@ -351,8 +351,8 @@ impl<R: Resource> Drop for Waiting<R> {
 
 /// A wait as a future.
 ///
-/// A resource begins with a [`SlotRef`], which is written here in one piece and then read in two. Where that piece does
-/// not begin at a multiple of 16, reading it takes longer, or much longer, as the case may be.
+/// Where a resource begins with a [`SlotRef`], that is written here in one piece and then read in two. If the piece did
+/// not begin at a multiple of 16, reading it would take longer, or much longer, as the case may be.
 #[repr(C, align(16))]
 pub(crate) struct WaitAsync<R: Resource> {
     waiting: Waiting<R>,
@@ -361,7 +361,9 @@ pub(crate) struct WaitAsync<R: Resource> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    UnderWay,
+    Start,
+    /// It was not there: who comes again is in line, but for a panic on the way there.
+    Tried,
     /// It is over, but others have their turn first.
     GivingWay,
     Over,
@@ -372,7 +374,7 @@ impl<R: Resource> WaitAsync<R> {
     pub(crate) fn new(resource: R) -> Self {
         WaitAsync {
             waiting: Waiting::new(resource),
-            stage: Stage::UnderWay,
+            stage: Stage::Start,
         }
     }
 }
@@ -389,11 +391,22 @@ impl<R: Resource + Unpin> Future for WaitAsync<R> {
             }
             (Stage::Over, _) => panic!("it is polled after the end"),
             (Stage::GivingWay, Budget::After(output)) => output,
-            (_, budget) => {
+            (stage, budget) => {
                 if let Budget::Before = budget {
                     ready!(coop::poll_begin(context));
                 }
-                let output = ready!(self.waiting.poll_first(Sleeper::Task(context.waker())));
+                let resource = &mut self.waiting.resource;
+                let found = match stage {
+                    Stage::Tried => resource.attempt_again(),
+                    _ => resource.attempt(),
+                };
+                let output = match found {
+                    Some(output) => output,
+                    None => {
+                        self.stage = Stage::Tried;
+                        ready!(self.waiting.join(Sleeper::Task(context.waker())))
+                    }
+                };
                 if let Budget::After(_) = budget
                     && coop::poll_begin(context).is_pending()
                 {
@@ -405,5 +418,68 @@ impl<R: Resource + Unpin> Future for WaitAsync<R> {
         };
         self.stage = Stage::Over;
         Poll::Ready(output)
+    }
+}
+
+#[cfg(all(test, not(freethreading_loom)))]
+mod tests {
+    use std::{mem, task::Waker};
+
+    use super::*;
+    use crate::{
+        arena::{handle::Handle, slot::Kind},
+        shim::Ordering,
+    };
+
+    /// What is never there, and of which one cannot be sure at first.
+    struct Fickle {
+        slot: SlotRef,
+        again: bool,
+    }
+
+    impl Resource for Fickle {
+        type Output = ();
+
+        fn slot(&self) -> SlotRef {
+            self.slot
+        }
+
+        fn attempt(&mut self) -> Option<()> {
+            None
+        }
+
+        fn attempt_or_join(&mut self, _slot: &Locked) -> Result<(), Miss> {
+            match mem::take(&mut self.again) {
+                true => Err(Miss::Again),
+                false => Err(Miss::Join(0)),
+            }
+        }
+
+        fn handed(&mut self) -> Option<()> {
+            None
+        }
+
+        fn left(&mut self, _slot: &Locked, _list: usize) {}
+
+        fn pass_on(&mut self, _message: State, _outcome: u32) {}
+    }
+
+    #[test]
+    fn who_has_to_try_again_keeps_its_place_and_its_patience() {
+        let handle = Handle::new(Kind::Event, |_| {}).unwrap();
+        let slot = handle.slot();
+        let sleeper = Sleeper::Task(Waker::noop());
+        let [mut first, mut second] = [(); 2].map(|()| Waiting::new(Fickle { slot, again: true }));
+        let ticket = |wait: &Waiting<Fickle>| wait.waiter().node.ticket.load(Ordering::Relaxed);
+        assert!(first.poll(sleeper).is_pending());
+        assert!(second.poll(sleeper).is_pending());
+        for _ in 0..3 {
+            slot.lock().pop(0, State::Notified).unwrap().wake();
+            assert!(first.waiter().state().is_told());
+            first.resource().again = true;
+            assert!(first.poll(sleeper).is_pending());
+            assert!(first.waiter().patience().was_tried());
+            assert!(ticket(&first) < ticket(&second));
+        }
     }
 }

@@ -6,7 +6,10 @@
 
 use std::{mem::MaybeUninit, task::Waker};
 
-use crate::shim::{AtomicU32, Ordering, UnsafeCell, fence, take_turns};
+use crate::{
+    shim::{AtomicU32, Ordering, UnsafeCell, fence, take_turns},
+    unwind,
+};
 
 /// There is no waker. Only the owner changes that.
 const EMPTY: u32 = 0;
@@ -88,7 +91,8 @@ impl WakerCell {
     #[cold]
     fn empty(&self) {
         let attempt = || {
-            drop(self.hold().map(InHand::take));
+            // What it does as it is dropped must not keep the one that is to be left from its place.
+            unwind::discard(self.hold().map(InHand::take));
             self.is_empty()
         };
         // Mostly nobody has it in hand.
