@@ -808,10 +808,23 @@ fn a_task_that_never_has_to_wait_gives_way_to_others() {
         let worker = Worker::new(|| ()).backend(Backend::Threading);
         worker.start().unwrap();
         worker.join().unwrap();
-        let loops: [Pin<Box<dyn Future<Output = ()> + '_>>; 14] = [
+        let result = pool.apply_async(|| ()).unwrap();
+        result.wait();
+        let loops: [Pin<Box<dyn Future<Output = ()> + '_>>; 17] = [
             Box::pin(without_end(async || drop(lock.lock_async().await))),
             Box::pin(without_end(async || drop(r_lock.lock_async().await))),
             Box::pin(without_end(async || drop(condition.lock_async().await))),
+            Box::pin(async {
+                condition.acquire_async().await;
+                without_end(async || condition.wait_for_async(|| true).await.unwrap()).await;
+            }),
+            Box::pin(async {
+                let other = Condition::new();
+                let mut guard = other.lock_async().await;
+                loop {
+                    guard.wait_for_async(|| true).await.unwrap();
+                }
+            }),
             Box::pin(without_end(async || drop(semaphore.permit_async().await))),
             Box::pin(without_end(async || drop(bounded.permit_async().await))),
             Box::pin(without_end(|| event.wait_async())),
@@ -833,6 +846,7 @@ fn a_task_that_never_has_to_wait_gives_way_to_others() {
                 drop(executor.submit_async(|| ()).await)
             })),
             Box::pin(without_end(done)),
+            Box::pin(without_end(|| result.wait_async())),
             Box::pin(async {
                 let numbers = pool.imap(double, 0..).unwrap().into_stream();
                 numbers

@@ -6,14 +6,14 @@ use std::{
     panic::{RefUnwindSafe, UnwindSafe},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures::future::FusedFuture;
 
 use super::promise::Promise;
-use crate::{deadline, error::TaskError, executor::TaskFuture, shim::Mutex, unwind};
+use crate::{coop, deadline, error::TaskError, executor::TaskFuture, shim::Mutex, unwind};
 
 /// The result of [`apply_async`](crate::WorkerPool::apply_async),
 /// [`map_async`](crate::WorkerPool::map_async) or [`starmap_async`](crate::WorkerPool::starmap_async).
@@ -261,6 +261,7 @@ impl<R> Future for Onlooker<'_, R> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        ready!(coop::poll_begin(context));
         self.task.poll_done(&mut self.key, context)
     }
 }

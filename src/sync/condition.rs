@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 use super::{Lock, RLock, face, rlock::RawRLock};
 use crate::{
     arena::{handle::Handle, slot::Kind},
-    deadline,
+    coop, deadline,
     error::{Error, NotOwned},
 };
 pub use guard::ConditionGuard;
@@ -272,6 +272,8 @@ impl Condition {
     where
         P: FnMut() -> bool + Send,
     {
+        // Nothing is missed meanwhile: the lock is held.
+        coop::give_way().await;
         self.raw().hold()?;
         while !predicate() {
             self.waiting().await?;
