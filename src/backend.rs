@@ -152,7 +152,8 @@ pub fn get_backend() -> Result<Backend, Error> {
     }
 }
 
-/// Chooses the program's backend, unless the environment variable `FREETHREADING_BACKEND` does: that wins.
+/// Chooses the program's backend, unless the environment variable `FREETHREADING_BACKEND` does: that wins, and this has
+/// no effect, which is no error.
 ///
 /// # Errors
 ///

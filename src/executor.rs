@@ -115,8 +115,8 @@ impl WorkerPoolExecutor {
     /// [`result`](TaskFuture::result).
     ///
     /// Whatever goes wrong is the future's error, so that there is one place to look: a submission
-    /// after the shutdown ([`TaskError::Shutdown`](crate::TaskError::Shutdown)), arguments that cannot be
-    /// encoded, a worker that cannot be started.
+    /// after the shutdown, or one that waits for room meanwhile ([`TaskError::Shutdown`](crate::TaskError::Shutdown)),
+    /// arguments that cannot be encoded, a worker that cannot be started.
     ///
     /// A task may submit to the executor that runs it. If it also waits for the result, there must be
     /// another worker to run it: where all workers wait so, they wait for ever.
@@ -292,7 +292,9 @@ impl WorkerPoolExecutor {
     /// Settings for a [`map`](Mapping::map) that gives the workers so many items at a time, at least 1. A chunk of
     /// 0 is an error, which the iterator gives: [`TaskError::InvalidArgument`](crate::TaskError::InvalidArgument).
     ///
-    /// A chunk travels as one task and runs on one worker.
+    /// A chunk travels as one task and runs on one worker. When one of its items fails, those behind it in the chunk are
+    /// not run. A map goes on behind that only if it has a [`buffersize`](Mapping::buffersize); then one `Err` stands for
+    /// them all, as in a pool's [`imap`](crate::Chunks::imap).
     ///
     /// # Examples
     ///

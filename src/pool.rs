@@ -492,7 +492,9 @@ impl WorkerPool {
     /// The pool's maps, with a choice of how many items a worker gets at a time, at least 1; 0 is an
     /// [`Error::InvalidArgument`] of the map.
     ///
-    /// A chunk is one task for one worker.
+    /// A chunk is one task for one worker. When one of its items fails, those behind it in the chunk are not run: the
+    /// results of an [`imap`](Chunks::imap) have one `Err` for them all then, or for the whole chunk where its worker
+    /// process died, so they cannot be told to belong to their items by counting.
     ///
     /// Python's `chunksize`.
     ///

@@ -326,6 +326,9 @@ callable!(A B C D E G H I J K L M);
 ///   the body on the worker with variables of the same names. `|mut x|` works, too.
 /// * `task!(|| body)` captures nothing. The type of the result may be given, as in `task!(|x| -> u64 { body })`.
 ///
+/// Where the body uses a variable that is not named, the compiler suggests the `move` keyword; what it takes is to name the
+/// variable.
+///
 /// Arguments, captures and results must be [`Portable`].
 ///
 /// It stands for Python's `target=…, args=…`.

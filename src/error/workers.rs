@@ -353,7 +353,7 @@ impl fmt::Display for Broken {
         };
         write!(
             f,
-            "the executor is broken, make a new one: {what} {attempts} times in a row, the last time so: {cause}"
+            "the executor or pool is broken, make a new one: {what} {attempts} times in a row, the last time so: {cause}"
         )
     }
 }

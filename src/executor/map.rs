@@ -178,7 +178,7 @@ pub struct Buffered<'a> {
 
 impl Buffered<'_> {
     /// Calls the function with each item on the workers, and gives the results in the order of the
-    /// items. An item that fails is an `Err` among them.
+    /// items. An item that fails is an `Err` among them, after which the next chunk goes on.
     ///
     /// # Blocking
     ///
@@ -439,6 +439,9 @@ impl<R> fmt::Debug for Map<R> {
 }
 
 /// The results of a [`map`](WorkerPoolExecutor::map) as a stream, on any runtime.
+///
+/// Dropping it cancels the tasks that have not begun, unless it was never polled, nor the [`Map`] used that it comes
+/// from: then all of them run.
 ///
 /// # Cancel safety
 ///

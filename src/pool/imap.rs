@@ -36,8 +36,9 @@ use window::{ChunkOutcome, Window};
 /// [`imap_unordered`](crate::WorkerPool::imap_unordered), as they come.
 ///
 /// The input is read as results are taken, a few chunks ahead of them, so it may be endless. An item
-/// that fails is an `Err` among the others, after which the iterator goes on. An input that panics is an `Err`, too,
-/// and the last one. Dropping the iterator cancels the tasks that have not begun.
+/// that fails is an `Err` among the others, after which the iterator goes on, with the next chunk if there are several
+/// items to one (see [`chunksize`](crate::WorkerPool::chunksize)). An input that panics is an `Err`, too, and the last
+/// one. Dropping the iterator cancels the tasks that have not begun.
 ///
 /// It is made by a pool, and by an executor's [`map`](crate::Buffered::map) with a buffersize.
 ///
