@@ -995,6 +995,7 @@ every_way! {
         let object = A::closed(4);
         let waiters = Waiters::of(4, ways, &object);
         for passed in 1..=4 {
+            eventually("the others wait", || object.has_waiters(5 - passed));
             object.let_through();
             waiters.settle(passed);
         }

@@ -116,6 +116,12 @@ pub trait Awaitable: Portable + Clone + Sync + fmt::Debug {
     /// A new one that lets nobody through, for so many who wait.
     fn closed(waiters: usize) -> Self;
 
+    /// Whether so many wait, where who comes later is not let through. That all sleep does not say so: one may have been
+    /// told that the lock is free, and be about to be woken by a thread of its process that has yet to run.
+    fn has_waiters(&self, _count: usize) -> bool {
+        true
+    }
+
     fn let_through(&self);
 
     /// The same where there may be nobody, or no room, for one more.
@@ -338,6 +344,10 @@ impl Awaitable for Condition {
     fn let_through(&self) {
         let guard = self.lock();
         guard.notify(1).unwrap();
+    }
+
+    fn has_waiters(&self, count: usize) -> bool {
+        format!("{self:?}").ends_with(&format!(" waiters: {count} }}"))
     }
 
     fn wait(&self) {
