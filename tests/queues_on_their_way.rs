@@ -462,7 +462,6 @@ fn who_waits_while_a_queue_tries_to_move_gets_what_stays() {
     });
 }
 
-/// A runtime with one thread goes on with its timers and its other tasks.
 #[test]
 fn a_put_to_a_queue_that_moves_keeps_nothing_of_its_waker() {
     watched(|| {
@@ -480,6 +479,7 @@ fn a_put_to_a_queue_that_moves_keeps_nothing_of_its_waker() {
     });
 }
 
+/// A runtime with one thread goes on with its timers and its other tasks.
 #[test]
 fn a_task_that_waits_for_a_queue_that_moves_keeps_no_thread() {
     watched(|| {

@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 use super::{Lock, RLock, face, rlock::RawRLock};
 use crate::{
     arena::{handle::Handle, slot::Kind},
-    coop, deadline,
+    deadline,
     error::{Error, NotOwned},
 };
 pub use guard::ConditionGuard;
@@ -259,7 +259,8 @@ impl Condition {
         wait_for(predicate, || self.waiting().block(deadline))
     }
 
-    /// The async twin of [`wait_for`](Condition::wait_for).
+    /// The async twin of [`wait_for`](Condition::wait_for). Where the predicate says `true` at once it is ready with its
+    /// first poll, always: it does not give way to other tasks now and then, since it would do so with the lock held.
     ///
     /// # Cancel safety
     ///
@@ -272,8 +273,6 @@ impl Condition {
     where
         P: FnMut() -> bool + Send,
     {
-        // Nothing is missed meanwhile: the lock is held.
-        coop::give_way().await;
         self.raw().hold()?;
         while !predicate() {
             self.waiting().await?;

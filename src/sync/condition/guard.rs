@@ -4,7 +4,7 @@ use std::{mem::ManuallyDrop, time::Duration};
 
 use super::{Condition, wait::ConditionWait, wait_for};
 use crate::{
-    coop, deadline,
+    deadline,
     error::NotOwned,
     sync::{face, rlock::Hold},
 };
@@ -174,8 +174,6 @@ impl ConditionGuard<'_> {
     where
         P: FnMut() -> bool + Send,
     {
-        // Nothing is missed meanwhile: the lock is held.
-        coop::give_way().await;
         self.check()?;
         while !predicate() {
             self.waiting().await?;
